@@ -1,0 +1,54 @@
+# make demo: a real model answers.   make test: everything is checked.   make help: the rest.
+JOBS ?= $(shell nproc)
+BUILD := build/release
+TUTTI := $(BUILD)/tutti
+
+.PHONY: help setup setup-dev build demo test bench bench-llama study sanitize format lint clean
+
+help:
+	@echo "make setup        install missing apt packages and the Python wheels of .venv"
+	@echo "make build        build the program: $(TUTTI)"
+	@echo "make demo         set up, build, and let SmolLM2-135M answer"
+	@echo "make test         set up, build, run all tests"
+	@echo "make bench        throughput by rows and streams of this machine"
+	@echo "make bench-llama  the same beside llama.cpp (builds it once; JSON=1 for one machine-readable line)"
+	@echo "make study        long experiments; their results are kept in bench/results/"
+	@echo "make sanitize     ASan+UBSan, TSan and 60 s of each fuzz target"
+	@echo "make format lint  clang-format, clang-tidy"
+
+setup:
+	@scripts/setup.sh
+
+setup-dev:
+	@scripts/setup.sh --dev
+
+$(BUILD)/build.ninja:
+	@cmake --preset release
+
+build: setup $(BUILD)/build.ninja
+	@cmake --build $(BUILD) -j $(JOBS) --target tutti
+
+demo: build
+	@scripts/demo.sh $(TUTTI)
+
+test: setup-dev $(BUILD)/build.ninja
+	@cmake --build $(BUILD) -j $(JOBS)
+	@ctest --test-dir $(BUILD) --output-on-failure -j 1
+
+bench: build
+	@$(TUTTI) bench -m smollm2
+
+bench-llama: build
+	@bench/peers/llama.cpp/compare.sh $(if $(JSON),--json)
+
+sanitize: setup-dev
+	@scripts/sanitize.sh
+
+format:
+	@git ls-files 'src/*.cpp' 'src/*.h' 'bench/*.cpp' 'tests/*.cpp' | xargs clang-format-19 -i
+
+lint: $(BUILD)/build.ninja
+	@git ls-files 'src/*.cpp' | grep -v /aten/ | xargs clang-tidy-19 --quiet -p $(BUILD)
+
+clean:
+	@rm -rf build

@@ -1,0 +1,22 @@
+# Boost headers >= 1.82 (Asio with awaitable operators and any_completion_handler): the system's if new enough, else the pinned
+# boost-headers wheel of .venv. Installing Debian's newer package would remove a user's older one.
+set(candidates /usr/include /usr/local/include)
+file(GLOB wheel "${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/boost_headers/include")
+foreach(dir ${TUTTI_BOOST_ROOT} ${candidates} ${wheel})
+  if(EXISTS "${dir}/boost/version.hpp")
+    file(STRINGS "${dir}/boost/version.hpp" line REGEX "#define BOOST_VERSION ")
+    string(REGEX MATCH "[0-9]+" version "${line}")
+    if(version GREATER_EQUAL 108200)
+      set(TUTTI_BOOST_INCLUDE "${dir}")
+      break()
+    endif()
+  endif()
+endforeach()
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(TuttiBoost REQUIRED_VARS TUTTI_BOOST_INCLUDE
+  REASON_FAILURE_MESSAGE "Boost >= 1.82 headers not found, run 'make setup' (it installs the boost-headers wheel into .venv)")
+if(TuttiBoost_FOUND AND NOT TARGET Boost::headers)
+  add_library(Boost::headers INTERFACE IMPORTED)
+  target_include_directories(Boost::headers SYSTEM INTERFACE "${TUTTI_BOOST_INCLUDE}")
+  target_compile_definitions(Boost::headers INTERFACE BOOST_ASIO_NO_DEPRECATED BOOST_ASIO_DISABLE_BOOST_COROUTINE)
+endif()

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Installs what is missing: apt packages (Debian/Ubuntu) and the Python wheels of .venv. Idempotent; says
+# nothing to install when there is nothing; needs the network only for what is missing.
+#   scripts/setup.sh [--dev]     --dev: also what the tests compare against
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=(clang-19 lld-19 cmake ninja-build ccache pkg-config nlohmann-json3-dev libcli11-dev libpcre2-dev
+          libedit-dev libgtest-dev librapidcheck-dev python3 python3-venv)
+[ "${1:-}" = "--dev" ] && packages+=(libclang-rt-19-dev)
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing+=("$package")
+done
+# A newer CMake or Ninja on the PATH serves as well as the packaged one.
+for pair in cmake:cmake ninja-build:ninja python3:python3; do
+  command -v "${pair#*:}" >/dev/null && missing=("${missing[@]/#${pair%%:*}/}")
+done
+missing=($(printf '%s\n' "${missing[@]}" | grep . || true))
+if [ ${#missing[@]} -gt 0 ]; then
+  if ! command -v apt-get >/dev/null; then
+    echo "setup: apt-get not found; install these yourself: ${missing[*]}" >&2
+    exit 1
+  fi
+  echo "setup: installing apt packages: ${missing[*]}"
+  sudo=""
+  [ "$(id -u)" = 0 ] || sudo="sudo"
+  $sudo apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq "${missing[@]}" >/dev/null
+fi
+
+requirements=requirements.txt
+[ "${1:-}" = "--dev" ] && requirements=requirements-dev.txt
+stamp=".venv/.installed-$requirements"
+if [ ! -f "$stamp" ] || ! cat requirements*.txt | cmp -s - "$stamp"; then
+  [ -x .venv/bin/python ] || python3 -m venv .venv
+  echo "setup: installing $requirements into .venv (the first time takes some minutes)"
+  .venv/bin/python -m pip install --disable-pip-version-check --quiet -r "$requirements"
+  cat requirements*.txt > "$stamp"
+fi

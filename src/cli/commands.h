@@ -1,0 +1,19 @@
+// The commands of `tutti`, one file each. add_X declares a command's options and what it runs.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace tutti::cli {
+
+void add_run(CLI::App& app);
+void add_chat(CLI::App& app);
+void add_bench(CLI::App& app);
+void add_eval(CLI::App& app);
+void add_inspect(CLI::App& app);
+void add_tokenize(CLI::App& app);
+void add_quantize(CLI::App& app);
+void add_methods(CLI::App& app);
+
+}  // namespace tutti::cli

@@ -1,0 +1,27 @@
+// The command-line options of sampling and stopping, shared by run and chat.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "decode/generation.h"
+
+namespace CLI {
+class App;
+}
+
+namespace tutti::cli {
+
+struct SamplingOptions {
+  decode::GenerationOptions generation;
+  std::string order;
+  std::vector<std::string> bias;             // ID:VALUE
+  std::vector<std::string> method_settings;  // key=value
+  long long seed = -1;
+
+  void add_to(CLI::App& app);
+  // The options as the user gave them. Throws Error(kUsage).
+  decode::GenerationOptions resolve() const;
+};
+
+}  // namespace tutti::cli

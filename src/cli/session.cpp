@@ -1,0 +1,121 @@
+#include "cli/session.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+
+#include "base/error.h"
+#include "formats/gguf.h"
+#include "formats/model_folder.h"
+#include "models/find_model.h"
+
+namespace tutti::cli {
+
+void ModelOptions::add_to(CLI::App& app) {
+  app.add_option("-m,--model", model, "a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m)")
+      ->required()
+      ->envname("TUTTI_MODEL");
+  app.add_option("-t,--threads", threads, "compute threads (default: all cores)")->envname("TUTTI_THREADS");
+  app.add_option("--kv,--kv-cache-dtype", kv, "type of cached keys and values")
+      ->check(CLI::IsMember({"f16", "f32", "i8"}))
+      ->capture_default_str();
+  app.add_option("--arithmetic", arithmetic,
+                 "exact-q8: int8 activations for quantised weights; exact-f32: weights widened to fp32")
+      ->check(CLI::IsMember({"exact-q8", "exact-f32"}))
+      ->capture_default_str();
+  app.add_option("--kv-pages", kv_pages, "KV pool in pages of 32 slots (default: a quarter of the memory)");
+  app.add_flag("-q,--quiet", quiet, "no progress or notes on stderr");
+}
+
+std::optional<text::ChatTemplate> chat_template_of(const text::Tokenizer& tokenizer) {
+  if (tokenizer.chat_template().empty()) return std::nullopt;
+  std::map<std::string, std::string> special;
+  if (tokenizer.bos() >= 0) special["bos_token"] = tokenizer.vocabulary()[tokenizer.bos()].text;
+  if (tokenizer.eos() >= 0) special["eos_token"] = tokenizer.vocabulary()[tokenizer.eos()].text;
+  return text::ChatTemplate::parse(tokenizer.chat_template(), special);
+}
+
+namespace {
+
+text::Tokenizer tokenizer_of(const formats::ModelFolder& folder) {
+  const auto json = folder.text("tokenizer.json");
+  if (!json) {
+    throw Error(ErrorKind::kNotFound, folder.path().string() + ": has no tokenizer.json; save the tokenizer beside the weights");
+  }
+  text::Tokenizer tokenizer = text::Tokenizer::from_hf(*json, folder.tokenizer_config().dump(), folder.path().string());
+  if (const auto chat = folder.chat_template()) tokenizer.set_chat_template(*chat);
+  // generation_config.json may list more end tokens than the tokenizer knows of.
+  const auto& generation = folder.generation_config();
+  if (const auto eos = generation.find("eos_token_id"); eos != generation.end()) {
+    if (eos->is_number_integer()) tokenizer.add_end_id(eos->get<int32_t>());
+    if (eos->is_array()) {
+      for (const auto& id : *eos) {
+        if (id.is_number_integer()) tokenizer.add_end_id(id.get<int32_t>());
+      }
+    }
+  }
+  return tokenizer;
+}
+
+// "\rloading  42 %" on a terminal, once it has taken a while.
+models::LoadProgress progress_line(bool quiet) {
+  if (quiet || isatty(STDERR_FILENO) == 0) return {};
+  const auto start = std::chrono::steady_clock::now();
+  return [start, shown = -1](double fraction) mutable {
+    const int percent = int(fraction * 100);
+    if (percent == shown || std::chrono::steady_clock::now() - start < std::chrono::milliseconds(500)) return;
+    shown = percent;
+    std::fprintf(stderr, "\rloading %3d %%%s", percent, fraction >= 1 ? "\r\033[K" : "");
+    std::fflush(stderr);
+  };
+}
+
+}  // namespace
+
+text::Tokenizer load_tokenizer(const std::string& model) {
+  const auto path = models::find_model(model);
+  if (std::filesystem::is_directory(path)) return tokenizer_of(formats::ModelFolder::open(path));
+  return text::Tokenizer::from_gguf(formats::Gguf::open(path));
+}
+
+Session::Session(const ModelOptions& options, engine::EngineOptions engine_options) : options_(options) {
+  const auto start = std::chrono::steady_clock::now();
+  pool_ = std::make_shared<ComputePool>(options.threads > 0 ? options.threads : available_cores());
+  auto checkpoint = std::make_shared<models::Checkpoint>(models::Checkpoint::open(models::find_model(options.model)));
+  tokenizer_ = std::make_unique<text::Tokenizer>(checkpoint->gguf() ? text::Tokenizer::from_gguf(*checkpoint->gguf())
+                                                                    : tokenizer_of(*checkpoint->folder()));
+  chat_ = chat_template_of(*tokenizer_);
+  const auto arithmetic =
+      options.arithmetic == "exact-f32" ? tensor::Arithmetic::kExactF32 : tensor::Arithmetic::kExactQ8;
+  model_ = std::make_shared<models::Model>(std::move(checkpoint), arithmetic, *pool_, progress_line(options.quiet));
+  engine_options.kv = options.kv == "f32"  ? tensor::KvType::kF32
+                      : options.kv == "i8" ? tensor::KvType::kI8
+                                           : tensor::KvType::kF16;
+  if (options.kv_pages > 0) engine_options.pages = options.kv_pages;
+  engine_ = std::make_unique<engine::Engine>(model_, pool_, engine_options);
+  load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::string Session::render_chat(const nlohmann::ordered_json& messages) const {
+  if (!chat_) {
+    throw Error(ErrorKind::kUnsupported, "model " + options_.model +
+                                             ": has no chat template (a base model); use 'tutti run --raw'");
+  }
+  text::ChatOptions chat;
+  chat.add_generation_prompt = true;
+  return chat_->render(messages, chat);
+}
+
+std::vector<int32_t> Session::encode_chat(const nlohmann::ordered_json& messages) const {
+  return tokenizer_->encode(render_chat(messages));
+}
+
+std::vector<int32_t> Session::encode_raw(const std::string& text) const {
+  text::EncodeOptions encode;
+  encode.add_bos = tokenizer_->add_bos_default();
+  return tokenizer_->encode(text, encode);
+}
+
+}  // namespace tutti::cli

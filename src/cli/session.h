@@ -1,0 +1,68 @@
+// What every command that runs a model needs: the options that name and load it, and the loaded parts.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "decode/generation.h"
+#include "engine/engine.h"
+#include "models/model.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace CLI {
+class App;
+}
+
+namespace tutti::cli {
+
+struct ModelOptions {
+  std::string model;
+  int threads = 0;  // 0: all cores
+  std::string kv = "f16";
+  std::string arithmetic = "exact-q8";
+  int kv_pages = 0;
+  bool quiet = false;
+
+  void add_to(CLI::App& app);
+};
+
+// A text::Tokenizer of a model on disk; vocabulary-only files and folders serve as well.
+text::Tokenizer load_tokenizer(const std::string& model);
+
+class Session {
+ public:
+  // Opens, packs (with a progress line on stderr when it takes long and stderr is a terminal) and starts an
+  // engine. Throws Error.
+  Session(const ModelOptions& options, engine::EngineOptions engine_options = {});
+
+  const models::Model& model() const { return *model_; }
+  std::shared_ptr<const models::Model> shared_model() const { return model_; }
+  std::shared_ptr<ComputePool> pool() const { return pool_; }
+  engine::Engine& engine() { return *engine_; }
+  const text::Tokenizer& tokenizer() const { return *tokenizer_; }
+  const ModelOptions& options() const { return options_; }
+  double load_seconds() const { return load_seconds_; }
+
+  bool has_chat_template() const { return chat_.has_value(); }
+  // The prompt ids of a conversation through the model's own template, generation prompt added. Throws
+  // Error(kUnsupported) when the model has none.
+  std::string render_chat(const nlohmann::ordered_json& messages) const;
+  std::vector<int32_t> encode_chat(const nlohmann::ordered_json& messages) const;
+  // Plain text, with BOS when the model wants one.
+  std::vector<int32_t> encode_raw(const std::string& text) const;
+
+ private:
+  ModelOptions options_;
+  std::shared_ptr<ComputePool> pool_;
+  std::shared_ptr<const models::Model> model_;
+  std::unique_ptr<text::Tokenizer> tokenizer_;
+  std::optional<text::ChatTemplate> chat_;
+  std::unique_ptr<engine::Engine> engine_;
+  double load_seconds_ = 0;
+};
+
+// The chat template of a tokenizer, with its special tokens as variables; nullopt when it has none.
+std::optional<text::ChatTemplate> chat_template_of(const text::Tokenizer& tokenizer);
+
+}  // namespace tutti::cli

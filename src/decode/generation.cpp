@@ -1,0 +1,185 @@
+#include "decode/generation.h"
+
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/deferred.hpp>
+#include <boost/asio/experimental/parallel_group.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <random>
+#include <utility>
+
+#include "base/error.h"
+#include "decode/method.h"
+
+namespace tutti::decode {
+
+std::string_view name(Finish finish) {
+  switch (finish) {
+    case Finish::kRunning: return "running";
+    case Finish::kStop: return "stop";
+    case Finish::kLength: return "length";
+  }
+  return "";
+}
+
+Generation::Generation(engine::Engine& engine, const text::Tokenizer& tokenizer,
+                       std::shared_ptr<engine::Request> request, std::vector<int32_t> prompt,
+                       const GenerationOptions& options, int choice, uint64_t seed, uint32_t request_key,
+                       PieceSink sink)
+    : engine_(engine),
+      tokenizer_(tokenizer),
+      request_(std::move(request)),
+      prompt_(std::move(prompt)),
+      options_(options),
+      choice_(choice),
+      seed_(seed),
+      request_key_(request_key),
+      // The first choice draws what a request with n = 1 draws.
+      path_(choice == 0 ? 0 : fork_path(0, uint32_t(choice))),
+      sink_(std::move(sink)),
+      detokenizer_(tokenizer),
+      stops_(options.stop) {
+  const int room = engine.model().config().context_length - int(prompt_.size());
+  max_tokens_ = options.max_tokens < 0 ? room : std::min(options.max_tokens, room);
+  if (options.sampling.needs_history()) {
+    history_ = std::make_shared<engine::History>(options.sampling.penalty_window);
+    history_->append_prompt(prompt_);
+  }
+  if (max_tokens_ <= 0) completion_.finish = Finish::kLength;
+}
+
+DrawKey Generation::draw_key(int position) const {
+  DrawKey key;
+  key.seed = seed_;
+  key.request = request_key_;
+  key.path = path_;
+  key.position = uint32_t(position);
+  return key;
+}
+
+engine::Want Generation::want(int position) const {
+  engine::Want want;
+  want.pick = true;
+  want.sampling = options_.sampling;
+  want.history = history_;
+  want.key = draw_key(position);
+  return want;
+}
+
+bool Generation::is_end(int32_t token) const { return !options_.ignore_eos && tokenizer_.is_end(token); }
+
+Task<engine::Context> Generation::prefill() {
+  engine::Context context =
+      start_ ? std::move(start_) : engine::Context(engine_, request_, options_.cache_salt);
+  const int done = context.size();
+  const int size = int(prompt_.size());
+  if (this->done()) co_return context;
+  const engine::Answer answer = co_await forward(
+      context, engine::Rows::append(std::span(prompt_).subspan(size_t(done)), done, want(size)));
+  emit(answer.rows.back().picked);
+  co_return context;
+}
+
+void Generation::send(std::string text, std::vector<int32_t> ids) {
+  completion_.text += text;
+  if (sink_ && (!text.empty() || !ids.empty())) sink_({choice_, std::move(text), std::move(ids)});
+}
+
+void Generation::finish(Finish reason) {
+  completion_.finish = reason;
+  // What was held back for a stop string or an unfinished character is now final.
+  std::string rest = detokenizer_.flush();
+  std::string text = stops_.push(rest);
+  text += stops_.flush();
+  send(std::move(text), std::exchange(unsent_, {}));
+}
+
+void Generation::emit(const engine::Picked& picked) {
+  if (done()) return;
+  if (is_end(picked.token)) return finish(Finish::kStop);
+  completion_.ids.push_back(picked.token);
+  if (options_.sampling.logprobs >= 0) completion_.picked.push_back(picked);
+  if (history_) history_->append_output(picked.token);
+  unsent_.push_back(picked.token);
+  std::string text = stops_.push(detokenizer_.push(picked.token));
+  if (stops_.stopped()) {
+    completion_.finish = Finish::kStop;
+    return send(std::move(text), std::exchange(unsent_, {}));
+  }
+  if (!text.empty()) send(std::move(text), std::exchange(unsent_, {}));
+  if (room() <= 0) finish(Finish::kLength);
+}
+
+void Generation::emit_all(std::span<const int32_t> ids, double score) {
+  completion_.score = score;
+  for (const int32_t id : ids) {
+    engine::Picked picked;
+    picked.token = id;
+    emit(picked);
+  }
+  if (!done()) finish(Finish::kStop);
+}
+
+Completion Generation::take() { return std::move(completion_); }
+
+Task<std::vector<Completion>> generate(engine::Engine& engine, const text::Tokenizer& tokenizer,
+                                       std::shared_ptr<engine::Request> request, std::vector<int32_t> prompt,
+                                       GenerationOptions options, PieceSink sink) {
+  const Method& method = find_method(options.method);
+  engine::validate(options.sampling, engine.model().config().vocab);
+  const int context_length = engine.model().config().context_length;
+  if (prompt.empty()) throw Error(ErrorKind::kUsage, "prompt: is empty; give at least one token");
+  if (int(prompt.size()) >= context_length) {
+    throw Error(ErrorKind::kLimit, "prompt: " + std::to_string(prompt.size()) + " tokens do not fit the context of " +
+                                       std::to_string(context_length) + "; shorten it");
+  }
+  for (const auto& [option, value] : options.method_options) {
+    const bool known = std::any_of(method.options.begin(), method.options.end(),
+                                   [&](const MethodOption& o) { return o.name == option; });
+    if (!known) {
+      throw Error(ErrorKind::kUsage,
+                  "method " + std::string(method.name) + ": has no option " + option + "; see 'tutti methods'");
+    }
+  }
+  if (options.n < 1 || options.n > 1024) {
+    throw Error(ErrorKind::kUsage, "n: " + std::to_string(options.n) + " is not in 1..1024");
+  }
+  request->statistics.prompt_tokens = prompt.size();
+  // A given seed reproduces: its draws do not depend on which request this is.
+  const uint64_t seed = options.seed ? *options.seed : (uint64_t(std::random_device{}()) << 32) | std::random_device{}();
+  const uint32_t key = options.seed ? 0 : uint32_t(request->id);
+
+  std::vector<std::unique_ptr<Generation>> choices;
+  for (int i = 0; i < options.n; ++i) {
+    choices.push_back(std::make_unique<Generation>(engine, tokenizer, request, prompt, options, i, seed, key, sink));
+  }
+  if (options.n == 1) {
+    co_await method.run(*choices.front());
+  } else {
+    // All but the last prompt token once; every choice then starts from a fork of those pages.
+    if (prompt.size() > 1) {
+      engine::Context shared(engine, request, options.cache_salt);
+      const std::span<const int32_t> head(prompt.data(), prompt.size() - 1);
+      co_await engine.forward(shared, engine::Rows::append(head, 0, std::nullopt));
+      for (auto& choice : choices) choice->start_from(shared.fork());
+    }
+    const auto executor = co_await asio::this_coro::executor;
+    const auto start = [&](Generation& g) {
+      return asio::co_spawn(
+          executor, [&method, &g]() -> Task<void> { co_await method.run(g); }, asio::deferred);
+    };
+    std::vector<decltype(start(*choices.front()))> running;
+    for (auto& choice : choices) running.push_back(start(*choice));
+    auto [order, errors] = co_await asio::experimental::make_parallel_group(std::move(running))
+                               .async_wait(asio::experimental::wait_for_one_error(), asio::use_awaitable);
+    // The first failure in time is the cause; the others were cancelled by it.
+    for (const size_t i : order) {
+      if (errors[i]) std::rethrow_exception(errors[i]);
+    }
+  }
+  std::vector<Completion> completions;
+  for (auto& choice : choices) completions.push_back(choice->take());
+  co_return completions;
+}
+
+}  // namespace tutti::decode

@@ -1,0 +1,127 @@
+// What a method works with: the prompt, the rules of sampling and stopping, and the way out for tokens. A method
+// is a coroutine over a Generation; batching, memory and other requests are the engine's business.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/engine.h"
+#include "text/detokenizer.h"
+#include "text/stop_strings.h"
+#include "text/tokenizer.h"
+
+namespace tutti::decode {
+
+enum class Finish : uint8_t { kRunning, kStop, kLength };
+std::string_view name(Finish finish);  // "running", "stop", "length"
+
+// What the caller wants of one request. The defaults sample from the model's own distribution.
+struct GenerationOptions {
+  engine::Sampling sampling;
+  std::optional<uint64_t> seed;   // given: the same text again, whatever else runs; else drawn per request
+  int max_tokens = 256;           // -1: until the context is full
+  int n = 1;                      // samples of the same prompt, sharing its pages
+  std::vector<std::string> stop;  // the text ends before the first of these
+  bool ignore_eos = false;
+  std::string method = "plain";
+  std::map<std::string, std::string> method_options;
+  uint64_t cache_salt = 0;  // requests with different salt never share cached pages
+
+  GenerationOptions() { sampling.temperature = 0.0f; }
+};
+
+// A piece of one choice, as it becomes final. `text` is complete UTF-8.
+struct Piece {
+  int choice = 0;
+  std::string text;
+  std::vector<int32_t> ids;
+};
+using PieceSink = std::function<void(const Piece&)>;
+
+struct Completion {
+  std::string text;
+  std::vector<int32_t> ids;  // generated, without the end token
+  Finish finish = Finish::kRunning;
+  std::vector<engine::Picked> picked;  // per id, when log-probabilities were asked for
+  double score = 0;                    // of methods that rank (beam search): normalised log-probability
+};
+
+// One choice being generated.
+class Generation {
+ public:
+  Generation(engine::Engine& engine, const text::Tokenizer& tokenizer, std::shared_ptr<engine::Request> request,
+             std::vector<int32_t> prompt, const GenerationOptions& options, int choice, uint64_t seed,
+             uint32_t request_key, PieceSink sink);
+
+  // Starts from a Context that already holds the first `start.size()` tokens of the prompt.
+  void start_from(engine::Context start) { start_ = std::move(start); }
+
+  engine::Engine& engine() { return engine_; }
+  const GenerationOptions& options() const { return options_; }
+  const std::vector<int32_t>& prompt() const { return prompt_; }
+  const std::vector<int32_t>& output() const { return completion_.ids; }
+  int32_t last_token() const { return completion_.ids.empty() ? prompt_.back() : completion_.ids.back(); }
+  bool done() const { return completion_.finish != Finish::kRunning; }
+  // Whether `token` ends the text.
+  bool is_end(int32_t token) const;
+  const std::shared_ptr<engine::Request>& request() const { return request_; }
+  // Tokens that may still be emitted.
+  int room() const { return max_tokens_ - int(completion_.ids.size()); }
+
+  // Computes the prompt and emits the first token.
+  Task<engine::Context> prefill();
+  Task<engine::Answer> forward(engine::Context& context, engine::Rows rows) {
+    return engine_.forward(context, std::move(rows));
+  }
+  Task<std::vector<engine::Answer>> forward(std::vector<engine::Part> parts) {
+    return engine_.forward(std::move(parts));
+  }
+  // A pick by this request's rules of the token that will stand at `position`. Its noise belongs to the position,
+  // so whoever picks there, plain decoding or a verifier, picks the same token.
+  engine::Want want(int position) const;
+  DrawKey draw_key(int position) const;
+
+  // Appends a token: streams its text, applies end tokens, stop strings and limits. Ignored once done.
+  void emit(const engine::Picked& picked);
+  // For methods that emit whole texts at the end (beam search).
+  void emit_all(std::span<const int32_t> ids, double score);
+
+  const Completion& completion() const { return completion_; }
+  Completion take();
+
+ private:
+  void finish(Finish reason);
+  void send(std::string text, std::vector<int32_t> ids);
+
+  engine::Engine& engine_;
+  const text::Tokenizer& tokenizer_;
+  std::shared_ptr<engine::Request> request_;
+  std::vector<int32_t> prompt_;
+  GenerationOptions options_;
+  int choice_;
+  uint64_t seed_;
+  uint32_t request_key_;
+  uint32_t path_;
+  PieceSink sink_;
+  int max_tokens_;
+  engine::Context start_;
+  std::shared_ptr<engine::History> history_;
+  text::StreamingDetokenizer detokenizer_;
+  text::StopMatcher stops_;
+  std::vector<int32_t> unsent_;  // ids whose text is held back
+  Completion completion_;
+};
+
+// Runs one request: computes the shared prompt once, then all choices side by side by the method that the options
+// name. `sink` may be empty. Throws Error(kUsage | kLimit).
+Task<std::vector<Completion>> generate(engine::Engine& engine, const text::Tokenizer& tokenizer,
+                                       std::shared_ptr<engine::Request> request, std::vector<int32_t> prompt,
+                                       GenerationOptions options, PieceSink sink);
+
+}  // namespace tutti::decode

@@ -1,0 +1,47 @@
+// The table of methods: one line each makes a method callable, listed, batched and served.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/task.h"
+
+namespace tutti::decode {
+
+class Generation;
+
+// What a method promises about its text, compared with sampling token by token from the model.
+enum class Guarantee : uint8_t {
+  kLossless,       // the same tokens, bit for bit, for the same seed
+  kLosslessInLaw,  // the same distribution
+  kApproximate,    // neither
+};
+std::string_view name(Guarantee guarantee);
+
+struct MethodOption {
+  std::string_view name;
+  std::string_view default_value;
+  std::string_view help;
+};
+
+struct Method {
+  std::string_view name;
+  std::string_view source;  // paper or field term
+  std::string_view needs;   // of the model
+  Guarantee guarantee;
+  std::vector<MethodOption> options;
+  std::function<Task<void>(Generation&)> run;
+};
+
+std::span<const Method> methods();
+// Throws Error(kUsage) that lists the names.
+const Method& find_method(std::string_view name);
+
+// A method's option as a number, or its default. Throws Error(kUsage) naming option and range.
+int int_option(const Generation& g, std::string_view option, int default_value, int least, int most);
+double number_option(const Generation& g, std::string_view option, double default_value, double least, double most);
+
+}  // namespace tutti::decode

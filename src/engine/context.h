@@ -1,0 +1,115 @@
+// What a thread of generation may look at: spans of reference-counted KV pages with explicit positions, and the
+// recipe that can recompute them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/pages.h"
+#include "engine/rows.h"
+
+namespace tutti::engine {
+
+class Engine;
+struct Request;
+
+// A row whose recipe is more than "this token, seeing everything before it".
+struct SpecialRow {
+  struct Seen {
+    int first;
+    int count;
+    uint8_t softmax_class;
+  };
+  RowInput in;
+  LayerRange active;
+  bool causal = true;  // saw all earlier slots and itself
+  bool sees_self = true;
+  std::vector<Seen> seen;  // when not causal: slots of the Context, in View order
+  std::vector<tensor::SoftmaxClass> classes;
+};
+
+// How one cached slot was made.
+struct SlotRecipe {
+  int32_t token = -1;  // -1: see special
+  Position position;
+  int32_t segment = 0;
+  std::shared_ptr<const SpecialRow> special;  // null: a plain causal token
+};
+
+// Slots [first, first + count) of one page, as consecutive slots of a Context.
+struct PageSpan {
+  PageRef page;
+  uint8_t first = 0;
+  uint8_t count = 0;
+};
+
+// The shared state behind a Context handle; the engine may take its pages away and rebuild them.
+struct ContextState {
+  Engine* engine = nullptr;
+  std::shared_ptr<Request> request;  // whose pages these are, for preemption and fairness
+  std::vector<PageSpan> spans;       // cover slots [0, resident)
+  std::vector<SlotRecipe> recipe;    // all slots
+  int resident = 0;                  // < recipe.size(): pages were taken away, to be recomputed
+  bool tail_owned = false;           // the last page's free slots are ours to fill
+  bool reproducible = true;          // the recipe recomputes the same bits; else pages are never taken away
+  bool monotonic = true;             // positions strictly ascend with slots
+  bool partial_layers = false;       // some slot has keys on some layers only
+  uint64_t salt = 0;                 // keeps caches of different tenants or variants apart
+  int published = 0;                 // leading pages offered to, or taken from, the prefix cache
+  bool in_plan = false;
+  int pending = 0;  // queries that name this Context and are not answered
+
+  int size() const { return int(recipe.size()); }
+  // Room for one more slot: the next of the owned tail page, else a new page. page -1: the pool is empty.
+  struct Place {
+    PageId page;
+    int slot;
+  };
+  Place place(PagePool& pool);
+  void drop_pages();                // resident = 0
+  void truncate_resident(int n);    // gives back pages past slot n
+  Place find(int slot) const;       // of a resident slot
+};
+
+// A handle. Moving is cheap; fork() copies a page table. All calls happen on the engine's thread.
+class Context {
+ public:
+  Context() = default;
+  // An empty Context of `request`. Contexts with different `salt` never share cached pages.
+  Context(Engine& engine, std::shared_ptr<Request> request, uint64_t salt = 0);
+  Context(Context&&) = default;
+  Context& operator=(Context&&) = default;
+  Context(const Context&) = delete;
+  ~Context();
+
+  explicit operator bool() const { return state_ != nullptr; }
+  int size() const { return state_->size(); }
+  // One past the largest position, or 0.
+  int next_position() const;
+
+  // A Context that sees the same slots. Shares every page; the first append of the fork starts a page of its own.
+  Context fork() const;
+  // Keeps slots [0, n). Throws Error(kUsage) when n is not in [0, size].
+  void truncate(int n);
+  // Of the slots [base, size), keeps base + kept[0], base + kept[1], … (strictly ascending) and drops the rest.
+  void keep(int base, std::span<const int> kept);
+  // Takes slots [first, first + count) out of the Context. What later slots saw stays in their keys and values.
+  void drop(int first, int count);
+  // Appends slots [first, size) of `other` without copying or computing: other must agree with this Context on
+  // slots [0, first) (a fork of it).
+  void concat(const Context& other, int first);
+  // Gives all pages back; the recipe stays, so that a later query recomputes them.
+  void release();
+
+  const ContextState& state() const { return *state_; }
+  const std::shared_ptr<ContextState>& shared_state() const { return state_; }
+
+ private:
+  explicit Context(std::shared_ptr<ContextState> state) : state_(std::move(state)) {}
+  friend class Engine;
+  std::shared_ptr<ContextState> state_;
+};
+
+}  // namespace tutti::engine

@@ -1,0 +1,680 @@
+#include "engine/engine.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/system/system_error.hpp>
+#include <chrono>
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+
+namespace tutti::engine {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Longest that programs run between two ticks while queries wait.
+constexpr double kProgramSeconds = 200e-6;
+// A prompt always advances by this many rows in a tick, so that it ends whatever the load.
+constexpr int kLeastPromptRows = 8;
+
+int page_count(const models::Model& model, const EngineOptions& options) {
+  if (options.pages > 0) return options.pages;
+  const size_t page_bytes = model.kv_layout(options.kv).page_bytes();
+  size_t bytes = options.kv_bytes;
+  if (bytes == 0) {
+    bytes = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)) / 4;
+    const size_t context_pages =
+        size_t(std::max(model.config().context_length, 1) + tensor::kPageSlots - 1) / tensor::kPageSlots;
+    bytes = std::min(bytes, 64 * context_pages * page_bytes);
+  }
+  return int(std::clamp<size_t>(bytes / page_bytes, 1, 1 << 24));
+}
+
+
+}  // namespace
+
+Rows Rows::append(std::span<const int32_t> tokens, int position, std::optional<Want> want_last) {
+  Rows rows;
+  rows.splittable = true;
+  rows.rows.reserve(tokens.size());
+  for (size_t i = 0; i < tokens.size(); ++i) rows.rows.emplace_back(tokens[i], position + int(i));
+  if (!rows.rows.empty()) rows.rows.back().want = std::move(want_last);
+  return rows;
+}
+
+Engine::Engine(std::shared_ptr<const models::Model> model, std::shared_ptr<ComputePool> pool,
+               EngineOptions options, std::shared_ptr<CoreLease> lease)
+    : model_(std::move(model)),
+      pool_(std::move(pool)),
+      options_(options),
+      lease_(std::move(lease)),
+      pages_(model_->kv_layout(options.kv), page_count(*model_, options)) {
+  if (lease_) lease_member_ = lease_->join(options.lease_weight);
+}
+
+Engine::~Engine() {
+  // Programs still waiting are destroyed with io_; their Contexts give pages back to a pool that is still there.
+  pending_.clear();
+}
+
+std::shared_ptr<Request> Engine::new_request(double weight) {
+  auto request = std::make_shared<Request>();
+  request->id = next_request_++;
+  request->weight = weight;
+  return request;
+}
+
+void Engine::spawn(std::shared_ptr<Request> request, std::function<Task<void>()> program,
+                   std::function<void(std::exception_ptr)> done) {
+  ++programs_;
+  // A new request starts level with the least served of those at work, so that it neither waits nor overtakes.
+  double least = -1;
+  for (const auto& query : pending_) {
+    if (least < 0 || query->request->virtual_time < least) least = query->request->virtual_time;
+  }
+  request->virtual_time = std::max(request->virtual_time, std::max(0.0, least));
+  auto slot = request->cancel.slot();
+  asio::co_spawn(io_, std::move(program),
+                 asio::bind_cancellation_slot(slot, [this, request, done = std::move(done)](std::exception_ptr e) {
+                   --programs_;
+                   done(e);
+                 }));
+}
+
+void Engine::cancel(Request& request) {
+  request.cancelled = true;
+  request.cancel.emit(asio::cancellation_type::all);
+}
+
+Task<Answer> Engine::forward(Context& context, Rows rows) {
+  std::vector<Part> parts;
+  parts.emplace_back(context, std::move(rows));
+  std::vector<Answer> answers = co_await forward(std::move(parts));
+  co_return std::move(answers.front());
+}
+
+Task<std::vector<Answer>> Engine::forward(std::vector<Part> parts) {
+  auto query = std::make_shared<Query>();
+  query->order = next_query_++;
+  for (auto& part : parts) {
+    Query::QueryPart p;
+    p.context = part.context->shared_state();
+    p.rows = std::move(part.rows);
+    query->answers.emplace_back();
+    query->answers.back().rows.resize(p.rows.rows.size());
+    query->parts.push_back(std::move(p));
+  }
+  validate(*query);
+  query->request = query->parts.front().context->request;
+  if (query->request->cancelled) {
+    throw boost::system::system_error(asio::error::operation_aborted);
+  }
+  co_await asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(
+      [this, query](auto handler) {
+        auto slot = asio::get_associated_cancellation_slot(handler);
+        query->resume = std::move(handler);
+        if (slot.is_connected()) {
+          slot.assign([this, weak = std::weak_ptr<Query>(query)](asio::cancellation_type) {
+            const auto query = weak.lock();
+            if (!query || query->cancelled) return;
+            query->cancelled = true;
+            query->error = std::make_exception_ptr(
+                boost::system::system_error(asio::error::operation_aborted));
+            std::erase(pending_, query);
+            finish(query);
+          });
+        }
+        for (auto& part : query->parts) ++part.context->pending;
+        pending_.push_back(query);
+      },
+      asio::use_awaitable);
+  co_return std::move(query->answers);
+}
+
+void Engine::validate(const Query& query) const {
+  const models::Config& c = model_->config();
+  const auto bad = [](size_t part, size_t row, const std::string& what) {
+    throw Error(ErrorKind::kUsage,
+                "query part " + std::to_string(part) + ", row " + std::to_string(row) + ": " + what);
+  };
+  if (query.parts.empty()) throw Error(ErrorKind::kUsage, "query: has no parts");
+  for (size_t p = 0; p < query.parts.size(); ++p) {
+    const auto& part = query.parts[p];
+    if (part.rows.rows.empty()) bad(p, 0, "a part needs at least one row");
+    if (part.context->engine != this) bad(p, 0, "the Context belongs to another engine");
+    for (size_t other = 0; other < p; ++other) {
+      if (query.parts[other].context == part.context) bad(p, 0, "the Context is already named by another part");
+    }
+    if (part.rows.splittable && query.parts.size() > 1) bad(p, 0, "a splittable append must be the only part");
+    if (part.rows.classes.size() > size_t(tensor::kMaxSoftmaxClasses)) {
+      bad(p, 0, "at most " + std::to_string(tensor::kMaxSoftmaxClasses) + " softmax classes");
+    }
+    const int slots = part.context->size();
+    for (size_t r = 0; r < part.rows.rows.size(); ++r) {
+      const Row& row = part.rows.rows[r];
+      switch (row.in.kind) {
+        case RowInput::kToken:
+          if (row.in.token < 0 || row.in.token >= c.vocab) {
+            bad(p, r, "token " + std::to_string(row.in.token) + " is not in [0, " + std::to_string(c.vocab) + ")");
+          }
+          break;
+        case RowInput::kVector:
+          if (row.in.vector.size() != size_t(c.hidden)) {
+            bad(p, r, "a vector of " + std::to_string(row.in.vector.size()) + " for a hidden size of " +
+                          std::to_string(c.hidden));
+          }
+          for (const float x : row.in.vector) {
+            if (!std::isfinite(x)) bad(p, r, "the vector holds a value that is not finite");
+          }
+          break;
+        case RowInput::kMix:
+          if (row.in.ids.empty() || row.in.ids.size() != row.in.weights.size()) {
+            bad(p, r, "a mix needs as many weights as ids");
+          }
+          for (const int32_t id : row.in.ids) {
+            if (id < 0 || id >= c.vocab) bad(p, r, "mix id " + std::to_string(id) + " is not in the vocabulary");
+          }
+          break;
+        case RowInput::kFromRow:
+          if (row.in.row < 0 || size_t(row.in.row) >= r) bad(p, r, "takes its input from a row that is not before it");
+          if (row.in.map && row.in.map->width != c.hidden) bad(p, r, "the map's width is not the hidden size");
+          break;
+      }
+      if (row.view != kCausalView && (row.view < 0 || size_t(row.view) >= part.rows.views.size())) {
+        bad(p, r, "view " + std::to_string(row.view) + " does not exist");
+      }
+      if (row.write.to == Write::kSlot && (row.write.slot < 0 || row.write.slot >= slots)) {
+        bad(p, r, "writes slot " + std::to_string(row.write.slot) + " of " + std::to_string(slots));
+      }
+      if (part.rows.splittable &&
+          (row.view != kCausalView || row.write.to != Write::kAppend || row.in.kind == RowInput::kFromRow ||
+           row.active.enter != 0 || row.active.leave < c.layers || !row.sees_self)) {
+        bad(p, r, "a splittable append holds plain causal rows only");
+      }
+      if (!row.want) continue;
+      for (const int layer : row.want->hidden) {
+        if (layer < 0 || layer > c.layers) bad(p, r, "wants the state at layer " + std::to_string(layer));
+      }
+      for (const int32_t id : row.want->at) {
+        if (id < 0 || id >= c.vocab) bad(p, r, "wants the logit of id " + std::to_string(id));
+      }
+      for (const auto& term : row.want->mix) {
+        const bool known = term.part >= 0 && size_t(term.part) < query.parts.size() && term.row >= 0 &&
+                           size_t(term.row) < query.parts[size_t(term.part)].rows.rows.size();
+        if (!known || !query.parts[size_t(term.part)].rows.rows[size_t(term.row)].want) {
+          bad(p, r, "mixes a row that is not wanted");
+        }
+      }
+    }
+    for (const View& view : part.rows.views) {
+      for (const Segment& s : view) {
+        if (s.first < 0 || s.softmax_class >= tensor::kMaxSoftmaxClasses) bad(p, 0, "a view names a bad segment");
+        if (s.of == Segment::kSlots && (s.first > slots || (s.count >= 0 && s.first + s.count > slots))) {
+          bad(p, 0, "a view names slots past the " + std::to_string(slots) + " of the Context");
+        }
+        if (s.of == Segment::kModelPrefix && size_t(s.first) >= prefixes_.size()) {
+          bad(p, 0, "a view names model prefix " + std::to_string(s.first) + ", which does not exist");
+        }
+      }
+    }
+  }
+}
+
+int Engine::add_prefix(Context context) {
+  if (context.state().resident != context.size()) {
+    throw Error(ErrorKind::kUsage, "model prefix: its pages are not resident; query the Context first");
+  }
+  context.shared_state()->reproducible = false;  // never a victim
+  prefixes_.push_back(context.shared_state());
+  return int(prefixes_.size()) - 1;
+}
+
+void Engine::run() { loop(false); }
+void Engine::serve() { loop(true); }
+
+void Engine::stop() {
+  asio::post(io_, [this] { stop_ = true; });
+}
+
+void Engine::loop(bool wait_when_idle) {
+  stop_ = false;
+  while (!stop_) {
+    run_programs();
+    if (stop_) break;
+    if (!pending_.empty()) {
+      tick();
+      continue;
+    }
+    if (programs_ == 0 && !wait_when_idle) break;
+    if (lease_) lease_->set_hungry(lease_member_, false);
+    const auto guard = asio::make_work_guard(io_);
+    io_.restart();
+    io_.run_one();
+  }
+  if (lease_) lease_->set_hungry(lease_member_, false);
+}
+
+void Engine::run_programs() {
+  const auto start = Clock::now();
+  io_.restart();
+  const double limit = std::max(kProgramSeconds, statistics_.ticks ? 0.02 * statistics_.forward_seconds /
+                                                                         double(statistics_.ticks)
+                                                                   : kProgramSeconds);
+  while (io_.poll_one() > 0) {
+    if (!pending_.empty() && seconds_since(start) > limit) break;
+  }
+  statistics_.program_seconds += seconds_since(start);
+}
+
+std::vector<std::shared_ptr<ContextState>> Engine::live_contexts() {
+  std::vector<std::shared_ptr<ContextState>> live;
+  size_t kept = 0;
+  for (auto& weak : contexts_) {
+    auto state = weak.lock();
+    if (!state) continue;
+    contexts_[kept++] = weak;
+    live.push_back(std::move(state));
+  }
+  contexts_.resize(kept);
+  return live;
+}
+
+bool Engine::preempt(const std::function<bool(const ContextState&)>& eligible) {
+  ContextState* victim = nullptr;
+  const auto live = live_contexts();
+  for (const auto& state : live) {
+    if (state->resident == 0 || state->in_plan || !state->reproducible || !eligible(*state)) continue;
+    if (!victim || state->request->id > victim->request->id) victim = state.get();
+  }
+  if (!victim) return false;
+  victim->drop_pages();
+  ++statistics_.preemptions;
+  ++victim->request->statistics.preemptions;
+  return true;
+}
+
+// Frees at least one page for `query`, if anything can go: cached pages first, then younger requests' pages, then
+// idle Contexts, then other Contexts of the same request.
+bool Engine::make_room(const Query& query, Plan&) {
+  const int before = pages_.free();
+  const auto named = [&](const ContextState& c) {
+    for (const auto& part : query.parts) {
+      if (part.context.get() == &c) return true;
+    }
+    return false;
+  };
+  const uint64_t own = query.request->id;
+  while (pages_.free() == before) {
+    if (cache_.evict_one()) continue;
+    if (preempt([&](const ContextState& c) { return c.request->id > own; })) continue;
+    if (preempt([&](const ContextState& c) { return c.pending == 0 && c.request->id != own; })) continue;
+    if (preempt([&](const ContextState& c) { return c.request->id == own && !named(c); })) continue;
+    return false;
+  }
+  return true;
+}
+
+void Engine::take_cached(Query::QueryPart& part, Query& query) {
+  ContextState& c = *part.context;
+  if (!options_.prefix_cache) return;
+  // Whole pages only, while everything so far stands on page borders as plain causal tokens.
+  const auto aligned = [&] {
+    if (c.resident % tensor::kPageSlots != 0) return false;
+    for (const auto& span : c.spans) {
+      if (span.first != 0 || span.count != tensor::kPageSlots) return false;
+    }
+    return true;
+  };
+  if (!aligned()) return;
+  ChainHash hash = PrefixCache::root(model_->version(), options_.kv, c.salt);
+  for (int page = 0; page < c.resident / tensor::kPageSlots; ++page) {
+    const std::span<const SlotRecipe> slots(c.recipe.data() + page * tensor::kPageSlots, tensor::kPageSlots);
+    for (const auto& slot : slots) {
+      if (slot.special) return;
+    }
+    hash = PrefixCache::extend(hash, slots);
+  }
+  const bool rebuilding = c.resident < c.size();
+  std::vector<SlotRecipe> page(tensor::kPageSlots);
+  for (;;) {
+    // The next 32 slots: from the recipe when rebuilding, else from the query's rows. The last row is computed.
+    const int left = rebuilding ? c.size() - c.resident : int(part.rows.rows.size()) - part.done - 1;
+    if (left < tensor::kPageSlots) break;
+    bool plain = true;
+    for (int i = 0; i < tensor::kPageSlots; ++i) {
+      if (rebuilding) {
+        page[size_t(i)] = c.recipe[size_t(c.resident + i)];
+        plain = plain && !page[size_t(i)].special;
+      } else {
+        const Row& row = part.rows.rows[size_t(part.done + i)];
+        plain = plain && row.in.kind == RowInput::kToken && !row.want;
+        page[size_t(i)] = {row.in.token, row.position, row.segment_id, nullptr};
+      }
+    }
+    if (!plain) break;
+    auto found = cache_.find(hash, page);
+    if (!found) break;
+    hash = PrefixCache::extend(hash, page);
+    c.spans.push_back({std::move(*found), 0, uint8_t(tensor::kPageSlots)});
+    c.resident += tensor::kPageSlots;
+    c.published = c.resident / tensor::kPageSlots;
+    c.tail_owned = false;
+    statistics_.cached_rows += tensor::kPageSlots;
+    if (!rebuilding) {
+      for (auto& slot : page) {
+        if (!c.recipe.empty() && slot.position.t <= c.recipe.back().position.t) c.monotonic = false;
+        c.recipe.push_back(slot);
+      }
+      part.done += tensor::kPageSlots;
+      query.request->statistics.cached_tokens += tensor::kPageSlots;
+    }
+  }
+}
+
+void Engine::publish(ContextState& c) {
+  if (!options_.prefix_cache || c.resident < tensor::kPageSlots) return;
+  const int pages = c.resident / tensor::kPageSlots;
+  if (c.published >= pages) return;
+  ChainHash hash = PrefixCache::root(model_->version(), options_.kv, c.salt);
+  for (int page = 0; page < pages && size_t(page) < c.spans.size(); ++page) {
+    const PageSpan& span = c.spans[size_t(page)];
+    if (span.first != 0 || span.count != tensor::kPageSlots) return;
+    const std::span<const SlotRecipe> slots(c.recipe.data() + page * tensor::kPageSlots, tensor::kPageSlots);
+    for (const auto& slot : slots) {
+      if (slot.special) return;
+    }
+    if (page >= c.published) cache_.publish(hash, slots, span.page);
+    hash = PrefixCache::extend(hash, slots);
+  }
+  c.published = pages;
+}
+
+Engine::Placed Engine::place(Query& query, Plan& plan, int budget) {
+  // Contexts whose pages were taken away come back first; the query itself waits for a later tick.
+  bool rebuilding = false;
+  for (auto& part : query.parts) {
+    ContextState& c = *part.context;
+    if (c.resident == c.size()) continue;
+    rebuilding = true;
+    if (c.in_plan) continue;
+    take_cached(part, query);
+    const int count = std::min(budget, c.size() - c.resident);
+    if (count <= 0) continue;
+    while (!plan.add_rebuild(c, count)) {
+      if (!make_room(query, plan)) return Placed::kNo;
+    }
+    statistics_.rebuilt_rows += uint64_t(count);
+    query.request->statistics.rebuilt_rows += uint64_t(count);
+    return Placed::kPart;
+  }
+  if (rebuilding) return Placed::kPart;
+
+  for (auto& part : query.parts) {
+    if (part.context->in_plan) return Placed::kNo;  // another query of the same Context goes first
+  }
+  auto& first = query.parts.front();
+  if (first.rows.splittable) {
+    take_cached(first, query);
+    const int left = int(first.rows.rows.size()) - first.done;
+    const int count = std::min(left, budget);
+    while (!plan.add(*first.context, first.rows, first.done, count)) {
+      if (!make_room(query, plan)) return Placed::kNo;
+    }
+    return count == left ? Placed::kWhole : Placed::kPart;
+  }
+  // Atomic: all parts or none. Units placed here are undone together when one does not fit.
+  for (size_t p = 0; p < query.parts.size(); ++p) {
+    auto& part = query.parts[p];
+    while (!plan.add(*part.context, part.rows, 0, int(part.rows.rows.size()))) {
+      if (make_room(query, plan)) continue;
+      plan.remove_last(int(p));
+      return Placed::kNo;
+    }
+  }
+  return Placed::kWhole;
+}
+
+void Engine::tick() {
+  const auto start = Clock::now();
+  Plan plan(model_->config(), pages_, prefixes_);
+
+  // Age decides who gets pages; the oldest goes first of all, so that it always progresses.
+  std::vector<QueryPtr> queries(pending_.begin(), pending_.end());
+  std::stable_sort(queries.begin(), queries.end(), [](const QueryPtr& a, const QueryPtr& b) {
+    return std::pair(a->request->id, a->order) < std::pair(b->request->id, b->order);
+  });
+  const auto splittable = [](const Query& q) {
+    if (q.parts.front().rows.splittable) return true;
+    return std::any_of(q.parts.begin(), q.parts.end(),
+                       [](const auto& p) { return p.context->resident < p.context->size(); });
+  };
+  std::vector<QueryPtr> planned;  // parallel to plan.units(), one entry per unit
+  std::vector<QueryPtr> whole;
+  const auto put = [&](const QueryPtr& query, int budget) {
+    const size_t before = plan.units().size();
+    const Placed placed = place(*query, plan, budget);
+    for (size_t i = before; i < plan.units().size(); ++i) planned.push_back(query);
+    if (placed == Placed::kWhole) whole.push_back(query);
+    return placed;
+  };
+  int atomic = 0;
+  double keys = 0;
+  for (const auto& query : queries) {
+    if (splittable(*query)) continue;
+    ++atomic;
+    keys += query->parts.front().context->size();
+  }
+  const bool streaming = atomic > 0;
+  int budget = options_.max_prompt_rows;
+  if (streaming && size_t(atomic) < queries.size()) {
+    const double mean = keys / atomic;
+    const double left = options_.streaming_tick_seconds - cost_.predict(atomic, mean);
+    budget = std::max(kLeastPromptRows,
+                      cost_.rows_within(std::max(left, 0.0), mean, options_.max_prompt_rows, 32));
+  }
+  if (splittable(*queries.front())) {
+    const int before = plan.rows();
+    put(queries.front(), budget);
+    budget -= plan.rows() - before;
+  }
+  for (const auto& query : queries) {
+    if (!splittable(*query)) put(query, 0);
+  }
+  std::vector<QueryPtr> prompts;
+  for (size_t i = 1; i < queries.size(); ++i) {
+    if (splittable(*queries[i])) prompts.push_back(queries[i]);
+  }
+  std::stable_sort(prompts.begin(), prompts.end(), [](const QueryPtr& a, const QueryPtr& b) {
+    return a->request->virtual_time < b->request->virtual_time;
+  });
+  for (const auto& query : prompts) {
+    if (budget <= 0) break;
+    const int before = plan.rows();
+    put(query, budget);
+    budget -= plan.rows() - before;
+  }
+
+  if (plan.empty()) {
+    // Nothing fits, not even the oldest with everything else out of the way.
+    const QueryPtr query = queries.front();
+    query->error = std::make_exception_ptr(
+        Error(ErrorKind::kLimit, "KV pages: a query needs more than the pool's " + std::to_string(pages_.total()) +
+                                     " pages of 32 slots (" + std::to_string(pages_.free()) +
+                                     " free); raise the KV budget or shorten the request"));
+    std::erase(pending_, query);
+    finish(query);
+    return;
+  }
+
+  plan.build();
+  statistics_.plan_seconds += seconds_since(start);
+  if (lease_) lease_->acquire(lease_member_);
+  const auto forward_start = Clock::now();
+  answer_rows(planned, plan);
+  const double seconds = seconds_since(forward_start);
+  if (lease_) lease_->release(lease_member_, seconds);
+
+  const double mean_keys = plan.mean_keys();
+  cost_.record(plan.rows(), mean_keys, seconds);
+  ++statistics_.ticks;
+  statistics_.rows += uint64_t(plan.rows());
+  statistics_.head_rows += plan.batch().head_rows.size();
+  statistics_.forward_seconds += seconds;
+
+  const auto deliver_start = Clock::now();
+  plan.commit();
+  Request* last = nullptr;
+  int requests = 0;
+  for (size_t u = 0; u < planned.size(); ++u) {
+    const PlannedRows& unit = plan.units()[u];
+    Query& query = *planned[u];
+    Request& request = *query.request;
+    request.virtual_time += unit.count / request.weight;
+    request.statistics.rows += uint64_t(unit.count);
+    if (&request != last) {
+      ++request.statistics.forwards;
+      request.statistics.forward_seconds += seconds;
+      ++requests;
+      last = &request;
+    }
+    if (unit.rows) {
+      for (auto& part : query.parts) {
+        if (part.context.get() == unit.context) part.done += unit.count;
+      }
+    }
+    publish(*unit.context);
+  }
+  std::stable_sort(whole.begin(), whole.end(), [](const QueryPtr& a, const QueryPtr& b) {
+    return std::pair(a->request->id, a->order) < std::pair(b->request->id, b->order);
+  });
+  for (const auto& query : whole) {
+    std::erase(pending_, query);
+    finish(query);
+  }
+  statistics_.plan_seconds += seconds_since(deliver_start);
+  if (listener_) {
+    listener_({statistics_.ticks, plan.rows(), requests, int(pending_.size()), seconds});
+  }
+}
+
+void Engine::answer_rows(const std::vector<QueryPtr>& planned, Plan& plan) {
+  models::Batch& batch = plan.batch();
+  // Which query row each head row answers.
+  struct Target {
+    Query* query;
+    size_t part;
+    int row;
+    const Want* want;
+    std::vector<float> kept;  // logits held back for guidance
+    bool hold = false;
+  };
+  std::vector<Target> targets;
+  for (size_t u = 0; u < plan.units().size(); ++u) {
+    const PlannedRows& unit = plan.units()[u];
+    if (!unit.rows) continue;
+    Query& query = *planned[u];
+    size_t part = 0;
+    while (query.parts[part].context.get() != unit.context) ++part;
+    for (int i = 0; i < unit.count; ++i) {
+      const auto& want = unit.rows->rows[size_t(unit.first + i)].want;
+      if (!want) continue;
+      RowAnswer& answer = query.answers[part].rows[size_t(unit.first + i)];
+      answer.hidden.resize(want->hidden.size());
+      for (size_t h = 0; h < want->hidden.size(); ++h) {
+        answer.hidden[h].resize(size_t(model_->config().hidden));
+        batch.hidden.push_back({unit.batch_first + i, want->hidden[h], answer.hidden[h].data()});
+      }
+      if (!want->needs_head()) continue;
+      batch.head_rows.push_back(unit.batch_first + i);
+      targets.push_back({&query, part, unit.first + i, &*want, {}, false});
+    }
+  }
+  // Rows that take part in guidance are held until all are there.
+  std::vector<std::vector<size_t>> terms(targets.size());
+  for (size_t t = 0; t < targets.size(); ++t) {
+    for (const auto& term : targets[t].want->mix) {
+      for (size_t o = 0; o < targets.size(); ++o) {
+        if (targets[o].query == targets[t].query && targets[o].part == size_t(term.part) &&
+            targets[o].row == term.row) {
+          targets[o].hold = true;
+          terms[t].push_back(o);
+        }
+      }
+    }
+    if (!targets[t].want->mix.empty()) targets[t].hold = true;
+  }
+
+  samplers_.resize(size_t(pool_->threads()));
+  const auto evaluate = [&](Sampler& sampler, const Target& target, std::span<float> logits) {
+    const tensor::Kernels& k = tensor::kernels();
+    const Want& want = *target.want;
+    RowAnswer& answer = target.query->answers[target.part].rows[size_t(target.row)];
+    const int vocab = int(logits.size());
+    if (want.logits) answer.logits.assign(logits.begin(), logits.end());
+    for (const int32_t id : want.at) answer.at.push_back(logits[size_t(id)]);
+    if (want.stats) answer.stats = k.vocab_stats(logits.data(), vocab, 1.0f);
+    if (want.top_k > 0) {
+      const int n = std::min(want.top_k, vocab);
+      std::vector<int> ids(static_cast<size_t>(n));
+      std::vector<float> values(static_cast<size_t>(n));
+      const int found = k.top_k(logits.data(), vocab, n, ids.data(), values.data());
+      for (int i = 0; i < found; ++i) answer.top.emplace_back(ids[size_t(i)], values[size_t(i)]);
+    }
+    if (want.pick) {
+      static const History kEmpty;
+      answer.picked =
+          sampler.pick(logits, want.sampling, want.history ? *want.history : kEmpty, want.key);
+    }
+  };
+  const auto guarded = [&](int worker, const Target& target, std::span<float> logits) {
+    try {
+      evaluate(samplers_[size_t(worker)], target, logits);
+    } catch (...) {
+      target.query->error = std::current_exception();
+    }
+  };
+  model_->forward(*pool_, batch, {pages_.layout(), pages_.pointers()}, workspace_,
+                  [&](int worker, int index, std::span<float> logits) {
+                    Target& target = targets[size_t(index)];
+                    if (target.hold) {
+                      target.kept.assign(logits.begin(), logits.end());
+                    } else {
+                      guarded(worker, target, logits);
+                    }
+                  });
+  std::vector<float> mixed;
+  for (size_t t = 0; t < targets.size(); ++t) {
+    if (!targets[t].hold) continue;
+    if (targets[t].want->mix.empty()) {
+      mixed = targets[t].kept;
+    } else {
+      mixed.assign(targets[t].kept.size(), 0.0f);
+      for (size_t i = 0; i < terms[t].size(); ++i) {
+        tensor::kernels().add_scaled(targets[t].want->mix[i].weight, targets[terms[t][i]].kept.data(),
+                                     int(mixed.size()), mixed.data());
+      }
+    }
+    guarded(0, targets[t], mixed);
+  }
+}
+
+void Engine::finish(const QueryPtr& query) {
+  for (auto& part : query->parts) --part.context->pending;
+  // Posted, not called: programs run between ticks, in the order of delivery.
+  asio::post(io_, [query] {
+    if (query->resume) std::move(query->resume)(query->error);
+  });
+}
+
+}  // namespace tutti::engine

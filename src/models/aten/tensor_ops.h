@@ -1,0 +1,80 @@
+// The operations of a transformer over ATen tensors: the oracle of RowOps, and the differentiable path. The same
+// Batch drives both, so a View means the same in training and in serving.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <vector>
+
+#include "models/batch.h"
+#include "models/checkpoint.h"
+#include "models/config.h"
+#include "models/weights.h"
+
+namespace tutti::models {
+
+// Undefined tensors stand for absent parts.
+using TensorWeights = Weights<at::Tensor, at::Tensor>;
+
+// All weights dequantised to `dtype` tensors.
+TensorWeights tensor_weights(const Checkpoint& checkpoint, at::ScalarType dtype = at::kFloat);
+
+// Keys and values of earlier forwards: per layer [slots, kv_heads, head_dim], slot = page * 32 + slot in page.
+struct TensorKv {
+  std::vector<at::Tensor> k, v;
+  TensorKv(const Config& config, int pages, at::ScalarType dtype = at::kFloat);
+};
+
+// logits[i] is [vocab] for head row i; hidden[i] is [hidden] for Batch::hidden[i] (whose `out` is not written).
+struct TensorAnswer {
+  at::Tensor logits;  // [head rows, vocab]
+  std::vector<at::Tensor> hidden;
+};
+
+class TensorOps {
+ public:
+  TensorOps(const Config& config, const Batch& batch, TensorKv& kv);
+
+  bool has(const at::Tensor& t) const { return t.defined(); }
+  struct Qkv {
+    at::Tensor q, k, v;
+  };
+
+  at::Tensor embed(const at::Tensor& embedding, float scale);
+  void enter(at::Tensor& h, int layer);
+  Qkv norm_qkv(const at::Tensor& h, const at::Tensor& norm, const Linear<at::Tensor, at::Tensor>& q,
+               const Linear<at::Tensor, at::Tensor>& k, const Linear<at::Tensor, at::Tensor>& v);
+  void rope_store(int layer, Qkv& qkv, const at::Tensor& q_norm, const at::Tensor& k_norm,
+                  const at::Tensor& segments);
+  at::Tensor attend(int layer, const Qkv& qkv);
+  void linear_residual(at::Tensor& h, const at::Tensor& in, const Linear<at::Tensor, at::Tensor>& linear,
+                       const at::Tensor& post_norm);
+  at::Tensor norm_gated(const at::Tensor& h, const at::Tensor& norm,
+                        const Linear<at::Tensor, at::Tensor>& gate,
+                        const Linear<at::Tensor, at::Tensor>& up);
+  void experts_residual(at::Tensor& h, const LayerWeights<at::Tensor, at::Tensor>& layer);
+  void head(const at::Tensor& h, const at::Tensor& norm, const at::Tensor& head);
+
+  TensorAnswer& answer() { return answer_; }
+
+ private:
+  at::Tensor active_rows(const at::Tensor& h) const;
+  at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const;
+  at::Tensor activate(const at::Tensor& x) const;
+  at::Tensor rotate(const at::Tensor& x, const Rope& rope) const;
+  void add_rows(at::Tensor& h, const at::Tensor& delta) const;
+
+  const Config& config_;
+  const Batch& batch_;
+  TensorKv& kv_;
+  const Epoch* epoch_ = nullptr;
+  at::Tensor active_;            // [active] indices of the epoch's rows
+  at::Tensor fresh_k_, fresh_v_;  // this layer's, by row (inactive rows zero)
+  TensorAnswer answer_;
+};
+
+// One forward of the batch through TensorOps.
+TensorAnswer tensor_forward(const Config& config, const TensorWeights& weights, const Batch& batch, TensorKv& kv);
+
+}  // namespace tutti::models

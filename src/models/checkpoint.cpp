@@ -1,0 +1,142 @@
+#include "models/checkpoint.h"
+
+#include <cstring>
+#include <ranges>
+
+#include "base/error.h"
+#include "models/gguf_config.h"
+#include "models/hf_config.h"
+#include "models/rope.h"
+#include "models/tensor_layout.h"
+#include "models/tensor_table.h"
+#include "models/weight_loader.h"
+
+namespace tutti::models {
+namespace {
+
+void refuse_latent_attention(const TensorTable& table) {
+  for (const char* part : {"kv_a_proj_with_mqa", "attn_kv_a_mqa"}) {
+    const std::string name = table.first_with(part);
+    if (name.empty()) continue;
+    throw Error(ErrorKind::kUnsupported,
+                table.place() + ": tensor \"" + name +
+                    "\": latent attention (MLA) is not supported; use a model "
+                    "with ordinary attention");
+  }
+}
+
+TensorTable table_of(const formats::Gguf& gguf) {
+  TensorTable table(gguf.name());
+  for (const formats::GgufTensor& t : gguf.tensors()) {
+    TensorTable::Entry entry;
+    for (const uint64_t dim : std::views::reverse(t.dims)) entry.shape.push_back(int64_t(dim));
+    entry.type = t.type;
+    entry.data = t.data;
+    table.add(t.name, std::move(entry));
+  }
+  return table;
+}
+
+// fp64 has no kernels; its values become fp32.
+std::span<const std::byte> narrowed(const formats::SafetensorsTensor& t, OwnedBytes& owned) {
+  const size_t n = t.data.size() / sizeof(double);
+  auto bytes = std::make_shared<std::vector<std::byte>>(n * sizeof(float));
+  for (size_t i = 0; i < n; ++i) {
+    double x;
+    std::memcpy(&x, t.data.data() + i * sizeof x, sizeof x);
+    const auto f = float(x);
+    std::memcpy(bytes->data() + i * sizeof f, &f, sizeof f);
+  }
+  owned.push_back(bytes);
+  return *bytes;
+}
+
+TensorTable table_of(const formats::Safetensors& weights, const std::string& place,
+                     OwnedBytes& owned) {
+  TensorTable table(place);
+  for (const formats::SafetensorsTensor& t : weights.tensors()) {
+    TensorTable::Entry entry;
+    for (const uint64_t dim : t.shape) entry.shape.push_back(int64_t(dim));
+    entry.data = t.data;
+    switch (t.dtype) {
+      case formats::Dtype::kF32:
+        entry.type = tensor::Type::kF32;
+        break;
+      case formats::Dtype::kF16:
+        entry.type = tensor::Type::kF16;
+        break;
+      case formats::Dtype::kBF16:
+        entry.type = tensor::Type::kBF16;
+        break;
+      case formats::Dtype::kF64:
+        entry.data = narrowed(t, owned);
+        break;
+      default:
+        entry.unreadable = formats::info(t.dtype).name;
+    }
+    table.add(t.name, std::move(entry));
+  }
+  return table;
+}
+
+// Buffers that old exports carry along; they follow from the configuration.
+bool is_redundant(const std::string& name) {
+  return name.ends_with("rotary_emb.inv_freq") || name.ends_with(".attn_rot_embd") ||
+         name.ends_with("attn_rot_embd.weight") || name.ends_with("self_attn.bias") ||
+         name.ends_with("self_attn.masked_bias") || name == "rope.freqs";
+}
+
+}  // namespace
+
+Checkpoint Checkpoint::open(const std::filesystem::path& path) {
+  if (std::filesystem::is_directory(path)) {
+    return from_folder(
+        std::make_shared<const formats::ModelFolder>(formats::ModelFolder::open(path)));
+  }
+  if (path.extension() == ".safetensors") {
+    throw Error(ErrorKind::kUsage,
+                path.string() +
+                    ": a safetensors file does not say how its model works; give "
+                    "the folder with its config.json");
+  }
+  return from_gguf(std::make_shared<const formats::Gguf>(formats::Gguf::open(path)));
+}
+
+Checkpoint Checkpoint::from_gguf(std::shared_ptr<const formats::Gguf> gguf) {
+  Checkpoint c;
+  TensorTable table = table_of(*gguf);
+  refuse_latent_attention(table);
+  c.config_ = gguf_config(*gguf);
+  const TensorLayout layout = gguf_layout(c.config_.architecture);
+  c.weights_ = load_weights(c.config_, layout, table, c.owned_);
+  const auto pairs = int64_t(c.config_.rope.inverse_frequency.size());
+  const StoredTensor factors = table.take_if("rope_freqs.weight", {pairs});
+  if (!factors.empty()) divide_frequencies(c.config_.rope, factors.floats(), gguf->name());
+  table.ignore_if(is_redundant);
+  table.check_all_taken();
+  c.gguf_ = std::move(gguf);
+  return c;
+}
+
+Checkpoint Checkpoint::from_folder(std::shared_ptr<const formats::ModelFolder> folder) {
+  Checkpoint c;
+  const std::string place = folder->path().string();
+  TensorTable table = table_of(folder->weights(), place, c.owned_);
+  refuse_latent_attention(table);
+  TensorLayout layout;
+  c.config_ = hf_config(folder->config(), (folder->path() / "config.json").string(), layout);
+  if (const auto shape = table.shape(layout.embedding);
+      shape.size() == 2 && shape[0] <= INT32_MAX) {
+    // Some folders pad the embedding beyond the stated vocabulary.
+    c.config_.vocab = int(shape[0]);
+    check_config(c.config_, place);
+  }
+  c.weights_ = load_weights(c.config_, layout, table, c.owned_);
+  if (c.config_.tied_head) table.ignore(layout.head);
+  table.ignore_if(is_redundant);
+  table.check_all_taken();
+  c.folder_ = std::move(folder);
+  return c;
+}
+
+}  // namespace tutti::models

@@ -1,0 +1,39 @@
+// A model as it lies on disk: its configuration and its tensors, from a GGUF file or a Hugging Face
+// folder, under one set of names. Q/K rows of interleaved-rotary checkpoints come permuted to the
+// half-split layout.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "formats/gguf.h"
+#include "formats/model_folder.h"
+#include "models/config.h"
+#include "models/stored_tensor.h"
+
+namespace tutti::models {
+
+class Checkpoint {
+ public:
+  // A .gguf file or a folder with config.json and safetensors. Throws Error(kNotFound | kBadFile |
+  // kUnsupported): an unknown architecture, scaling or tensor is named.
+  static Checkpoint open(const std::filesystem::path& path);
+  // The same from an opened GGUF (tests, fuzzing).
+  static Checkpoint from_gguf(std::shared_ptr<const formats::Gguf> gguf);
+  static Checkpoint from_folder(std::shared_ptr<const formats::ModelFolder> folder);
+
+  const Config& config() const { return config_; }
+  const StoredWeights& weights() const { return weights_; }
+  // What it was opened from: exactly one is set. The tokenizer is read from there.
+  const std::shared_ptr<const formats::Gguf>& gguf() const { return gguf_; }
+  const std::shared_ptr<const formats::ModelFolder>& folder() const { return folder_; }
+
+ private:
+  Config config_;
+  StoredWeights weights_;
+  std::shared_ptr<const formats::Gguf> gguf_;
+  std::shared_ptr<const formats::ModelFolder> folder_;
+  OwnedBytes owned_;  // what stored tensors point into beside the file's map
+};
+
+}  // namespace tutti::models

@@ -1,0 +1,78 @@
+// What distinguishes one transformer of the family from another: sizes, norms, positions, experts.
+// Filled from a GGUF file's metadata or from a Hugging Face config.json (checkpoint.h).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tensor/kernels.h"
+
+namespace tutti::models {
+
+enum class AttentionKind : uint8_t { kCausal, kBidirectional, kBlockCausal, kPermutation };
+
+// Rotary embedding of one kind of layer: pair i of a position p turns by p * inverse_frequency[i];
+// the cosine and sine are multiplied by `magnitude` (YaRN's attention factor; 1 otherwise).
+// Scalings (linear, llama3, NTK, YaRN) are folded into the frequencies. Layout is always
+// half-split, pairs (i, i + pairs): interleaved checkpoints get their Q/K rows permuted at load.
+struct Rope {
+  std::vector<float> inverse_frequency;  // pairs = rotated dimensions / 2, <= head_dim / 2
+  float magnitude = 1.0f;
+  std::vector<uint8_t> axis;  // per pair: which of (t, h, w) turns it; empty: t for all
+};
+
+struct Experts {
+  int count = 0;  // 0: dense feed-forward
+  int used = 0;   // per token
+  int intermediate = 0;
+  int shared_intermediate = 0;  // 0: no shared expert
+  bool normalise = false;       // chosen weights divided by their sum
+  float scale = 1.0f;           // then multiplied by this
+};
+
+struct Config {
+  std::string
+      architecture;  // GGUF's name ("llama", "qwen3", "gemma3", ...), or "mistral", "mixtral"
+  std::string name;  // the model's own name, for people
+  int hidden = 0;
+  int layers = 0;
+  int heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;  // a multiple of 16
+  int intermediate = 0;
+  int vocab = 0;
+  int context_length = 0;
+  float norm_eps = 1e-5f;
+  tensor::Activation activation = tensor::Activation::kSilu;
+  float embedding_scale = 1.0f;
+  float attention_scale = 0.0f;  // head_dim^-0.5 unless the model says otherwise
+  float attention_cap = 0.0f;    // > 0: soft cap of scores (Gemma-2)
+  float logit_cap = 0.0f;        // > 0: soft cap of logits (Gemma-2)
+  int window = 0;                // sliding layers see positions p with own - window < p
+  std::vector<bool> sliding;     // per layer; empty: none slides
+  Rope rope;                     // of full layers
+  Rope sliding_rope;             // of sliding layers; empty: as full layers
+  Experts experts;
+  std::vector<bool>
+      sparse;  // per layer: experts instead of the dense feed-forward; empty with count > 0: all
+  bool tied_head = false;
+  AttentionKind attention = AttentionKind::kCausal;
+  int attention_block = 0;      // of kBlockCausal
+  bool shifted_logits = false;  // logit i - 1 predicts token i of a masked model
+  int mask_token = -1;
+
+  bool is_sliding(int layer) const { return !sliding.empty() && sliding[size_t(layer)]; }
+  bool is_sparse(int layer) const {
+    return experts.count > 0 && (sparse.empty() || sparse[size_t(layer)]);
+  }
+  const Rope& rope_of(int layer) const {
+    return is_sliding(layer) && !sliding_rope.inverse_frequency.empty() ? sliding_rope : rope;
+  }
+};
+
+// Throws Error(kBadFile | kUnsupported) that starts with `place` and names the first value that no
+// sound model has or that we cannot run: the sizes of a hostile file never reach an allocation.
+void check_config(const Config& config, const std::string& place);
+
+}  // namespace tutti::models

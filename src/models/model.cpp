@@ -1,0 +1,81 @@
+#include "models/model.h"
+
+#include <utility>
+
+#include "models/transformer.h"
+
+namespace tutti::models {
+
+Model::Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic arithmetic,
+             ComputePool& pool, const LoadProgress& progress)
+    : checkpoint_(std::move(checkpoint)), arithmetic_(arithmetic) {
+  const StoredWeights& stored = checkpoint_->weights();
+  size_t total = 0, done = 0;
+  const auto count = [&](const StoredTensor& t) {
+    total += t.data.size();
+    return 0;
+  };
+  struct Sizes {
+    using MatrixType = int;
+    using VectorType = int;
+    int embedding = 0, output_norm = 0, head = 0;
+    std::vector<LayerWeights<int, int>> layers;
+  };
+  if (progress) convert_weights<Sizes>(stored, count, count);
+
+  const auto pack = [&](const StoredTensor& t) {
+    if (t.empty()) return tensor::Matrix();
+    // An untied embedding is only looked up, row by row, in the file's own blocks.
+    const bool only_rows = &t == &stored.embedding && !stored.head.empty();
+    if (only_rows) return tensor::Matrix();
+    tensor::Matrix matrix = tensor::Matrix::allocate(t.type, t.rows, t.cols, arithmetic);
+    pool.run([&](Worker& worker) {
+      const auto [first, last] = worker.share(matrix.tiles());
+      matrix.pack_tiles(t.type, t.data, first, last);
+    });
+    packed_bytes_ += matrix.bytes();
+    done += t.data.size();
+    if (progress && total > 0) progress(double(done) / double(total));
+    return matrix;
+  };
+  weights_ = convert_weights<RowWeights>(stored, pack, [&](const StoredTensor& t) { return t.floats(); });
+  // Routers decide by comparing sums: they compute in fp32 whatever their type.
+  for (size_t l = 0; l < stored.layers.size(); ++l) {
+    const StoredTensor& router = stored.layers[l].router;
+    if (router.empty() || !weights_.layers[l].router.quantised()) continue;
+    weights_.layers[l].router = tensor::Matrix::pack(router.type, router.data, router.rows, router.cols,
+                                                     tensor::Arithmetic::kExactF32);
+  }
+}
+
+size_t Model::multiply_adds_per_row() const {
+  const Config& c = config();
+  const auto size = [](const tensor::Matrix& m) { return size_t(m.out()) * size_t(m.in()); };
+  size_t sum = weights_.head.empty() ? size(weights_.embedding) : size(weights_.head);
+  for (const auto& l : weights_.layers) {
+    sum += size(l.q.weight) + size(l.k.weight) + size(l.v.weight) + size(l.o.weight);
+    sum += size(l.gate.weight) + size(l.up.weight) + size(l.down.weight);
+    if (l.router.empty()) continue;
+    sum += size(l.router) + size(l.shared_gate) + size(l.shared_up) + size(l.shared_down);
+    sum += size_t(c.experts.used) *
+           (size(l.expert_gate[0]) + size(l.expert_up[0]) + size(l.expert_down[0]));
+  }
+  return sum;
+}
+
+tensor::KvLayout Model::kv_layout(tensor::KvType type) const {
+  return {type, config().layers, config().kv_heads, config().head_dim};
+}
+
+void Model::forward(ComputePool& pool, const Batch& batch, const KvMemory& kv, RowWorkspace& space,
+                    const LogitsConsumer& consume) const {
+  space.prepare(config(), batch, pool.threads());
+  const RowOps::Shared shared{tensor::kernels(), config(), batch, kv, checkpoint_->weights().embedding,
+                              consume, space};
+  pool.run([&](Worker& worker) {
+    RowOps ops(shared, worker);
+    models::forward(ops, config(), weights_);
+  });
+}
+
+}  // namespace tutti::models

@@ -1,0 +1,49 @@
+// A model ready to run on this machine: configuration, packed weights, and the forward over planned rows.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+
+#include "base/pool.h"
+#include "models/checkpoint.h"
+#include "models/row_ops.h"
+
+namespace tutti::models {
+
+// Told how much of the weights is packed, 0..1, while a model loads.
+using LoadProgress = std::function<void(double fraction)>;
+
+class Model {
+ public:
+  // Packs the checkpoint's weights for the kernels, on the pool's workers. The checkpoint is kept: embedding rows
+  // are read from it.
+  Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic arithmetic, ComputePool& pool,
+        const LoadProgress& progress = {});
+
+  const Config& config() const { return checkpoint_->config(); }
+  const Checkpoint& checkpoint() const { return *checkpoint_; }
+  tensor::Arithmetic arithmetic() const { return arithmetic_; }
+  // Bumped whenever the weights change: cached keys and values of another version must not be reused.
+  uint64_t version() const { return version_; }
+  size_t packed_bytes() const { return packed_bytes_; }
+  // Bytes of packed weights read by a forward of one row: the bandwidth roof of plain decoding.
+  size_t bytes_per_forward() const { return packed_bytes_; }
+  // Multiply-adds of one row through every matrix (used experts only).
+  size_t multiply_adds_per_row() const;
+
+  tensor::KvLayout kv_layout(tensor::KvType type) const;
+
+  // Runs `batch`; `consume` receives the logits of each head row. `space` is reused between calls.
+  void forward(ComputePool& pool, const Batch& batch, const KvMemory& kv, RowWorkspace& space,
+               const LogitsConsumer& consume) const;
+
+ private:
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  tensor::Arithmetic arithmetic_;
+  RowWeights weights_;
+  uint64_t version_ = 1;
+  size_t packed_bytes_ = 0;
+};
+
+}  // namespace tutti::models

@@ -1,0 +1,122 @@
+// The operations of a transformer as fused CPU kernels on raw rows. SPMD: every worker holds a RowOps over the
+// same RowWorkspace and calls the same operations; each takes its share and ends in a barrier.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "base/pool.h"
+#include "models/batch.h"
+#include "models/checkpoint.h"
+#include "models/config.h"
+#include "models/weights.h"
+#include "tensor/kernels.h"
+
+namespace tutti::models {
+
+using RowVector = std::vector<float>;
+using RowWeights = Weights<tensor::Matrix, RowVector>;
+
+// Quantised copies of the rows an operation reads, one per block size that some matrix wants.
+struct QuantisedBuffer {
+  tensor::AlignedBytes memory;
+  tensor::QuantisedRows rows;
+  void reserve(int row_count, int n, int block);
+};
+
+// Buffers of one forward at a time, shared by the workers and kept between forwards. All row buffers are
+// compact: entry i belongs to the i-th active row of the epoch.
+class RowWorkspace {
+ public:
+  // Makes room for `batch`; called by one thread before the workers start.
+  void prepare(const Config& config, const Batch& batch, int workers);
+
+  std::vector<float> hidden;    // [rows, hidden], by row, not compact
+  std::vector<float> normed;    // [active, widest input]
+  QuantisedBuffer q32, q256;    // of normed (or of attended, gated)
+  std::vector<float> qkv;       // [active, (heads + 2 kv_heads) * head_dim]
+  std::vector<float> attended;  // [active, heads * head_dim]
+  std::vector<float> gate, up;  // [active, widest intermediate]
+  std::vector<float> projected; // [active, hidden]
+  std::vector<float> cos_sin;   // [rows, 2 * pairs] of full layers
+  std::vector<float> sliding_cos_sin;
+  std::vector<float> logits;    // [kHeadRows, vocab]
+  std::vector<std::vector<float>> scores;  // per worker: attention scratch
+  // experts
+  std::vector<float> router;             // [active, experts]
+  std::vector<int> chosen;               // [active, used]
+  std::vector<float> chosen_weight;      // [active, used]
+  std::vector<int> expert_first;         // [experts + 1]: pairs by expert
+  std::vector<int> expert_pairs;         // (active row * used + rank), grouped by expert
+  std::vector<float> expert_in, expert_out;  // [pairs, hidden]
+  std::vector<float> shared_out;         // [active, hidden]
+  std::vector<float> shared_gate;        // [active]
+};
+
+class RowOps {
+ public:
+  static constexpr int kHeadRows = 32;  // rows of logits held at once
+
+  struct Shared {
+    const tensor::Kernels& kernels;
+    const Config& config;
+    const Batch& batch;
+    const KvMemory& kv;
+    const StoredTensor& embedding;  // rows are dequantised from the file's own blocks
+    const LogitsConsumer& consume;
+    RowWorkspace& space;
+  };
+  struct Rows {
+    float* data;
+    int width;
+  };
+
+  RowOps(const Shared& shared, Worker& worker);
+
+  bool has(const tensor::Matrix& m) const { return !m.empty(); }
+
+  Rows embed(const tensor::Matrix& embedding, float scale);
+  // Rows that enter at `layer` take their input; the epoch's active rows change.
+  void enter(Rows h, int layer);
+  // RMS norm, then the three products side by side in one buffer.
+  Rows norm_qkv(Rows h, const RowVector& norm, const Linear<tensor::Matrix, RowVector>& q,
+                const Linear<tensor::Matrix, RowVector>& k, const Linear<tensor::Matrix, RowVector>& v);
+  // Per-head norms, segment vectors, rotation; keys and values go to their slots, rounded to the cache type.
+  void rope_store(int layer, Rows qkv, const RowVector& q_norm, const RowVector& k_norm,
+                  const RowVector& segments);
+  Rows attend(int layer, Rows qkv);
+  // h += post_norm(W in + b), without the norm when it is empty.
+  void linear_residual(Rows h, Rows in, const Linear<tensor::Matrix, RowVector>& linear,
+                       const RowVector& post_norm);
+  Rows norm_gated(Rows h, const RowVector& norm, const Linear<tensor::Matrix, RowVector>& gate,
+                  const Linear<tensor::Matrix, RowVector>& up);
+  // Routed feed-forward. Ties of the router go to the lower index; outputs are summed in gate-rank order.
+  void experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVector>& layer);
+  void head(Rows h, const RowVector& norm, const tensor::Matrix& head);
+
+ private:
+  struct Product {
+    const tensor::Matrix* matrix;
+    const RowVector* bias;
+    float* out;
+    size_t stride;
+  };
+  int active() const { return int(epoch_->rows.size()); }
+  float* hidden_of(int row) const;
+  void norm_rows(std::span<const int> rows, const RowVector& norm, bool q32, bool q256);
+  void quantise_rows(const float* in, int width, int count, bool q32, bool q256);
+  // One matrix's tiles [first, last) for `count` rows, from the normed/quantised buffers or `dense`.
+  void multiply(const Product& product, const float* dense, size_t dense_stride, int count, int first, int last);
+  // All tiles of the products, split evenly over the workers. No barrier.
+  void multiply_shared(std::span<const Product> products, const float* dense, size_t dense_stride, int count);
+
+  const Shared& shared_;
+  Worker& worker_;
+  const tensor::Kernels& k_;
+  const Config& config_;
+  const Batch& batch_;
+  RowWorkspace& space_;
+  const Epoch* epoch_ = nullptr;
+};
+
+}  // namespace tutti::models

@@ -1,0 +1,94 @@
+#include "models/tensor_layout.h"
+
+namespace tutti::models {
+namespace {
+
+bool is_gemma(std::string_view architecture) { return architecture.starts_with("gemma"); }
+
+bool has_qk_norm(std::string_view architecture) {
+  return architecture == "qwen3" || architecture == "qwen3moe" || architecture == "gemma3";
+}
+
+}  // namespace
+
+TensorLayout gguf_layout(std::string_view architecture) {
+  TensorLayout t;
+  t.embedding = "token_embd.weight";
+  t.output_norm = "output_norm.weight";
+  t.head = "output.weight";
+  t.layer_prefix = "blk.";
+  t.attn_norm = "attn_norm";
+  t.q = "attn_q";
+  t.k = "attn_k";
+  t.v = "attn_v";
+  t.o = "attn_output";
+  t.q_norm = "attn_q_norm";
+  t.k_norm = "attn_k_norm";
+  t.post_attn_norm = "post_attention_norm";
+  t.ffn_norm = "ffn_norm";
+  t.gate = "ffn_gate";
+  t.up = "ffn_up";
+  t.down = "ffn_down";
+  t.post_ffn_norm = "post_ffw_norm";
+  t.router = "ffn_gate_inp";
+  t.shared_router = "ffn_gate_inp_shexp";
+  t.shared_gate = "ffn_gate_shexp";
+  t.shared_up = "ffn_up_shexp";
+  t.shared_down = "ffn_down_shexp";
+  t.stacked_gate = "ffn_gate_exps.weight";
+  t.stacked_up = "ffn_up_exps.weight";
+  t.stacked_down = "ffn_down_exps.weight";
+  t.qk_norm = has_qk_norm(architecture);
+  t.post_norms = is_gemma(architecture);
+  // The converter permutes Q and K of these; the others keep Hugging Face's half-split rows.
+  t.interleaved = architecture == "llama" || architecture == "mistral";
+  if (architecture == "qwen2") {
+    t.qkv_bias = Presence::kRequired;
+  } else {
+    t.qkv_bias = t.o_bias = is_gemma(architecture) ? Presence::kNever : Presence::kOptional;
+  }
+  if (t.interleaved) t.mlp_bias = Presence::kOptional;
+  return t;
+}
+
+TensorLayout hf_layout(std::string_view architecture) {
+  TensorLayout t;
+  t.embedding = "model.embed_tokens.weight";
+  t.output_norm = "model.norm.weight";
+  t.head = "lm_head.weight";
+  t.layer_prefix = "model.layers.";
+  t.attn_norm = "input_layernorm";
+  t.q = "self_attn.q_proj";
+  t.k = "self_attn.k_proj";
+  t.v = "self_attn.v_proj";
+  t.o = "self_attn.o_proj";
+  t.q_norm = "self_attn.q_norm";
+  t.k_norm = "self_attn.k_norm";
+  const bool gemma = is_gemma(architecture);
+  t.post_attn_norm = "post_attention_layernorm";
+  t.ffn_norm = gemma ? "pre_feedforward_layernorm" : "post_attention_layernorm";
+  t.post_ffn_norm = "post_feedforward_layernorm";
+  t.gate = "mlp.gate_proj";
+  t.up = "mlp.up_proj";
+  t.down = "mlp.down_proj";
+  const bool mixtral = architecture == "mixtral";
+  const std::string block = mixtral ? "block_sparse_moe." : "mlp.";
+  t.router = block + "gate";
+  t.expert_prefix = block + "experts.";
+  t.expert_gate = mixtral ? "w1" : "gate_proj";
+  t.expert_up = mixtral ? "w3" : "up_proj";
+  t.expert_down = mixtral ? "w2" : "down_proj";
+  // How transformers 5 holds them in memory, and writes them when told to keep its own layout.
+  t.stacked_gate_up = "mlp.experts.gate_up_proj";
+  t.stacked_down = "mlp.experts.down_proj";
+  t.shared_router = "mlp.shared_expert_gate";
+  t.shared_gate = "mlp.shared_expert.gate_proj";
+  t.shared_up = "mlp.shared_expert.up_proj";
+  t.shared_down = "mlp.shared_expert.down_proj";
+  t.qk_norm = has_qk_norm(architecture);
+  t.post_norms = gemma;
+  t.norm_plus_one = gemma;
+  return t;
+}
+
+}  // namespace tutti::models

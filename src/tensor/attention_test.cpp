@@ -1,0 +1,320 @@
+// Attention over paged runs against a naive dense oracle in double precision, with random page
+// tables, runs, classes, caps and empty views; equality by bits between levels and between ways of
+// cutting the same keys into pages.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/half.h"
+#include "tensor/trial.h"
+
+namespace tutti::tensor {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+// The visible keys of one row in View order, and one random placement of them in pages.
+struct Case {
+  KvLayout layout;
+  AttendParams params;
+  int keys = 0;
+  std::vector<float> q, k, v;  // [group][dim], [keys][dim], [keys][dim]
+  std::vector<int> classes;    // of each key
+};
+
+Case random_case(Trial& trial, KvType type, int head_dim, int group, int keys, int class_count,
+                 float cap) {
+  Case c;
+  c.layout = {.type = type, .layers = 2, .heads = 2, .head_dim = head_dim};
+  c.params.layout = c.layout;
+  c.params.layer = trial.below(2);
+  c.params.kv_head = trial.below(2);
+  c.params.group = group;
+  c.params.scale = 1.0f / std::sqrt(float(head_dim));
+  c.params.cap = cap;
+  c.params.class_count = class_count;
+  for (int i = 1; i < class_count; ++i) {
+    c.params.classes[i] = {.inverse_temperature = trial.uniform(0.5f, 2.0f),
+                           .lse_scale = trial.uniform(0.5f, 1.5f)};
+  }
+  c.keys = keys;
+  c.q = trial.normals(group * head_dim, 2.0f);
+  c.k = trial.normals(keys * head_dim, 1.5f);
+  c.v = trial.normals(keys * head_dim);
+  int current = 0;
+  for (int i = 0; i < keys; ++i) {
+    if (class_count > 1 && trial.below(5) == 0) current = trial.below(class_count);
+    c.classes.push_back(current);
+  }
+  return c;
+}
+
+struct Placement {
+  std::vector<std::vector<std::byte>> pages;
+  std::vector<const std::byte*> table;
+  std::vector<KvRun> runs;
+};
+
+// Puts the keys into slots: in runs of at most `longest`, each on a random page at a random free
+// place, or with `packed` in order on full pages. Everything else in the pages is NaN.
+Placement place(const Case& c, Trial& trial, int longest, bool packed) {
+  Placement p;
+  const size_t bytes = c.layout.page_bytes();
+  const int n_heads = c.layout.heads * c.layout.head_dim;
+  const auto store = [&](int page, int slot, int key) {
+    std::vector<float> k(static_cast<size_t>(n_heads)), v(k.size());
+    const size_t at = size_t(c.params.kv_head * c.layout.head_dim);
+    std::copy_n(c.k.begin() + key * c.layout.head_dim, c.layout.head_dim,
+                k.begin() + ptrdiff_t(at));
+    std::copy_n(c.v.begin() + key * c.layout.head_dim, c.layout.head_dim,
+                v.begin() + ptrdiff_t(at));
+    kernels(Isa::kScalar)
+        .store_kv(c.layout, c.params.layer, k.data(), v.data(), p.pages[size_t(page)].data(), slot);
+  };
+  for (int key = 0; key < c.keys;) {
+    int most = packed ? 32 : 1 + trial.below(longest);
+    int count = 0;
+    while (count < most && key + count < c.keys &&
+           c.classes[size_t(key + count)] == c.classes[size_t(key)]) {
+      ++count;
+    }
+    int page = -1, first = 0;
+    if (packed && !p.runs.empty() && p.runs.back().first + p.runs.back().count < 32) {
+      page = p.runs.back().page;
+      first = p.runs.back().first + p.runs.back().count;
+      count = std::min(count, 32 - first);
+    } else {
+      page = int(p.pages.size());
+      p.pages.emplace_back(bytes, std::byte{0xff});  // NaN in fp16 and fp32
+      first = packed ? 0 : trial.below(33 - count);
+    }
+    for (int i = 0; i < count; ++i) store(page, first + i, key + i);
+    p.runs.push_back({page, uint8_t(first), uint8_t(count), uint8_t(c.classes[size_t(key)])});
+    key += count;
+  }
+  if (!packed) {  // page ids in random order: the table, not the id, says where a page is
+    std::vector<int> id(p.pages.size());
+    for (size_t i = 0; i < id.size(); ++i) id[i] = int(i);
+    for (size_t i = id.size(); i > 1; --i) std::swap(id[i - 1], id[size_t(trial.below(int(i)))]);
+    std::vector<std::vector<std::byte>> moved(p.pages.size());
+    for (size_t i = 0; i < id.size(); ++i) moved[size_t(id[i])] = std::move(p.pages[i]);
+    p.pages = std::move(moved);
+    for (KvRun& run : p.runs) run.page = id[size_t(run.page)];
+  }
+  for (const auto& page : p.pages) p.table.push_back(page.data());
+  return p;
+}
+
+struct Result {
+  std::vector<float> out, lse;
+};
+
+Result attend(Isa isa, const Case& c, const Placement& placement) {
+  AttendParams params = c.params;
+  params.pages = placement.table.data();
+  const size_t group = size_t(params.group);
+  Result r{std::vector<float>(group * size_t(c.layout.head_dim), 9.0f),
+           std::vector<float>(group, 9.0f)};
+  std::vector<float> scratch(group * size_t(c.keys) + 1, 9.0f);
+  kernels(isa).attend(params, c.q.data(), placement.runs.data(), int(placement.runs.size()),
+                      r.out.data(), r.lse.data(), scratch.data());
+  EXPECT_EQ(scratch.back(), 9.0f);
+  auto without = r.out;
+  kernels(isa).attend(params, c.q.data(), placement.runs.data(), int(placement.runs.size()),
+                      without.data(), nullptr, scratch.data());
+  expect_same_bits(without, r.out, "without lse");
+  return r;
+}
+
+// What the cache holds of x.
+std::vector<double> cached(const float* x, int n, KvType type) {
+  std::vector<double> r;
+  float top = 0;
+  for (int i = 0; i < n; ++i) top = std::max(top, std::abs(x[i]));
+  for (int i = 0; i < n; ++i) {
+    if (type == KvType::kF32) r.push_back(x[i]);
+    if (type == KvType::kF16) r.push_back(half_to_float(float_to_half(x[i])));
+    if (type == KvType::kI8) r.push_back(std::nearbyint(x[i] * (127.0f / top)) * (top / 127.0f));
+  }
+  return r;
+}
+
+// Softmax per class, classes mixed by their scaled log-sum-exp.
+void oracle(const Case& c, int head, std::vector<double>& out, double& lse) {
+  const int dim = c.layout.head_dim;
+  out.assign(size_t(dim), 0.0);
+  lse = -INFINITY;
+  std::vector<double> scores;
+  for (int i = 0; i < c.keys; ++i) {
+    const auto key = cached(&c.k[size_t(i * dim)], dim, c.layout.type);
+    double s = 0;
+    for (int d = 0; d < dim; ++d) s += c.q[size_t(head * dim + d)] * key[size_t(d)];
+    s *= c.params.scale;
+    if (c.params.cap > 0) s = c.params.cap * std::tanh(s / c.params.cap);
+    scores.push_back(s * c.params.classes[c.classes[size_t(i)]].inverse_temperature);
+  }
+  double weights = 0;
+  std::vector<double> mixed(static_cast<size_t>(dim));
+  for (int cls = 0; cls < c.params.class_count; ++cls) {
+    double z = 0;
+    std::vector<double> o(static_cast<size_t>(dim));
+    for (int i = 0; i < c.keys; ++i) {
+      if (c.classes[size_t(i)] != cls) continue;
+      const double e = std::exp(scores[size_t(i)]);
+      const auto value = cached(&c.v[size_t(i * dim)], dim, c.layout.type);
+      z += e;
+      for (int d = 0; d < dim; ++d) o[size_t(d)] += e * value[size_t(d)];
+    }
+    if (z == 0) continue;
+    const double weight = std::exp(c.params.classes[cls].lse_scale * std::log(z));
+    weights += weight;
+    for (int d = 0; d < dim; ++d) mixed[size_t(d)] += weight * o[size_t(d)] / z;
+  }
+  if (weights == 0) return;
+  for (int d = 0; d < dim; ++d) out[size_t(d)] = mixed[size_t(d)] / weights;
+  lse = std::log(weights);
+}
+
+TEST(Attend, MatchesTheDenseOracleOnEveryLevel) {
+  Trial trial(1);
+  for (KvType type : {KvType::kF16, KvType::kF32, KvType::kI8}) {
+    for (int head_dim : {16, 48, 64, 80, 128, 256}) {
+      for (int repeat = 0; repeat < 12; ++repeat) {
+        const int group = 1 + trial.below(11), keys = trial.below(repeat % 3 ? 90 : 300);
+        const int class_count = repeat % 2 ? 1 : 1 + trial.below(kMaxSoftmaxClasses);
+        const Case c = random_case(trial, type, head_dim, group, keys, class_count,
+                                   repeat % 4 == 3 ? 5.0f : 0);
+        const Placement placement = place(c, trial, 32, repeat % 5 == 0);
+        const Result scalar = attend(Isa::kScalar, c, placement);
+        for (int g = 0; g < group; ++g) {
+          std::vector<double> out;
+          double lse;
+          oracle(c, g, out, lse);
+          if (keys == 0) {
+            ASSERT_EQ(scalar.lse[size_t(g)], -kInf);
+          } else {
+            ASSERT_NEAR(scalar.lse[size_t(g)], lse, 3e-5);
+          }
+          for (int d = 0; d < head_dim; ++d) {
+            ASSERT_NEAR(scalar.out[size_t(g * head_dim + d)], out[size_t(d)], keys ? 3e-5 : 0)
+                << "type " << int(type) << " dim " << head_dim << " keys " << keys << " classes "
+                << class_count;
+          }
+        }
+        for (Isa isa : available_isas()) {
+          const Result r = attend(isa, c, placement);
+          expect_same_bits(r.out, scalar.out, "out");
+          expect_same_bits(r.lse, scalar.lse, "lse");
+        }
+      }
+    }
+  }
+}
+
+TEST(Attend, DoesNotDependOnPagesAndRuns) {
+  Trial trial(2);
+  for (KvType type : {KvType::kF16, KvType::kF32, KvType::kI8}) {
+    for (int class_count : {1, 3}) {
+      const Case c =
+          random_case(trial, type, 64, 3, 700, class_count, class_count == 3 ? 10.0f : 0.0f);
+      const Result packed = attend(Isa::kScalar, c, place(c, trial, 32, true));
+      for (int longest : {1, 2, 7, 16, 31, 32}) {
+        const Placement placement = place(c, trial, longest, false);
+        for (Isa isa : available_isas()) {
+          const Result r = attend(isa, c, placement);
+          expect_same_bits(r.out, packed.out, "out");
+          expect_same_bits(r.lse, packed.lse, "lse");
+        }
+      }
+    }
+  }
+}
+
+TEST(Attend, SumsRestartEvery4096VisibleKeys) {
+  Trial trial(3);
+  const Case c = random_case(trial, KvType::kF32, 16, 1, 9000, 1, 0);
+  const Result got = attend(Isa::kScalar, c, place(c, trial, 32, true));
+  // the order rule, spelled out
+  std::vector<float> s;
+  float m = -kInf;
+  for (int i = 0; i < c.keys; ++i) {
+    float dot = 0;
+    for (int d = 0; d < 16; ++d) dot = std::fma(c.q[size_t(d)], c.k[size_t(i * 16 + d)], dot);
+    s.push_back(dot * c.params.scale);
+    m = std::max(m, s.back());
+  }
+  for (float& x : s) x -= m;
+  kernels(Isa::kScalar).exp(s.data(), c.keys, s.data());
+  float z = 0, out[16] = {};
+  for (int begin = 0; begin < c.keys; begin += 4096) {
+    float part = 0, part_out[16] = {};
+    for (int i = begin; i < std::min(begin + 4096, c.keys); ++i) {
+      part += s[size_t(i)];
+      for (int d = 0; d < 16; ++d)
+        part_out[d] = std::fma(s[size_t(i)], c.v[size_t(i * 16 + d)], part_out[d]);
+    }
+    z += part;
+    for (int d = 0; d < 16; ++d) out[d] += part_out[d];
+  }
+  for (int d = 0; d < 16; ++d) EXPECT_EQ(got.out[size_t(d)], out[d] / z);
+  for (int longest : {5, 32}) {
+    for (Isa isa : available_isas()) {
+      const Result r = attend(isa, c, place(c, trial, longest, false));
+      expect_same_bits(r.out, got.out, "out");
+      expect_same_bits(r.lse, got.lse, "lse");
+    }
+  }
+}
+
+TEST(Attend, AClassAloneIsOrdinaryAttention) {
+  Trial trial(4);
+  Case c = random_case(trial, KvType::kF16, 64, 4, 200, 1, 0);
+  const Placement placement = place(c, trial, 32, false);
+  const Result plain = attend(Isa::kScalar, c, placement);
+  c.params.class_count = 3;  // two more classes exist, but no key is theirs
+  c.params.classes[1] = {2.0f, 0.5f};
+  Result r = attend(Isa::kScalar, c, placement);
+  expect_same_bits(r.out, plain.out, "out");
+  expect_same_bits(r.lse, plain.lse, "lse");
+  Placement other = placement;  // all keys in class 2, which is {1, 1}
+  for (KvRun& run : other.runs) run.softmax_class = 2;
+  r = attend(Isa::kScalar, c, other);
+  expect_same_bits(r.out, plain.out, "out");
+  expect_same_bits(r.lse, plain.lse, "lse");
+}
+
+TEST(Attend, HeadsDoNotDependOnTheirGroup) {
+  Trial trial(5);
+  const Case c = random_case(trial, KvType::kF16, 128, 9, 150, 2, 0);
+  const Placement placement = place(c, trial, 32, false);
+  for (Isa isa : available_isas()) {
+    const Result whole = attend(isa, c, placement);
+    for (int g = 0; g < 9; ++g) {
+      Case one = c;
+      one.params.group = 1;
+      one.q.assign(c.q.begin() + g * 128, c.q.begin() + (g + 1) * 128);
+      const Result r = attend(isa, one, placement);
+      for (int d = 0; d < 128; ++d)
+        ASSERT_TRUE(same_bits(r.out[size_t(d)], whole.out[size_t(g * 128 + d)]));
+      ASSERT_TRUE(same_bits(r.lse[0], whole.lse[size_t(g)]));
+    }
+  }
+}
+
+TEST(Attend, LargeScoresDoNotOverflow) {
+  Trial trial(6);
+  Case c = random_case(trial, KvType::kF32, 16, 1, 3, 1, 0);
+  std::fill(c.q.begin(), c.q.end(), 1000.0f);
+  c.k.assign(48, 1000.0f);
+  c.k[0] = 0;  // the first key scores a little lower: 250,000 against 0 after the softmax
+  const Result r = attend(Isa::kScalar, c, place(c, trial, 1, false));
+  for (int d = 0; d < 16; ++d) {
+    EXPECT_FLOAT_EQ(r.out[size_t(d)], (c.v[size_t(16 + d)] + c.v[size_t(32 + d)]) / 2);
+  }
+  EXPECT_FLOAT_EQ(r.lse[0], 4e6f);
+}
+
+}  // namespace
+}  // namespace tutti::tensor

@@ -1,0 +1,496 @@
+// The products with AVX-512 and VNNI: lanes are the 16 outputs of a tile. Up to 8 rows share one
+// unpacking of the weights; the arithmetic of each output is that of the scalar level whatever the
+// number of rows. No inline function of a header that other files use is called here (see
+// MatrixView).
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "tensor/levels.h"
+#include "tensor/packing.h"
+
+namespace tutti::tensor::avx512 {
+namespace {
+
+constexpr int kRowBlock = 32;       // rows between two passes over a tile
+constexpr size_t kPrefetch = 2560;  // bytes ahead in the one-row products
+
+// What depends on a row and a block only, computed once per panel and row block and used by every
+// tile. Row r's terms for 32 elements each stand at r * stride.
+constexpr int kTerms = 1024;
+struct RowTerms {
+  float minimum[kTerms];  // small blocks with a minimum: d_a * sum of the block's q
+  int32_t start[kTerms];  // small blocks: -offset * sum of the block's q
+  int32_t pairs[kTerms];  // K-quants: sums of two sub-blocks as 16-bit halves
+  int stride;
+};
+
+// How many of `left` rows share an unpacked weight.
+inline int group_of(int left) { return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+
+inline int32_t word(const void* p) {
+  int32_t w;
+  std::memcpy(&w, p, sizeof w);
+  return w;
+}
+
+inline __m512 halves(const uint8_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
+inline __m512i chunk(const uint8_t* p) { return _mm512_loadu_si512(p); }
+
+// (a & mask) | b
+inline __m512i and_or(__m512i a, __m512i mask, __m512i b) {
+  return _mm512_ternarylogic_epi32(a, mask, b, 0xea);
+}
+
+// The eight groups of a sub-block as unsigned bytes.
+template <int bits>
+inline void unpack(const uint8_t* sub, __m512i (&w)[8]) {
+  if constexpr (bits == 8) {
+#pragma GCC unroll 8
+    for (int g = 0; g < 8; ++g) w[g] = chunk(sub + 64 * g);
+    return;
+  }
+  const __m512i low = _mm512_set1_epi8(15);
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    const __m512i both = chunk(sub + 64 * c);
+    w[c] = both;
+    w[c + 4] = _mm512_srli_epi16(both, 4);
+  }
+  if constexpr (bits == 4) {
+#pragma GCC unroll 8
+    for (int g = 0; g < 8; ++g) w[g] = _mm512_and_si512(w[g], low);
+  } else if constexpr (bits == 5) {
+    const __m512i plane = chunk(sub + 256), fifth = _mm512_set1_epi8(16);
+#pragma GCC unroll 8
+    for (int g = 0; g < 8; ++g) {
+      const __m512i moved = g < 4    ? _mm512_slli_epi16(plane, unsigned(4 - g) & 7u)
+                            : g == 4 ? plane
+                                     : _mm512_srli_epi16(plane, unsigned(g - 4) & 7u);
+      w[g] = and_or(w[g], low, _mm512_and_si512(moved, fifth));
+    }
+  } else if constexpr (bits == 6) {
+    const __m512i upper = _mm512_set1_epi8(48);
+#pragma GCC unroll 8
+    for (int g = 0; g < 8; ++g) {
+      const __m512i plane = chunk(sub + 256 + 64 * (g / 4));
+      const int i = g % 4;
+      const __m512i moved = i < 2    ? _mm512_slli_epi16(plane, unsigned(4 - 2 * i) & 7u)
+                            : i == 2 ? plane
+                                     : _mm512_srli_epi16(plane, 2);
+      w[g] = and_or(w[g], low, _mm512_and_si512(moved, upper));
+    }
+  }
+}
+
+// sum + the dots of groups [first, first + n) with the bytes of one row.
+template <int n>
+inline __m512i dots(__m512i sum, const __m512i* w, const int8_t* a) {
+#pragma GCC unroll 8
+  for (int g = 0; g < n; ++g)
+    sum = _mm512_dpbusd_epi32(sum, w[g], _mm512_set1_epi32(word(a + 4 * g)));
+  return sum;
+}
+
+// The rows of one call: `a` and `scales` at the first row and the panel's first block.
+struct Rows {
+  const int8_t* a;
+  size_t a_stride;
+  const float* scales;
+  size_t scale_stride;
+  const float* minimum;
+  const int32_t* start;
+  const int32_t* pairs;
+  int stride;  // of the three
+};
+
+template <int rows>
+inline void prefetch(const uint8_t* p, int bytes) {
+  if constexpr (rows == 1) {
+    for (int i = 0; i < bytes; i += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(p) + kPrefetch + i, _MM_HINT_T0);
+    }
+  }
+}
+
+// Blocks of 32: adds `blocks` blocks to the chains of `rows` rows.
+template <Type type, int rows>
+inline void small_blocks(const uint8_t* quants, const uint8_t* records, int blocks, const Rows& x,
+                         __m512 (&sum)[rows]) {
+  constexpr PackedShape shape = packed_shape(type);
+  for (int b = 0; b < blocks; ++b, quants += shape.sub_bytes, records += shape.record_bytes) {
+    prefetch<rows>(quants, shape.sub_bytes);
+    __m512i w[8];
+    unpack<shape.bits>(quants, w);
+    const __m512 d = halves(records);
+    const __m512 m = shape.minimum ? halves(records + 32) : _mm512_setzero_ps();
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      const int8_t* a = x.a + size_t(r) * x.a_stride + 32 * b;
+      __m512i dot =
+          shape.offset ? _mm512_set1_epi32(x.start[r * x.stride + b]) : _mm512_setzero_si512();
+      if constexpr (rows < 4) {  // two short chains instead of a long one
+        dot = _mm512_add_epi32(dots<4>(dot, w, a), dots<4>(_mm512_setzero_si512(), w + 4, a + 16));
+      } else {
+        dot = dots<8>(dot, w, a);
+      }
+      const __m512 scale =
+          _mm512_mul_ps(d, _mm512_set1_ps(x.scales[size_t(r) * x.scale_stride + size_t(b)]));
+      sum[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot), sum[r]);
+      if constexpr (shape.minimum) {
+        sum[r] = _mm512_fmadd_ps(m, _mm512_set1_ps(x.minimum[r * x.stride + b]), sum[r]);
+      }
+    }
+  }
+}
+
+// 16 outputs x 2 sub-blocks of bytes as 16-bit pairs.
+template <bool is_signed>
+inline __m512i pair_of_scales(const uint8_t* p) {
+  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return is_signed ? _mm512_cvtepi8_epi16(bytes) : _mm512_cvtepu8_epi16(bytes);
+}
+inline __m512i even_scales(__m512i pair) {
+  return _mm512_srai_epi32(_mm512_slli_epi32(pair, 16), 16);
+}
+inline __m512i odd_scales(__m512i pair) { return _mm512_srai_epi32(pair, 16); }
+
+// Blocks of 256.
+template <Type type, int rows>
+inline void large_blocks(const uint8_t* quants, const uint8_t* records, int blocks, const Rows& x,
+                         __m512 (&sum)[rows]) {
+  constexpr PackedShape shape = packed_shape(type);
+  constexpr bool six = shape.bits == 6;
+  for (int b = 0; b < blocks; ++b, records += shape.record_bytes) {
+    __m512i total[rows];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      total[r] = _mm512_setzero_si512();
+      if constexpr (six) {  // -32 * sum of scale * sum of q
+        for (int p = 0; p < 8; ++p) {
+          total[r] = _mm512_dpwssd_epi32(total[r], pair_of_scales<true>(records + 32 + 32 * p),
+                                         _mm512_set1_epi32(x.pairs[r * x.stride + 8 * b + p]));
+        }
+        total[r] = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(total[r], 5));
+      }
+    }
+    for (int s = 0; s < 8; ++s, quants += shape.sub_bytes) {
+      prefetch<rows>(quants, shape.sub_bytes);
+      __m512i w[8];
+      unpack<shape.bits>(quants, w);
+      const __m512i pair = pair_of_scales<six>(records + (six ? 32 + 32 * s : 64 + 32 * (s / 2)));
+      const __m512i scale = six || s % 2 == 0 ? even_scales(pair) : odd_scales(pair);
+      const __m512i second = odd_scales(pair);
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r) {
+        const int8_t* a = x.a + size_t(r) * x.a_stride + 256 * b + 32 * s;
+        const __m512i zero = _mm512_setzero_si512();
+        if constexpr (six) {
+          const __m512i one = _mm512_mullo_epi32(dots<4>(zero, w, a), scale);
+          const __m512i two = _mm512_mullo_epi32(dots<4>(zero, w + 4, a + 16), second);
+          total[r] = _mm512_add_epi32(total[r], _mm512_add_epi32(one, two));
+        } else if constexpr (rows < 4) {
+          const __m512i dot = _mm512_add_epi32(dots<4>(zero, w, a), dots<4>(zero, w + 4, a + 16));
+          total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(dot, scale));
+        } else {
+          total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(dots<8>(zero, w, a), scale));
+        }
+      }
+    }
+    const __m512 d = halves(records);
+    __m512 dmin = _mm512_setzero_ps();
+    __m512i mins[4];
+    if constexpr (shape.minimum) {
+      dmin = halves(records + 32);
+#pragma GCC unroll 4
+      for (int p = 0; p < 4; ++p) mins[p] = pair_of_scales<false>(records + 192 + 32 * p);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      const __m512 scale = _mm512_set1_ps(x.scales[size_t(r) * x.scale_stride + size_t(b)]);
+      sum[r] = _mm512_fmadd_ps(_mm512_mul_ps(d, scale), _mm512_cvtepi32_ps(total[r]), sum[r]);
+      if constexpr (shape.minimum) {
+        __m512i minimum = _mm512_setzero_si512();
+#pragma GCC unroll 4
+        for (int p = 0; p < 4; ++p) {
+          minimum = _mm512_dpwssd_epi32(minimum, mins[p],
+                                        _mm512_set1_epi32(x.pairs[r * x.stride + 4 * b + p]));
+        }
+        sum[r] = _mm512_fnmadd_ps(dmin, _mm512_mul_ps(scale, _mm512_cvtepi32_ps(minimum)), sum[r]);
+      }
+    }
+  }
+}
+
+// One panel of one tile for `rows` rows. The chain goes on from y unless this is the first panel.
+template <Type type, int rows>
+inline void panel(const uint8_t* quants, const uint8_t* records, int blocks, const Rows& x,
+                  bool begin, float* y, size_t y_stride, __mmask16 lanes) {
+  __m512 sum[rows];
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) {
+    sum[r] = begin ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes, y + size_t(r) * y_stride);
+  }
+  if constexpr (packed_shape(type).block == 32) {
+    small_blocks<type, rows>(quants, records, blocks, x, sum);
+  } else {
+    large_blocks<type, rows>(quants, records, blocks, x, sum);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) _mm512_mask_storeu_ps(y + size_t(r) * y_stride, lanes, sum[r]);
+}
+
+// Terms of `rows` rows for elements [k, k + length).
+template <Type type>
+inline void fill_terms(const QuantisedRows& x, int row, int rows, int k, int length,
+                       RowTerms& terms) {
+  constexpr PackedShape shape = packed_shape(type);
+  for (int r = 0; r < rows; ++r) {
+    const int32_t* sums = x.sums + size_t(row + r) * size_t(x.n / 16) + k / 16;
+    if constexpr (shape.block == 32) {
+      const float* scales = x.scales + size_t(row + r) * size_t(x.n / 32) + k / 32;
+      for (int b = 0; b < length / 32; ++b) {
+        const int32_t sum = sums[2 * b] + sums[2 * b + 1];
+        terms.start[r * terms.stride + b] = -shape.offset * sum;
+        terms.minimum[r * terms.stride + b] = scales[b] * float(sum);
+      }
+    } else if constexpr (shape.bits == 6) {
+      for (int p = 0; p < length / 32; ++p) {
+        terms.pairs[r * terms.stride + p] =
+            int32_t(uint32_t(sums[2 * p] & 0xffff) | uint32_t(sums[2 * p + 1]) << 16);
+      }
+    } else {
+      for (int p = 0; p < length / 64; ++p) {
+        const int32_t even = sums[4 * p] + sums[4 * p + 1], odd = sums[4 * p + 2] + sums[4 * p + 3];
+        terms.pairs[r * terms.stride + p] = int32_t(uint32_t(even & 0xffff) | uint32_t(odd) << 16);
+      }
+    }
+  }
+}
+
+template <Type type>
+void product(const MatrixView& m, const QuantisedRows& x, int rows, int tile_first, int tile_last,
+             float* y, size_t y_stride) {
+  constexpr PackedShape shape = packed_shape(type);
+  const size_t records_at = packed_records(shape, m.in);
+  RowTerms terms;
+  for (int row = 0; row < rows; row += kRowBlock) {
+    const int some = rows - row < kRowBlock ? rows - row : kRowBlock;
+    // A panel is as long as the terms of its rows fit: short for many rows, whose activations then
+    // stay in cache.
+    const int panel_length = kTerms / (some <= 1 ? 1 : some <= 8 ? 8 : kRowBlock) * 32;
+    terms.stride = panel_length / 32;
+    for (int k = 0; k < m.in; k += panel_length) {
+      const int length = m.in - k < panel_length ? m.in - k : panel_length;
+      fill_terms<type>(x, row, some, k, length, terms);
+      for (int t = tile_first; t < tile_last; ++t) {
+        const uint8_t* tile = reinterpret_cast<const uint8_t*>(m.data) + size_t(t) * m.tile_bytes;
+        const uint8_t* quants = tile + size_t(k / 32) * size_t(shape.sub_bytes);
+        const uint8_t* records =
+            tile + records_at + size_t(k / shape.block) * size_t(shape.record_bytes);
+        const int outputs = m.out - 16 * t;
+        const __mmask16 lanes = outputs >= 16 ? __mmask16(0xffff) : __mmask16((1u << outputs) - 1u);
+        for (int r = 0; r < some;) {
+          const size_t at = size_t(row + r);
+          const Rows group{x.q + at * size_t(m.in) + k,
+                           size_t(m.in),
+                           x.scales + at * size_t(m.in / shape.block) + k / shape.block,
+                           size_t(m.in / shape.block),
+                           terms.minimum + r * terms.stride,
+                           terms.start + r * terms.stride,
+                           terms.pairs + r * terms.stride,
+                           terms.stride};
+          float* to = y + at * y_stride + size_t(t) * 16;
+          const int count = group_of(some - r), blocks = length / shape.block;
+          switch (count) {
+            case 8:
+              panel<type, 8>(quants, records, blocks, group, k == 0, to, y_stride, lanes);
+              break;
+            case 4:
+              panel<type, 4>(quants, records, blocks, group, k == 0, to, y_stride, lanes);
+              break;
+            case 2:
+              panel<type, 2>(quants, records, blocks, group, k == 0, to, y_stride, lanes);
+              break;
+            default:
+              panel<type, 1>(quants, records, blocks, group, k == 0, to, y_stride, lanes);
+          }
+          r += count;
+        }
+      }
+    }
+  }
+}
+
+// ---- dense
+
+template <Type type>
+inline __m512 weights(const uint8_t* p) {
+  if constexpr (type == Type::kF32) return _mm512_loadu_ps(p);
+  if constexpr (type == Type::kF16) return halves(p);
+  const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
+}
+
+// `tiles` tiles and `rows` rows at a time: enough independent chains to hide the latency of an fma.
+template <Type type, int rows, int tiles>
+void dense_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, float* y,
+                 size_t y_stride) {
+  constexpr size_t kStep = size_t(packed_shape(type).sub_bytes);
+  const uint8_t* tile = reinterpret_cast<const uint8_t*>(m.data) + size_t(t) * m.tile_bytes;
+  __m512 sum[rows][tiles];
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < tiles; ++j) sum[r][j] = _mm512_setzero_ps();
+  }
+  for (int k = 0; k < m.in; ++k) {
+    __m512 w[tiles];
+#pragma GCC unroll 8
+    for (int j = 0; j < tiles; ++j)
+      w[j] = weights<type>(tile + size_t(j) * m.tile_bytes + size_t(k) * kStep);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      const __m512 value = _mm512_set1_ps(x[size_t(r) * x_stride + size_t(k)]);
+#pragma GCC unroll 8
+      for (int j = 0; j < tiles; ++j) sum[r][j] = _mm512_fmadd_ps(w[j], value, sum[r][j]);
+    }
+  }
+  for (int j = 0; j < tiles; ++j) {
+    const int outputs = m.out - 16 * (t + j);
+    const __mmask16 lanes = outputs >= 16 ? __mmask16(0xffff) : __mmask16((1u << outputs) - 1u);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      _mm512_mask_storeu_ps(y + size_t(r) * y_stride + size_t(t + j) * 16, lanes, sum[r][j]);
+    }
+  }
+}
+
+template <Type type, int rows>
+inline int dense_step(const MatrixView& m, const float* x, size_t x_stride, int t, int tile_last,
+                      float* y, size_t y_stride) {
+  constexpr int kTiles = rows == 1 ? 4 : 2;
+  if (tile_last - t >= kTiles) {
+    dense_tiles<type, rows, kTiles>(m, x, x_stride, t, y, y_stride);
+    return kTiles;
+  }
+  dense_tiles<type, rows, 1>(m, x, x_stride, t, y, y_stride);
+  return 1;
+}
+
+template <Type type>
+void dense(const MatrixView& m, const float* x, size_t x_stride, int rows, int tile_first,
+           int tile_last, float* y, size_t y_stride) {
+  // A few tiles stay in cache while the rows pass over them.
+  constexpr int kTileBlock = 4;
+  for (int first = tile_first; first < tile_last; first += kTileBlock) {
+    const int last = tile_last - first < kTileBlock ? tile_last : first + kTileBlock;
+    for (int r = 0; r < rows;) {
+      const float* from = x + size_t(r) * x_stride;
+      float* to = y + size_t(r) * y_stride;
+      const int count = group_of(rows - r);
+      for (int t = first; t < last;) {
+        switch (count) {
+          case 8:
+            t += dense_step<type, 8>(m, from, x_stride, t, last, to, y_stride);
+            break;
+          case 4:
+            t += dense_step<type, 4>(m, from, x_stride, t, last, to, y_stride);
+            break;
+          case 2:
+            t += dense_step<type, 2>(m, from, x_stride, t, last, to, y_stride);
+            break;
+          default:
+            t += dense_step<type, 1>(m, from, x_stride, t, last, to, y_stride);
+        }
+      }
+      r += count;
+    }
+  }
+}
+
+}  // namespace
+
+void quantise(const float* x, size_t stride, int rows, const QuantisedRows& out, int first) {
+  const int n = out.n, block = out.block;
+  for (int r = 0; r < rows; ++r) {
+    const float* from = x + size_t(r) * stride;
+    int8_t* q = out.q + size_t(first + r) * size_t(n);
+    float* scales = out.scales + size_t(first + r) * size_t(n / block);
+    int32_t* sums = out.sums + size_t(first + r) * size_t(n / 16);
+    for (int b = 0; b < n / block; ++b) {
+      __m512i bits = _mm512_setzero_si512();
+      for (int i = 0; i < block; i += 16) {
+        const __m512i magnitude =
+            _mm512_and_si512(_mm512_loadu_si512(from + i), _mm512_set1_epi32(0x7fffffff));
+        bits = _mm512_max_epi32(bits, magnitude);
+      }
+      const int largest_bits = _mm512_reduce_max_epi32(bits);
+      float largest;
+      std::memcpy(&largest, &largest_bits, sizeof largest);
+      float inverse = 127.0f / largest;
+      scales[b] = largest / 127.0f;
+      const bool poisoned = largest_bits >= 0x7f800000;
+      if (poisoned || !(inverse < __builtin_inff())) {
+        scales[b] = poisoned ? __builtin_nanf("") : 0.0f;
+        inverse = 0.0f;
+      }
+      for (int i = 0; i < block; i += 16, from += 16, q += 16, ++sums) {
+        __m512i rounded = _mm512_setzero_si512();
+        if (inverse != 0.0f) {
+          rounded =
+              _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from), _mm512_set1_ps(inverse)));
+          rounded = _mm512_min_epi32(rounded, _mm512_set1_epi32(127));
+          rounded = _mm512_max_epi32(rounded, _mm512_set1_epi32(-127));
+        }
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(rounded));
+        *sums = _mm512_reduce_add_epi32(rounded);
+      }
+    }
+  }
+}
+
+void matmul_quantised(const Matrix& w, const QuantisedRows& x, int rows, int tile_first,
+                      int tile_last, float* y, size_t y_stride) {
+  const MatrixView m = view(w);
+  switch (m.type) {
+    case Type::kQ4_0:
+      return product<Type::kQ4_0>(m, x, rows, tile_first, tile_last, y, y_stride);
+    case Type::kQ4_1:
+      return product<Type::kQ4_1>(m, x, rows, tile_first, tile_last, y, y_stride);
+    case Type::kQ5_0:
+      return product<Type::kQ5_0>(m, x, rows, tile_first, tile_last, y, y_stride);
+    case Type::kQ5_1:
+      return product<Type::kQ5_1>(m, x, rows, tile_first, tile_last, y, y_stride);
+    case Type::kQ8_0:
+      return product<Type::kQ8_0>(m, x, rows, tile_first, tile_last, y, y_stride);
+    case Type::kQ4_K:
+      return product<Type::kQ4_K>(m, x, rows, tile_first, tile_last, y, y_stride);
+    case Type::kQ5_K:
+      return product<Type::kQ5_K>(m, x, rows, tile_first, tile_last, y, y_stride);
+    case Type::kQ6_K:
+      return product<Type::kQ6_K>(m, x, rows, tile_first, tile_last, y, y_stride);
+    default:
+      return;
+  }
+}
+
+void matmul_dense(const Matrix& w, const float* x, size_t x_stride, int rows, int tile_first,
+                  int tile_last, float* y, size_t y_stride) {
+  const MatrixView m = view(w);
+  switch (m.type) {
+    case Type::kF32:
+      return dense<Type::kF32>(m, x, x_stride, rows, tile_first, tile_last, y, y_stride);
+    case Type::kF16:
+      return dense<Type::kF16>(m, x, x_stride, rows, tile_first, tile_last, y, y_stride);
+    case Type::kBF16:
+      return dense<Type::kBF16>(m, x, x_stride, rows, tile_first, tile_last, y, y_stride);
+    default:
+      return;
+  }
+}
+
+}  // namespace tutti::tensor::avx512

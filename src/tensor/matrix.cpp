@@ -1,0 +1,242 @@
+#include "tensor/matrix.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "tensor/packing.h"
+#include "tensor/quantise.h"
+
+namespace tutti::tensor {
+namespace {
+
+constexpr size_t kHugePage = size_t(2) << 20;
+
+uint32_t word(const std::byte* p) {
+  uint32_t w;
+  std::memcpy(&w, p, sizeof w);
+  return w;
+}
+void put_word(std::byte* p, uint32_t w) { std::memcpy(p, &w, sizeof w); }
+uint8_t at(const std::byte* p, int i) { return uint8_t(p[i]); }
+void copy_half(std::byte* to, const std::byte* from) { std::memcpy(to, from, 2); }
+
+constexpr uint32_t kLowNibbles = 0x0f0f0f0fu;
+
+// Eight words of 4 values < 16 each (groups of consecutive k) -> nibbles of chunks 0..3 of output
+// o.
+void put_nibbles(std::byte* sub, int o, const uint32_t (&groups)[8]) {
+  for (int c = 0; c < 4; ++c) put_word(sub + 64 * c + 4 * o, groups[c] | groups[c + 4] << 4);
+}
+
+// In the 32-element types byte j of the nibbles holds elements j and j + 16: our order already.
+void copy_nibbles(std::byte* sub, int o, const std::byte* qs) {
+  for (int c = 0; c < 4; ++c) put_word(sub + 64 * c + 4 * o, word(qs + 4 * c));
+}
+
+// Bit 4*g + i of `bits` becomes bit g of byte i.
+uint32_t transpose_fifth_bits(uint32_t bits) {
+  uint32_t plane = 0;
+  for (int i = 0; i < 4; ++i) {
+    uint32_t x = (bits >> i) & 0x11111111u;
+    x = (x | x >> 3) & 0x03030303u;
+    x = (x | x >> 6) & 0x000f000fu;
+    x = (x | x >> 12) & 0xffu;
+    plane |= x << (8 * i);
+  }
+  return plane;
+}
+
+// One output's blocks of 32, into every `record` and sub-block of its tile.
+void pack_small(Type type, const std::byte* row, int blocks, int o, std::byte* quants,
+                std::byte* records) {
+  const PackedShape shape = packed_shape(type);
+  const int bytes = info(type).block_bytes;
+  for (int b = 0; b < blocks; ++b) {
+    const std::byte* from = row + size_t(b) * size_t(bytes);
+    std::byte* sub = quants + size_t(b) * size_t(shape.sub_bytes);
+    std::byte* record = records + size_t(b) * size_t(shape.record_bytes);
+    copy_half(record + 2 * o, from);
+    from += 2;
+    if (shape.minimum) {
+      copy_half(record + 32 + 2 * o, from);
+      from += 2;
+    }
+    if (shape.bits == 8) {
+      for (int g = 0; g < 8; ++g) put_word(sub + 64 * g + 4 * o, word(from + 4 * g) ^ 0x80808080u);
+      continue;
+    }
+    if (shape.bits == 5) {
+      put_word(sub + 256 + 4 * o, transpose_fifth_bits(word(from)));
+      from += 4;
+    }
+    copy_nibbles(sub, o, from);
+  }
+}
+
+// Q4_K: d, dmin, 12 bytes of scales, 128 of nibbles; Q5_K has 32 bytes of fifth bits before the
+// nibbles.
+void pack_k45(bool five, const std::byte* from, int o, std::byte* quants, std::byte* record) {
+  const PackedShape shape = packed_shape(five ? Type::kQ5_K : Type::kQ4_K);
+  copy_half(record + 2 * o, from);
+  copy_half(record + 32 + 2 * o, from + 2);
+  const std::byte* packed = from + 4;
+  for (int j = 0; j < 8; ++j) {
+    const int scale =
+        j < 4 ? at(packed, j) & 63 : (at(packed, j + 4) & 15) | (at(packed, j - 4) >> 6) << 4;
+    const int min =
+        j < 4 ? at(packed, j + 4) & 63 : at(packed, j + 4) >> 4 | (at(packed, j) >> 6) << 4;
+    const int place = 32 * (j / 2) + 2 * o + j % 2;
+    record[64 + place] = std::byte(scale);
+    record[192 + place] = std::byte(min);
+  }
+  const std::byte* high = from + 16;
+  const std::byte* nibbles = five ? from + 48 : from + 16;
+  for (int s = 0; s < 8; ++s) {
+    std::byte* sub = quants + size_t(s) * size_t(shape.sub_bytes);
+    uint32_t groups[8], plane = 0;
+    for (int g = 0; g < 8; ++g) {
+      groups[g] = word(nibbles + 32 * (s / 2) + 4 * g) >> (4 * (s % 2)) & kLowNibbles;
+      if (five) plane |= (word(high + 4 * g) >> s & 0x01010101u) << g;
+    }
+    put_nibbles(sub, o, groups);
+    if (five) put_word(sub + 256 + 4 * o, plane);
+  }
+}
+
+// Q6_K: 128 bytes of nibbles, 64 of upper pairs of bits, 16 scales, d.
+void pack_k6(const std::byte* from, int o, std::byte* quants, std::byte* record) {
+  const PackedShape shape = packed_shape(Type::kQ6_K);
+  copy_half(record + 2 * o, from + 208);
+  for (int j = 0; j < 16; ++j) record[32 + 32 * (j / 2) + 2 * o + j % 2] = from[192 + j];
+  for (int s = 0; s < 8; ++s) {
+    const int half = s / 4, quarter = s % 4;
+    std::byte* sub = quants + size_t(s) * size_t(shape.sub_bytes);
+    const std::byte* nibbles = from + 64 * half + 32 * (quarter % 2);
+    const std::byte* pairs = from + 128 + 32 * half;
+    uint32_t groups[8], planes[2] = {0, 0};
+    for (int g = 0; g < 8; ++g) {
+      groups[g] = word(nibbles + 4 * g) >> (4 * (quarter / 2)) & kLowNibbles;
+      planes[g / 4] |= (word(pairs + 4 * g) >> (2 * quarter) & 0x03030303u) << (2 * (g % 4));
+    }
+    put_nibbles(sub, o, groups);
+    put_word(sub + 256 + 4 * o, planes[0]);
+    put_word(sub + 320 + 4 * o, planes[1]);
+  }
+}
+
+void pack_quantised(Type type, const std::byte* row, int in, int o, std::byte* tile) {
+  const PackedShape shape = packed_shape(type);
+  std::byte* records = tile + packed_records(shape, in);
+  if (shape.block == 32) return pack_small(type, row, in / 32, o, tile, records);
+  const int bytes = info(type).block_bytes;
+  for (int b = 0; b < in / 256; ++b) {
+    const std::byte* from = row + size_t(b) * size_t(bytes);
+    std::byte* quants = tile + size_t(b) * 8 * size_t(shape.sub_bytes);
+    std::byte* record = records + size_t(b) * size_t(shape.record_bytes);
+    if (type == Type::kQ6_K) {
+      pack_k6(from, o, quants, record);
+    } else {
+      pack_k45(type == Type::kQ5_K, from, o, quants, record);
+    }
+  }
+}
+
+// rows: up to 16 rows of `in` elements of Word; absent ones are zeros already.
+template <class Word>
+void pack_dense(const std::byte* rows, size_t stride, int count, int in, std::byte* tile) {
+  constexpr int kStrip =
+      16;  // k's per pass, so that reads and writes stay within a few cache lines
+  for (int k0 = 0; k0 < in; k0 += kStrip) {
+    const int end = std::min(in, k0 + kStrip);
+    for (int o = 0; o < count; ++o) {
+      const std::byte* row = rows + size_t(o) * stride;
+      for (int k = k0; k < end; ++k) {
+        std::memcpy(tile + (size_t(k) * kTileOutputs + size_t(o)) * sizeof(Word),
+                    row + size_t(k) * sizeof(Word), sizeof(Word));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+AlignedBytes::AlignedBytes(size_t size, bool zeroed) : size_(size) {
+  if (size == 0) return;
+  void* memory = nullptr;
+  if (posix_memalign(&memory, size >= kHugePage ? kHugePage : 64, size) != 0) {
+    throw Error(ErrorKind::kLimit, "memory: " + std::to_string(size >> 20) +
+                                       " MiB are not to be had; use a smaller model or context");
+  }
+  if (size >= kHugePage) madvise(memory, size / kHugePage * kHugePage, MADV_HUGEPAGE);  // a hint
+  if (zeroed) std::memset(memory, 0, size);
+  data_.reset(static_cast<std::byte*>(memory));
+}
+
+void AlignedBytes::Free::operator()(std::byte* p) const { std::free(p); }
+
+Matrix Matrix::allocate(Type type, int out, int in, Arithmetic arithmetic) {
+  if (out <= 0 || in <= 0) {
+    throw Error(ErrorKind::kBadFile, "matrix of " + std::to_string(out) + " x " +
+                                         std::to_string(in) + ": both sides must be positive");
+  }
+  row_bytes(type, in);  // throws when `in` is no multiple of the block
+  Matrix matrix;
+  matrix.type_ = info(type).quantised && arithmetic == Arithmetic::kExactF32 ? Type::kF32 : type;
+  matrix.out_ = out;
+  matrix.in_ = in;
+  matrix.tile_bytes_ = packed_tile_bytes(packed_shape(matrix.type_), in);
+  // At most 2^31 / 16 tiles of 2^31 * 64 bytes: no overflow of 64 bits.
+  matrix.data_ = AlignedBytes(matrix.tile_bytes_ * size_t(matrix.tiles()), false);
+  return matrix;
+}
+
+void Matrix::pack_tiles(Type type, std::span<const std::byte> raw, int first, int last) {
+  const size_t stride = row_bytes(type, in_);
+  if (raw.size() / stride != size_t(out_) || raw.size() % stride != 0) {
+    throw Error(ErrorKind::kBadFile, "matrix of " + std::to_string(out_) + " x " +
+                                         std::to_string(in_) + " " + std::string(info(type).name) +
+                                         ": " + std::to_string(raw.size()) + " bytes instead of " +
+                                         std::to_string(stride) + " per row");
+  }
+  if (type != type_ && type_ != Type::kF32) {
+    throw Error(ErrorKind::kUsage, "matrix: packing " + std::string(info(type).name) +
+                                       " into one of " + std::string(info(type_).name));
+  }
+  std::vector<float> floats(type != type_ ? size_t(in_) * kTileOutputs : 0);
+  for (int t = std::max(first, 0); t < std::min(last, tiles()); ++t) {
+    const int count = std::min(kTileOutputs, out_ - t * kTileOutputs);
+    const std::byte* rows = raw.data() + size_t(t) * kTileOutputs * stride;
+    std::byte* tile = data_.data() + size_t(t) * tile_bytes_;
+    if (count < kTileOutputs) std::memset(tile, 0, tile_bytes_);
+    if (type != type_) {
+      dequantise(type, {rows, size_t(count) * stride},
+                 {floats.data(), size_t(count) * size_t(in_)});
+      pack_dense<float>(reinterpret_cast<const std::byte*>(floats.data()),
+                        size_t(in_) * sizeof(float), count, in_, tile);
+    } else if (!quantised()) {
+      if (type == Type::kF32) pack_dense<float>(rows, stride, count, in_, tile);
+      if (type != Type::kF32) pack_dense<uint16_t>(rows, stride, count, in_, tile);
+    } else {
+      for (int o = 0; o < count; ++o) pack_quantised(type, rows + size_t(o) * stride, in_, o, tile);
+    }
+  }
+}
+
+Matrix Matrix::pack(Type type, std::span<const std::byte> raw, int out, int in,
+                    Arithmetic arithmetic) {
+  Matrix matrix = allocate(type, out, in, arithmetic);
+  matrix.pack_tiles(type, raw, 0, matrix.tiles());
+  return matrix;
+}
+
+MatrixView view(const Matrix& matrix) {
+  return {matrix.type(), matrix.out(), matrix.in(), matrix.tile_bytes(), matrix.tile(0)};
+}
+
+}  // namespace tutti::tensor

@@ -1,0 +1,72 @@
+// Inside the room: how a tile of 16 outputs lies in memory. A quantised tile is all its quants,
+// then all its scales, so that every 64-byte load is aligned:
+//   quants  [in / 32] sub-blocks of 32 k, each a few chunks of 64 bytes;
+//           byte 4*o + i of a chunk belongs to output o and element i of a group of four
+//           consecutive k (the operand order of VNNI), and group g of 8 stands
+//             8-bit types:  in chunk g, as value + 128
+//             the others:   in chunk g % 4, low nibble for g < 4, else high nibble; then
+//             5-bit types:  the fifth bit of group g is bit g of chunk 4
+//             6-bit types:  the upper two bits of group g are bits 2*(g % 4), +1 of chunk 4 + g / 4
+//   scales  [in / block] records:
+//           blocks of 32: f16 d[16], then f16 m[16] for types with a minimum
+//           Q4_K, Q5_K:   f16 d[16], f16 dmin[16], u8 scale[4][16][2], u8 min[4][16][2]
+//           Q6_K:         f16 d[16], i8 scale[8][16][2]
+//           where [p][o][j] is sub-block 2*p + j (of 32 k; of 16 k for Q6_K) of output o.
+// Dense tiles are [in][16] in their own width. Every tile is padded to a multiple of 64 bytes.
+// All functions are static: each instruction set's file keeps its own copy.
+#pragma once
+
+#include <cstddef>
+
+#include "tensor/type.h"
+
+namespace tutti::tensor {
+
+struct PackedShape {
+  int bits;          // 4, 5, 6 or 8; 0 for dense types
+  int block;         // elements that share a record of scales; 1 for dense types
+  int sub_bytes;     // bytes of 32 k of 16 outputs; of one k for dense types
+  int record_bytes;  // bytes of a record of scales
+  int offset;        // the stored quant is the value + offset
+  bool minimum;      // records hold minima
+};
+
+static constexpr PackedShape packed_shape(Type type) {
+  switch (type) {
+    case Type::kQ4_0:
+      return {4, 32, 256, 32, 8, false};
+    case Type::kQ4_1:
+      return {4, 32, 256, 64, 0, true};
+    case Type::kQ5_0:
+      return {5, 32, 320, 32, 16, false};
+    case Type::kQ5_1:
+      return {5, 32, 320, 64, 0, true};
+    case Type::kQ8_0:
+      return {8, 32, 512, 32, 128, false};
+    case Type::kQ4_K:
+      return {4, 256, 256, 320, 0, true};
+    case Type::kQ5_K:
+      return {5, 256, 320, 320, 0, true};
+    case Type::kQ6_K:
+      return {6, 256, 384, 288, 32, false};
+    case Type::kF16:
+    case Type::kBF16:
+      return {0, 1, 32, 0, 0, false};
+    default:
+      return {0, 1, 64, 0, 0, false};
+  }
+}
+
+// Offset of the records in a quantised tile.
+static constexpr size_t packed_records(PackedShape s, int in) {
+  return size_t(in / 32) * size_t(s.sub_bytes);
+}
+
+static constexpr size_t packed_tile_bytes(PackedShape s, int in) {
+  const size_t bytes = s.bits == 0
+                           ? size_t(in) * size_t(s.sub_bytes)
+                           : packed_records(s, in) + size_t(in / s.block) * size_t(s.record_bytes);
+  return (bytes + 63) / 64 * 64;
+}
+
+}  // namespace tutti::tensor

@@ -1,0 +1,140 @@
+// Text to token ids and back, for the vocabularies of GGUF files and of Hugging Face's tokenizer.json.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "formats/gguf.h"
+#include "text/added_tokens.h"
+#include "text/bpe.h"
+#include "text/normalizer.h"
+#include "text/pre_tokenizer.h"
+#include "text/unicode.h"
+#include "text/vocabulary.h"
+
+namespace tutti::text {
+
+enum class TokenizerKind {
+  kByteLevelBpe,      // merges over bytes, written in the printable alphabet of GPT-2
+  kCharacterBpe,      // merges over characters, byte tokens <0xHH> for those not in the vocabulary
+  kSentencePieceBpe,  // by score
+};
+
+// How the text of decoded tokens is made whole.
+struct Decoding {
+  bool metaspace = false;          // U+2581 becomes a space
+  bool strip_first_space = false;  // of the very first token, once
+  Malformed malformed = Malformed::kSubpart;
+};
+
+// Everything a tokenizer is made of, whichever file it comes from.
+struct TokenizerSpec {
+  std::string name;    // of the file, for errors
+  std::string family;  // the pre-tokenizer's name, "spm" …; for people
+  TokenizerKind kind = TokenizerKind::kByteLevelBpe;
+  std::vector<Token> tokens;
+  std::vector<std::pair<std::string, std::string>> merges;  // by rank; BPE kinds only
+  std::vector<AddedToken> added;
+  Normalizer normalizer;
+  PreTokenizer pre_tokenizer;
+  PrefixScheme space_prefix = PrefixScheme::kNever;  // a space before the text (SentencePiece)
+  bool ignore_merges = false;  // a whole piece that is a token is taken as it is
+  // What stands for a character or byte that has no token: kNoToken drops it, as `tokenizers` does.
+  int32_t substitute = kNoToken;
+  bool fuse_substitutes = true;  // one for a run of them
+  Decoding decoding;
+  int32_t bos = kNoToken, eos = kNoToken, eot = kNoToken, unknown = kNoToken, pad = kNoToken,
+          mask = kNoToken;
+  bool add_bos = false, add_eos = false;  // what the model was trained with
+  std::string chat_template;
+};
+
+struct EncodeOptions {
+  bool parse_special = true;  // "<|im_end|>" in the text becomes the control token
+  bool add_bos = false;
+  bool add_eos = false;
+};
+
+// May be used by several threads at once.
+class Tokenizer {
+ public:
+  // Reads `tokenizer.ggml.*`. Throws Error(kBadFile) for a damaged vocabulary, Error(kUnsupported) naming a
+  // tokenizer model or pre-tokenizer that is not known.
+  static Tokenizer from_gguf(const formats::Gguf& file);
+  // Reads tokenizer.json and, unless empty, tokenizer_config.json. Errors as above; `name` stands for the
+  // folder in them.
+  static Tokenizer from_hf(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
+                           const std::string& name = "tokenizer.json");
+  // Throws Error(kBadFile) when parts do not fit: merges of texts that are no tokens, ids out of range.
+  explicit Tokenizer(TokenizerSpec spec);
+
+  std::vector<int32_t> encode(std::string_view text, EncodeOptions options = {}) const;
+  // Well-formed UTF-8: what is malformed becomes U+FFFD. Ids outside the vocabulary throw Error(kUsage).
+  std::string decode(std::span<const int32_t> ids, bool skip_special = false) const;
+  // The same bytes before malformed sequences are replaced.
+  std::string decode_bytes(std::span<const int32_t> ids, bool skip_special = false) const;
+  // The bytes a token stands for; nothing is stripped. Throws Error(kUsage).
+  std::string_view token_bytes(int32_t id) const;
+  // Whether decoding with `skip_special` leaves it out.
+  bool is_control(int32_t id) const;
+  // The token of exactly this text as the file writes it, or kNoToken.
+  int32_t find(std::string_view text) const { return vocabulary_.find(text); }
+
+  int32_t vocab_size() const { return vocabulary_.size(); }
+  const Vocabulary& vocabulary() const { return vocabulary_; }
+  const std::string& name() const { return spec_.name; }
+  const std::string& family() const { return spec_.family; }
+  TokenizerKind kind() const { return spec_.kind; }
+  std::string_view kind_name() const;
+  const Decoding& decoding() const { return spec_.decoding; }
+
+  // Special tokens, kNoToken when the model has none.
+  int32_t bos() const { return spec_.bos; }
+  int32_t eos() const { return spec_.eos; }
+  int32_t eot() const { return spec_.eot; }  // ends a turn: <|im_end|>, <end_of_turn>, <|eot_id|> …
+  int32_t unknown() const { return spec_.unknown; }
+  int32_t pad() const { return spec_.pad; }
+  int32_t mask() const { return spec_.mask; }
+  // All tokens at which generation ends, ascending.
+  const std::vector<int32_t>& end_ids() const { return end_ids_; }
+  bool is_end(int32_t id) const;
+  // Adds one (generation_config.json may list several). Throws Error(kUsage) when out of range.
+  void add_end_id(int32_t id);
+
+  bool add_bos_default() const { return spec_.add_bos; }
+  bool add_eos_default() const { return spec_.add_eos; }
+  // Jinja source, empty when the model has none.
+  const std::string& chat_template() const { return spec_.chat_template; }
+  void set_chat_template(std::string source) { spec_.chat_template = std::move(source); }
+
+ private:
+  void check_ids() const;
+  void make_bytes();
+  void make_merges();
+  void find_end_ids();
+  void encode_segment(std::string_view text, bool first, bool special,
+                      std::vector<int32_t>& ids) const;
+  void encode_normalized(std::string text, bool first, std::vector<int32_t>& ids) const;
+  void encode_piece(std::string_view piece, std::vector<int32_t>& symbols,
+                    std::vector<int32_t>& ids) const;
+  void spell(std::string_view piece, std::vector<int32_t>& symbols) const;
+
+  TokenizerSpec spec_;  // less tokens, merges and added tokens, which live below
+  Vocabulary vocabulary_;
+  Vocabulary whole_pieces_;           // bytes -> id where ignore_merges asks for it (byte-level)
+  std::vector<int32_t> whole_ids_;
+  Bpe bpe_;
+  AddedTokens raw_added_, normalized_added_;
+  std::vector<std::string> bytes_;    // by id
+  std::vector<uint8_t> control_;      // by id: left out with skip_special
+  std::vector<int32_t> byte_ids_;     // 256: the token that stands for one byte
+  std::vector<int32_t> end_ids_;
+};
+
+}  // namespace tutti::text
