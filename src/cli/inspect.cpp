@@ -36,9 +36,9 @@ Json value_json(const formats::GgufValue& v) {
   const auto* array = std::get_if<std::shared_ptr<formats::GgufArray>>(&v.value);
   if (!array) return scalar_json(v);
   Json shown = Json::array();
-  const auto& values = (*array)->values;
-  for (size_t i = 0; i < std::min(values.size(), kShownElements); ++i) shown.push_back(value_json(values[i]));
-  return {{"count", values.size()}, {"first", std::move(shown)}};
+  const size_t count = (*array)->size();
+  for (size_t i = 0; i < std::min(count, kShownElements); ++i) shown.push_back(value_json((*array)->at(i)));
+  return {{"count", count}, {"first", std::move(shown)}};
 }
 
 std::string short_text(const Json& j) {
@@ -69,9 +69,9 @@ void inspect(const std::string& model, int context, bool json) {
     metadata = Json::parse(folder.config().dump());
     if (checkpoint) {
       for (const auto& t : folder.weights().tensors()) {
-        tensors.push_back({{"name", t.name}, {"type", std::string(formats::name(t.dtype))}, {"shape", t.shape}, {"bytes", t.data.size()}});
-        ++by_type[std::string(formats::name(t.dtype))].first;
-        by_type[std::string(formats::name(t.dtype))].second += t.data.size();
+        tensors.push_back({{"name", t.name}, {"type", std::string(formats::info(t.dtype).name)}, {"shape", t.shape}, {"bytes", t.data.size()}});
+        ++by_type[std::string(formats::info(t.dtype).name)].first;
+        by_type[std::string(formats::info(t.dtype).name)].second += t.data.size();
       }
     }
   } else {
