@@ -3,7 +3,7 @@ JOBS ?= $(shell nproc)
 BUILD := build/release
 TUTTI := $(BUILD)/tutti
 
-.PHONY: help setup setup-dev build demo test bench bench-llama study sanitize format lint clean
+.PHONY: help setup setup-dev build demo test bench bench-llama sanitize format lint clean
 
 help:
 	@echo "make setup        install missing apt packages and the Python wheels of .venv"
@@ -12,7 +12,6 @@ help:
 	@echo "make test         set up, build, run all tests"
 	@echo "make bench        throughput by rows and streams of this machine"
 	@echo "make bench-llama  the same beside llama.cpp (builds it once; JSON=1 for one machine-readable line)"
-	@echo "make study        long experiments; their results are kept in bench/results/"
 	@echo "make sanitize     ASan+UBSan, TSan and 60 s of each fuzz target"
 	@echo "make format lint  clang-format, clang-tidy"
 
@@ -32,13 +31,15 @@ demo: build
 	@scripts/demo.sh $(TUTTI)
 
 test: setup-dev $(BUILD)/build.ninja
+	@bench/peers/llama.cpp/fetch.sh
 	@cmake --build $(BUILD) -j $(JOBS)
 	@ctest --test-dir $(BUILD) --output-on-failure -j 1
 
 bench: build
 	@$(TUTTI) bench -m smollm2
 
-bench-llama: build
+bench-llama: setup-dev build
+	@bench/peers/llama.cpp/build.sh
 	@bench/peers/llama.cpp/compare.sh $(if $(JSON),--json)
 
 sanitize: setup-dev

@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "base/error.h"
+#include "base/files.h"
 #include "formats/gguf.h"
 #include "formats/model_folder.h"
 #include "models/find_model.h"
@@ -76,7 +77,13 @@ models::LoadProgress progress_line(bool quiet) {
 
 text::Tokenizer load_tokenizer(const std::string& model) {
   const auto path = models::find_model(model);
-  if (std::filesystem::is_directory(path)) return tokenizer_of(formats::ModelFolder::open(path));
+  if (std::filesystem::is_directory(path)) {
+    if (std::filesystem::exists(path / "config.json")) return tokenizer_of(formats::ModelFolder::open(path));
+    // A tokenizer saved on its own.
+    const auto config = path / "tokenizer_config.json";
+    return text::Tokenizer::from_hf(read_file(path / "tokenizer.json"),
+                                    std::filesystem::exists(config) ? read_file(config) : "", path.string());
+  }
   return text::Tokenizer::from_gguf(formats::Gguf::open(path));
 }
 

@@ -125,9 +125,11 @@ std::filesystem::path find_model(const std::string& wanted) {
   std::error_code ignored;
   if (fs::is_regular_file(wanted, ignored)) return wanted;
   if (fs::is_directory(wanted, ignored)) {
-    if (fs::is_regular_file(fs::path(wanted) / "config.json", ignored)) return wanted;
-    throw Error(ErrorKind::kNotFound, wanted + ": is a folder without config.json; name a .gguf file or a "
-                                               "Hugging Face model folder");
+    for (const char* file : {"config.json", "tokenizer.json"}) {
+      if (fs::is_regular_file(fs::path(wanted) / file, ignored)) return wanted;
+    }
+    throw Error(ErrorKind::kNotFound, wanted + ": is a folder with neither config.json nor tokenizer.json; name a "
+                                               ".gguf file or a Hugging Face model folder");
   }
   for (const auto& folder : model_folders()) {
     for (const fs::path& candidate : {folder / wanted, folder / (wanted + ".gguf")}) {
