@@ -151,7 +151,7 @@ double read_bandwidth(ComputePool& pool, size_t bytes) {
 }
 
 void bench(const BenchOptions& o) {
-  Session session(o.model);
+  Session session(o.model, {}, Session::Input::kIds);
   const models::Model& model = session.model();
   const std::string_view isa = tensor::name(tensor::kernels().isa);
   const size_t bytes = model.bytes_per_forward();

@@ -87,13 +87,17 @@ text::Tokenizer load_tokenizer(const std::string& model) {
   return text::Tokenizer::from_gguf(formats::Gguf::open(path));
 }
 
-Session::Session(const ModelOptions& options, engine::EngineOptions engine_options) : options_(options) {
+Session::Session(const ModelOptions& options, engine::EngineOptions engine_options, Input input)
+    : options_(options) {
   const auto start = std::chrono::steady_clock::now();
   pool_ = std::make_shared<ComputePool>(options.threads > 0 ? options.threads : available_cores());
   auto checkpoint = std::make_shared<models::Checkpoint>(models::Checkpoint::open(models::find_model(options.model)));
-  tokenizer_ = std::make_unique<text::Tokenizer>(checkpoint->gguf() ? text::Tokenizer::from_gguf(*checkpoint->gguf())
-                                                                    : tokenizer_of(*checkpoint->folder()));
-  chat_ = chat_template_of(*tokenizer_);
+  if (input == Input::kText) {
+    tokenizer_ = std::make_unique<text::Tokenizer>(checkpoint->gguf()
+                                                       ? text::Tokenizer::from_gguf(*checkpoint->gguf())
+                                                       : tokenizer_of(*checkpoint->folder()));
+    chat_ = chat_template_of(*tokenizer_);
+  }
   const auto arithmetic =
       options.arithmetic == "exact-f32" ? tensor::Arithmetic::kExactF32 : tensor::Arithmetic::kExactQ8;
   model_ = std::make_shared<models::Model>(std::move(checkpoint), arithmetic, *pool_, progress_line(options.quiet));
