@@ -45,6 +45,10 @@ class PreTokenizer {
   static bool knows(std::string_view pre);
 
   void add_split(std::string_view pattern, SplitBehavior behavior, bool invert = false);
+  // Splits added after this see each byte as its printable character (byte_alphabet.h), as `tokenizers` has it in steps
+  // after a ByteLevel step: there 0xB2 is the digit ².
+  void begin_byte_level() { byte_level_ = true; }
+  bool in_byte_level() const { return byte_level_; }
   // ByteLevel's add_prefix_space: each piece that does not begin with a space gets one.
   void add_prefix_space();
   // Metaspace: spaces become `replacement`, put first too as `prefix` says; with `split`, pieces begin there.
@@ -59,6 +63,7 @@ class PreTokenizer {
     std::shared_ptr<const Regex> regex;
     SplitBehavior behavior = SplitBehavior::kIsolated;
     bool invert = false;
+    bool byte_level = false;
     std::string replacement;
     PrefixScheme prefix = PrefixScheme::kNever;
   };
@@ -68,6 +73,7 @@ class PreTokenizer {
   static void apply_metaspace(const Step& step, bool first, PreTokens& tokens);
 
   std::vector<Step> steps_;
+  bool byte_level_ = false;
 };
 
 }  // namespace tutti::text
