@@ -12,7 +12,7 @@
 #include <optional>
 #include <set>
 
-#include "base/philox.h"
+#include "base/draws.h"
 #include "models/crafted_checkpoint.h"
 #include "models/model.h"
 #include "models/transformer.h"
@@ -21,25 +21,6 @@ namespace tutti::models {
 namespace {
 
 using tensor::Type;
-
-// A stream of test numbers.
-class Draws {
- public:
-  explicit Draws(uint64_t seed) { key_.seed = seed, key_.purpose = Purpose::kTest; }
-  int below(int n) { return int(draw_word(key_, index_++) % uint32_t(n)); }
-  float uniform(float low, float high) {
-    return low + (high - low) * uniform_open(draw_word(key_, index_++));
-  }
-  bool chance(double p) { return uniform(0, 1) < p; }
-  template <class T>
-  void shuffle(std::vector<T>& v) {
-    for (size_t i = v.size(); i > 1; --i) std::swap(v[i - 1], v[size_t(below(int(i)))]);
-  }
-
- private:
-  DrawKey key_;
-  uint32_t index_ = 0;
-};
 
 // One model in every form that the tests want.
 struct Network {
@@ -349,6 +330,7 @@ class Scene {
   void resolve() {
     std::set<int> borders{0, c_.layers};
     for (const LayerRange& range : batch_.active) borders.insert({range.enter, range.leave});
+    for (const Key& key : cached_) borders.insert({key.range.enter, key.range.leave});
     for (auto border = borders.begin(); std::next(border) != borders.end(); ++border) {
       Epoch epoch;
       epoch.first_layer = *border;
