@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <numeric>
@@ -452,6 +453,246 @@ TEST(Views, RandomProgramsEqualADenseOracle) {
     EXPECT_GT(tally.compared, 500);
     RecordProperty("worst_" + std::to_string(window), std::to_string(tally.worst));
   }
+}
+
+// ---- single promises
+
+// The logits of token 7 at `position`, written nowhere.
+Rows probe(int position) {
+  Rows rows;
+  rows.rows.emplace_back(7, position);
+  rows.rows.back().write = Write::none();
+  rows.rows.back().want.emplace();
+  rows.rows.back().want->logits = true;
+  return rows;
+}
+
+std::vector<int32_t> words(int document, int n) {
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < n; ++i) tokens.push_back(word_of(document, i));
+  return tokens;
+}
+
+class Promises : public testing::Test {
+ protected:
+  // `program` over an engine of its own.
+  void on_engine(EngineOptions o, const std::function<Task<void>(Engine&, Context&)>& program) {
+    Engine engine(tiny_.model, tiny_.pool, o);
+    run_all(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
+              Context context(engine, request);
+              co_await program(engine, context);
+            }});
+  }
+  TinyModel tiny_ = tiny_model(tensor::Type::kQ4_1, tensor::Arithmetic::kExactQ8, 1);
+};
+
+TEST_F(Promises, WhatSawDroppedOrReplacedSlotsIsNotTakenForItsTokens) {
+  const auto tokens = words(1, 130);
+  for (const bool drop : {true, false}) {
+    on_engine(options(tensor::KvType::kF16, 64, true), [&](Engine& engine, Context& context) -> Task<void> {
+      co_await engine.forward(context, Rows::append(tokens, 0, std::nullopt));
+      Answer answer = co_await engine.forward(context, probe(130));
+      const std::vector<float> expected = answer.rows[0].logits;
+      engine.prefix_cache().clear();
+      if (drop) {
+        context.drop(0, 32);  // whole pages: the rest stands on page borders
+      } else {
+        Rows rows;
+        rows.rows.emplace_back(5, 0);
+        rows.rows.back().write = Write::at(0);
+        rows.rows.back().view = rows.add_view({});
+        co_await engine.forward(context, std::move(rows));
+      }
+      co_await engine.forward(context, Rows::append(words(2, 40), 130, std::nullopt));
+      // A Context that holds just those tokens at those positions, and saw nothing else.
+      const auto request = context.state().request;
+      Context fresh(engine, request);
+      Rows rows;
+      rows.splittable = true;
+      for (int i = drop ? 32 : 0; i < 130; ++i) rows.rows.emplace_back(tokens[size_t(i)], i);
+      if (!drop) rows.rows[0].in.token = 5;
+      co_await engine.forward(fresh, std::move(rows));
+      answer = co_await engine.forward(fresh, probe(130));
+      const std::vector<float> got = answer.rows[0].logits;
+      Context plain(engine, request, 77);  // of another salt: nothing cached
+      rows = Rows();
+      rows.splittable = true;
+      for (int i = drop ? 32 : 0; i < 130; ++i) rows.rows.emplace_back(tokens[size_t(i)], i);
+      if (!drop) rows.rows[0].in.token = 5;
+      co_await engine.forward(plain, std::move(rows));
+      answer = co_await engine.forward(plain, probe(130));
+      EXPECT_EQ(got, answer.rows[0].logits);
+      EXPECT_NE(got, expected);
+    });
+  }
+}
+
+TEST_F(Promises, AContextComesBackFromTheCacheAlone) {
+  on_engine(options(tensor::KvType::kF16, 64, true), [&](Engine& engine, Context& context) -> Task<void> {
+    co_await engine.forward(context, Rows::append(words(1, 64), 0, std::nullopt));
+    Answer answer = co_await engine.forward(context, probe(64));
+    const std::vector<float> expected = answer.rows[0].logits;
+    context.release();
+    const uint64_t rows = engine.statistics().rows;
+    co_await engine.restore(context);
+    EXPECT_EQ(context.state().resident, 64);
+    EXPECT_EQ(engine.statistics().rows, rows);
+    context.release();
+    answer = co_await engine.forward(context, probe(64));
+    EXPECT_EQ(answer.rows[0].logits, expected);
+    EXPECT_EQ(engine.statistics().rows, rows + 1);
+  });
+}
+
+TEST_F(Promises, SlotsThatSawWhatGoesMustBeThere) {
+  std::vector<float> expected;
+  for (const bool released : {false, true}) {
+    on_engine(options(tensor::KvType::kF16, 64), [&](Engine& engine, Context& context) -> Task<void> {
+      co_await engine.forward(context, Rows::append(words(1, 70), 0, std::nullopt));
+      if (released) {
+        context.release();
+        EXPECT_THROW(context.drop(10, 20), Error);
+        const std::vector<int> kept{1, 2};
+        EXPECT_THROW(context.keep(60, kept), Error);
+        EXPECT_EQ(context.size(), 70);
+        co_await engine.restore(context);
+        EXPECT_EQ(context.state().resident, 70);
+      }
+      context.drop(10, 20);
+      EXPECT_FALSE(context.state().reproducible);
+      EXPECT_THROW(context.release(), Error);
+      const Answer answer = co_await engine.forward(context, probe(70));
+      if (released) EXPECT_EQ(answer.rows[0].logits, expected);
+      expected = answer.rows[0].logits;
+    });
+  }
+}
+
+// A block whose rows saw each other loses its end: what stays keeps its keys, and is never recomputed.
+TEST_F(Promises, ATornBlockKeepsWhatItSaw) {
+  std::vector<float> expected;
+  for (const bool torn_by_keep : {false, true}) {
+    on_engine(options(tensor::KvType::kF16, 64), [&](Engine& engine, Context& context) -> Task<void> {
+      co_await engine.forward(context, Rows::append(words(1, 10), 0, std::nullopt));
+      Rows block;
+      const ViewId all = block.add_view({Segment::slots(), Segment::fresh()});
+      for (int i = 0; i < 6; ++i) {
+        block.rows.emplace_back(word_of(2, i), 10 + i);
+        block.rows.back().view = all;
+      }
+      co_await engine.forward(context, std::move(block));
+      EXPECT_TRUE(context.state().reproducible);
+      if (torn_by_keep) {
+        const std::vector<int> kept{0, 1, 2};
+        context.keep(10, kept);
+      } else {
+        context.truncate(13);
+      }
+      EXPECT_FALSE(context.state().reproducible);
+      const Answer answer = co_await engine.forward(context, probe(13));
+      if (torn_by_keep) EXPECT_EQ(answer.rows[0].logits, expected);
+      expected = answer.rows[0].logits;
+    });
+  }
+}
+
+// A kept path is ordinary text again: recomputed, and found in the cache by others.
+TEST_F(Promises, AKeptPathIsPlainText) {
+  on_engine(options(tensor::KvType::kF16, 64, true), [&](Engine& engine, Context& context) -> Task<void> {
+    const auto tokens = words(1, 34);
+    co_await engine.forward(context, Rows::append(std::span(tokens).first(30), 0, std::nullopt));
+    Rows tree;  // rows 0, 2, 3, 4 are the text, row 1 a wrong guess beside row 0
+    std::vector<Segment> above{Segment::slots()};
+    for (const int row : {0, 1, 2, 3, 4}) {
+      const int depth = row == 0 ? 0 : row - 1;
+      tree.rows.emplace_back(row == 1 ? 3 : tokens[size_t(30 + depth)], 30 + depth);
+      tree.rows.back().view = row == 1 ? tree.add_view({Segment::slots()}) : tree.add_view(above);
+      if (row != 1) above.push_back(Segment::fresh(row, 1));
+    }
+    co_await engine.forward(context, std::move(tree));
+    const std::vector<int> path{0, 2, 3, 4};
+    context.keep(30, path);
+    Answer answer = co_await engine.forward(context, probe(34));
+    const std::vector<float> kept = answer.rows[0].logits;
+    context.release();
+    answer = co_await engine.forward(context, probe(34));
+    EXPECT_EQ(answer.rows[0].logits, kept);
+    Context other(engine, context.state().request);
+    co_await engine.forward(other, Rows::append(tokens, 0, std::nullopt));
+    EXPECT_EQ(context.state().request->statistics.cached_tokens, 32u);
+    answer = co_await engine.forward(other, probe(34));
+    EXPECT_EQ(answer.rows[0].logits, kept);
+  });
+}
+
+// An answered program finds its pages, though an older one wants them before it has run.
+TEST_F(Promises, PagesStayUntilTheAnswerIsRead) {
+  Engine engine(tiny_.model, tiny_.pool, options(tensor::KvType::kF16, 5));
+  bool dropped = false;
+  run_all(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
+                     Context context(engine, request);
+                     co_await engine.forward(context, Rows::append(words(1, 32), 0, std::nullopt));
+                     // Longer than programs may run between two ticks: the other's answer waits meanwhile.
+                     const auto start = std::chrono::steady_clock::now();
+                     while (std::chrono::steady_clock::now() - start < std::chrono::milliseconds(20)) {
+                     }
+                     co_await engine.forward(context, Rows::append(words(2, 96), 32, std::nullopt));
+                   },
+                   [&](std::shared_ptr<Request> request) -> Task<void> {
+                     Context context(engine, request);
+                     co_await engine.forward(context, Rows::append(words(3, 96), 0, std::nullopt));
+                     EXPECT_EQ(context.state().resident, 96);
+                     context.drop(0, 40);
+                     dropped = true;
+                   }});
+  EXPECT_TRUE(dropped);
+  EXPECT_EQ(engine.pages().free(), engine.pages().total());
+}
+
+TEST_F(Promises, QueriesThatHaveNoAnswerAreRefused) {
+  const auto refused = [&](const std::function<void(Rows&)>& edit) {
+    std::string message;
+    on_engine(options(tensor::KvType::kF16, 64), [&](Engine& engine, Context& context) -> Task<void> {
+      Rows rows = probe(0);
+      Rows second = probe(1);
+      rows.rows.push_back(second.rows[0]);
+      edit(rows);
+      try {
+        co_await engine.forward(context, std::move(rows));
+      } catch (const Error& e) {
+        message = e.what();
+      }
+    });
+    return message;
+  };
+  EXPECT_EQ(refused([](Rows&) {}), "");
+  // Guidance with a row that wants no logits.
+  EXPECT_NE(refused([](Rows& rows) {
+              rows.rows[0].want->logits = false;
+              rows.rows[0].want->hidden = {0};
+              rows.rows[1].want->mix = {{0, 0, 1.0f}, {0, 1, 1.0f}};
+            }).find("mixes a row whose logits are not wanted"),
+            std::string::npos);
+  // Guidance over rows that may be computed in different ticks.
+  EXPECT_NE(refused([](Rows& rows) {
+              rows.splittable = true;
+              for (Row& row : rows.rows) row.write = Write::append();
+              rows.rows[1].want->mix = {{0, 0, 1.0f}};
+            }).find("different ticks"),
+            std::string::npos);
+  const auto copy = [](Rows& rows, int enter, int source_enter) {
+    rows.rows[0].active.enter = source_enter;
+    rows.rows[1].in.kind = RowInput::kFromRow;
+    rows.rows[1].in.row = 0;
+    rows.rows[1].active.enter = enter;
+  };
+  EXPECT_EQ(refused([&](Rows& rows) { copy(rows, 1, 1); }), "");
+  EXPECT_NE(refused([&](Rows& rows) { copy(rows, 0, 1); }).find("enters at a later layer"), std::string::npos);
+  EXPECT_NE(refused([&](Rows& rows) {
+              copy(rows, 1, 0);
+              rows.rows[1].want->hidden = {0};
+            }).find("before it has one"),
+            std::string::npos);
 }
 
 // ---- the same programs with == on bits
