@@ -90,6 +90,9 @@ class Engine {
   // Several parts, answered in one tick.
   Task<std::vector<Answer>> forward(std::vector<Part> parts);
 
+  // Recomputes the pages that were taken away from a Context, if any. They stay until the program waits again.
+  Task<void> restore(Context& context);
+
   // Makes a Context's slots visible to views that name the returned prefix number; it is never preempted.
   int add_prefix(Context context);
 
@@ -111,10 +114,14 @@ class Engine {
     std::exception_ptr error;
     bool cancelled = false;
     asio::any_completion_handler<void(std::exception_ptr)> resume;
+
+    // Wants the Context's pages and nothing else.
+    bool restores() const { return parts.front().rows.rows.empty(); }
   };
   using QueryPtr = std::shared_ptr<Query>;
 
   void validate(const Query& query) const;
+  Task<void> answered(QueryPtr query);
   void loop(bool wait_when_idle);
   void run_programs();
   void tick();
@@ -123,6 +130,7 @@ class Engine {
   Placed place(Query& query, Plan& plan, int budget);
   bool make_room(const Query& query, Plan& plan);
   bool preempt(const std::function<bool(const ContextState&)>& eligible);
+  static int rebuild_rows(const ContextState& context, int budget);
   void take_cached(Query::QueryPart& part, Query& query);
   void publish(ContextState& context);
   void answer_rows(const std::vector<QueryPtr>& planned, Plan& plan);
@@ -143,6 +151,7 @@ class Engine {
   std::vector<std::weak_ptr<ContextState>> contexts_;
   std::vector<std::shared_ptr<ContextState>> prefixes_;
   std::deque<QueryPtr> pending_;
+  int delivering_ = 0;  // answered queries whose program has not run since
   std::function<void(const TickReport&)> listener_;
   uint64_t next_request_ = 1;
   uint64_t next_query_ = 1;
