@@ -34,6 +34,27 @@ void ContextState::drop_pages() {
   published = 0;
 }
 
+int ContextState::rebuild_end(int count) const {
+  int end = resident + count;
+  for (int slot = resident; slot < end; ++slot) {
+    const auto& special = recipe[size_t(slot)].special;
+    if (!special || special->causal) continue;
+    for (const auto& seen : special->seen) end = std::max(end, seen.first + seen.count);
+  }
+  return end;
+}
+
+bool ContextState::saw_past(int n) const {
+  for (int slot = 0; slot < n; ++slot) {
+    const auto& special = recipe[size_t(slot)].special;
+    if (!special || special->causal) continue;
+    for (const auto& seen : special->seen) {
+      if (seen.first + seen.count > n) return true;
+    }
+  }
+  return false;
+}
+
 void ContextState::truncate_resident(int n) {
   while (resident > n) {
     PageSpan& tail = spans.back();
@@ -90,15 +111,27 @@ void Context::truncate(int n) {
     throw Error(ErrorKind::kUsage, "context: cannot truncate " + std::to_string(size()) + " slots to " +
                                        std::to_string(n));
   }
+  if (state_->saw_past(n)) lose();
   state_->recipe.resize(size_t(n));
   state_->truncate_resident(std::min(n, state_->resident));
 }
 
+void Context::lose() {
+  if (state_->resident != size()) {
+    throw Error(ErrorKind::kUsage,
+                "context: slots that stay saw slots that go, and their pages were taken away; query the Context first");
+  }
+  state_->reproducible = false;
+}
+
 void Context::keep(int base, std::span<const int> kept) {
   ContextState& s = *state_;
+  if (base < 0 || base > size()) {
+    throw Error(ErrorKind::kUsage, "context: keep from slot " + std::to_string(base) + " of " + std::to_string(size()));
+  }
   const int count = size() - base;
   for (size_t i = 0; i < kept.size(); ++i) {
-    if (base < 0 || kept[i] < 0 || kept[i] >= count || (i > 0 && kept[i] <= kept[i - 1])) {
+    if (kept[i] < 0 || kept[i] >= count || (i > 0 && kept[i] <= kept[i - 1])) {
       throw Error(ErrorKind::kUsage, "context: keep wants ascending rows in [0, " + std::to_string(count) + ")");
     }
   }
@@ -106,6 +139,7 @@ void Context::keep(int base, std::span<const int> kept) {
   std::vector<int> moved(size_t(count), -1);
   for (size_t i = 0; i < kept.size(); ++i) moved[size_t(kept[i])] = base + int(i);
 
+  bool unseen = s.saw_past(base);  // some slot that stays saw one that goes
   std::vector<SlotRecipe> tail;
   for (size_t i = 0; i < kept.size(); ++i) {
     SlotRecipe slot = s.recipe[size_t(base + kept[i])];
@@ -127,7 +161,7 @@ void Context::keep(int base, std::span<const int> kept) {
           }
         }
       }
-      if (lost) s.reproducible = false;
+      if (lost) unseen = true;
       const int self = base + int(i);
       const bool all_before =
           special->sees_self &&
@@ -140,10 +174,12 @@ void Context::keep(int base, std::span<const int> kept) {
       slot.special = plain ? nullptr : std::move(special);
     } else if (slot.special || kept[i] != int(i)) {
       // It saw every slot before it: some of them go now.
-      if (kept[i] != int(i)) s.reproducible = false;
+      if (kept[i] != int(i)) unseen = true;
     }
     tail.push_back(std::move(slot));
   }
+
+  if (unseen) lose();
 
   const bool is_prefix = kept.empty() || kept.back() == int(kept.size()) - 1;
   if (!is_prefix && s.resident == size()) {

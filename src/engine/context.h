@@ -69,6 +69,11 @@ struct ContextState {
   };
   Place place(PagePool& pool);
   void drop_pages();                // resident = 0
+  // The least end >= resident + count to which slots can be recomputed in one forward: rows that saw one another
+  // come back together.
+  int rebuild_end(int count) const;
+  // Whether some slot of [0, n) saw a slot at or past n.
+  bool saw_past(int n) const;
   void truncate_resident(int n);    // gives back pages past slot n
   Place find(int slot) const;       // of a resident slot
 };
@@ -91,7 +96,8 @@ class Context {
 
   // A Context that sees the same slots. Shares every page; the first append of the fork starts a page of its own.
   Context fork() const;
-  // Keeps slots [0, n). Throws Error(kUsage) when n is not in [0, size].
+  // Keeps slots [0, n). Throws Error(kUsage) when n is not in [0, size], or when slots that stay saw slots that go
+  // and are not resident.
   void truncate(int n);
   // Of the slots [base, size), keeps base + kept[0], base + kept[1], … (strictly ascending) and drops the rest.
   void keep(int base, std::span<const int> kept);
@@ -107,6 +113,8 @@ class Context {
   const std::shared_ptr<ContextState>& shared_state() const { return state_; }
 
  private:
+  // Slots will go that others need to be recomputed. Throws Error(kUsage) when these are not resident.
+  void lose();
   explicit Context(std::shared_ptr<ContextState> state) : state_(std::move(state)) {}
   friend class Engine;
   std::shared_ptr<ContextState> state_;

@@ -93,6 +93,9 @@ class Engine {
   // Makes a Context's slots visible to views that name the returned prefix number; it is never preempted.
   int add_prefix(Context context);
 
+  // `n` tokens of `request` were generated (for statistics; the engine cannot know which picks are kept).
+  void count_tokens(Request& request, uint64_t n);
+
   void on_tick(std::function<void(const TickReport&)> listener) { listener_ = std::move(listener); }
 
   void register_context(const std::shared_ptr<ContextState>& state) { contexts_.push_back(state); }
@@ -146,6 +149,7 @@ class Engine {
   std::function<void(const TickReport&)> listener_;
   uint64_t next_request_ = 1;
   uint64_t next_query_ = 1;
+  double virtual_now_ = 0;  // virtual time of the least served prompt of the last tick that had one
   int programs_ = 0;
   bool stop_ = false;
   asio::io_context io_{1};
