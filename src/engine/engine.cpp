@@ -68,7 +68,10 @@ Engine::Engine(std::shared_ptr<const models::Model> model, std::shared_ptr<Compu
 
 Engine::~Engine() {
   // Programs still waiting are destroyed with io_; their Contexts give pages back to a pool that is still there.
+  if (split_) split_->on_cores(split_member_, {});
+  host_.reset();
   pending_.clear();
+  networks_ = {};
 }
 
 std::shared_ptr<Request> Engine::new_request(double weight) {
@@ -124,7 +127,7 @@ Task<std::vector<Answer>> Engine::forward(std::vector<Part> parts) {
         if (slot.is_connected()) {
           slot.assign([this, weak = std::weak_ptr<Query>(query)](asio::cancellation_type) {
             const auto query = weak.lock();
-            if (!query || query->cancelled) return;
+            if (!query || query->cancelled || query->finished) return;
             query->cancelled = true;
             query->error = std::make_exception_ptr(
                 boost::system::system_error(asio::error::operation_aborted));
@@ -257,17 +260,98 @@ void Engine::loop(bool wait_when_idle) {
   while (!stop_) {
     run_programs();
     if (stop_) break;
-    if (!pending_.empty()) {
-      tick();
+    const bool work = !pending_.empty() || !networks_.empty();
+    if (work && begin_cores()) {
+      const bool streaming = !pending_.empty();
+      if (streaming) tick();
+      if (!networks_.empty()) network_slot(streaming);
+      if (split_) split_->end(split_member_);
       continue;
     }
-    if (programs_ == 0 && !wait_when_idle) break;
+    if (!work && programs_ == 0 && !wait_when_idle) break;
     if (lease_) lease_->set_hungry(lease_member_, false);
+    const auto start = Clock::now();
     const auto guard = asio::make_work_guard(io_);
     io_.restart();
     io_.run_one();
+    statistics_.idle_seconds += seconds_since(start);
   }
   if (lease_) lease_->set_hungry(lease_member_, false);
+}
+
+void Engine::use_cores(std::shared_ptr<CoreSplit> split, int member) {
+  if (split_) split_->on_cores(split_member_, {});
+  split_ = std::move(split);
+  split_member_ = member;
+  // An engine without cores waits for anything to do, so anything wakes it.
+  split_->on_cores(member, [this] { asio::post(io_, [] {}); });
+}
+
+// Takes the cores for one tick; false: there are none now.
+bool Engine::begin_cores() {
+  if (!split_) return true;
+  std::vector<int> cores = split_->begin(split_member_);
+  if (cores.empty()) return false;
+  const int threads = int(cores.size());
+  pool_->resize(threads, std::move(cores));
+  return true;
+}
+
+// Computes when it is this engine's turn on shared cores; returns the seconds, which are charged.
+template <class Compute>
+double Engine::on_lease(const Compute& compute) {
+  if (lease_) {
+    const auto wait_start = Clock::now();
+    lease_->acquire(lease_member_);
+    statistics_.lease_seconds += seconds_since(wait_start);
+  }
+  struct Release {
+    Engine& engine;
+    Clock::time_point start = Clock::now();
+    ~Release() {
+      if (engine.lease_) engine.lease_->release(engine.lease_member_, seconds_since(start));
+    }
+  } release{*this};
+  compute();
+  return seconds_since(release.start);
+}
+
+Task<void> Engine::run_job(NetworkQueue::JobPtr job) {
+  if (job->request->cancelled) throw boost::system::system_error(asio::error::operation_aborted);
+  co_await asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(
+      [this, job](auto handler) {
+        auto slot = asio::get_associated_cancellation_slot(handler);
+        job->resume = std::move(handler);
+        if (slot.is_connected()) {
+          slot.assign([this, weak = std::weak_ptr<NetworkQueue::Job>(job)](asio::cancellation_type) {
+            const auto job = weak.lock();
+            if (!job || job->cancelled || !job->resume) return;
+            networks_.cancel(job);
+            job->error = std::make_exception_ptr(boost::system::system_error(asio::error::operation_aborted));
+            resume_job(job);
+          });
+        }
+        networks_.submit(job);
+      },
+      asio::use_awaitable);
+}
+
+void Engine::resume_job(const NetworkQueue::JobPtr& job) {
+  asio::post(io_, [job, resume = std::move(job->resume)]() mutable { std::move(resume)(job->error); });
+}
+
+// `streaming`: this slot stands between two ticks.
+void Engine::network_slot(bool streaming) {
+  // Alone, a slot lasts as long as a tick beside streams may: newcomers wait no longer than that.
+  const double seconds = streaming ? options_.network_slot_seconds : options_.streaming_tick_seconds;
+  on_lease([&] {
+    networks_.slot(*pool_, seconds, streaming, statistics_, [this](const NetworkQueue::JobPtr& job) { resume_job(job); });
+  });
+}
+
+void Engine::offload(std::function<void()> work) {
+  if (!host_) host_ = std::make_unique<asio::thread_pool>(size_t(std::max(1, options_.host_threads)));
+  asio::post(*host_, std::move(work));
 }
 
 void Engine::run_programs() {
@@ -542,15 +626,7 @@ void Engine::tick() {
 
   plan.build();
   statistics_.plan_seconds += seconds_since(start);
-  if (lease_) {
-    const auto wait_start = Clock::now();
-    lease_->acquire(lease_member_);
-    statistics_.lease_seconds += seconds_since(wait_start);
-  }
-  const auto forward_start = Clock::now();
-  answer_rows(planned, plan);
-  const double seconds = seconds_since(forward_start);
-  if (lease_) lease_->release(lease_member_, seconds);
+  const double seconds = on_lease([&] { answer_rows(planned, plan); });
 
   const double mean_keys = plan.mean_keys();
   cost_.record(plan.rows(), mean_keys, seconds);
@@ -695,6 +771,7 @@ void Engine::answer_rows(const std::vector<QueryPtr>& planned, Plan& plan) {
 }
 
 void Engine::finish(const QueryPtr& query) {
+  query->finished = true;
   for (auto& part : query->parts) --part.context->pending;
   --query->request->waiting;
   // Posted, not called: programs run between ticks, in the order of delivery.
