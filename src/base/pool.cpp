@@ -38,6 +38,21 @@ uint32_t wait_for_change(const std::atomic<uint32_t>& value, uint32_t old) {
   return now;
 }
 
+void check_size(int threads, const std::vector<int>& cores) {
+  if (threads < 1 || threads > 1024) {
+    throw Error(ErrorKind::kUsage, "threads: " + std::to_string(threads) + " is not in 1..1024");
+  }
+  if (!cores.empty() && int(cores.size()) != threads) {
+    throw Error(ErrorKind::kUsage, "threads: " + std::to_string(threads) + " workers but " +
+                                       std::to_string(cores.size()) + " cores named");
+  }
+  for (const int core : cores) {
+    if (core < 0 || core >= CPU_SETSIZE) {
+      throw Error(ErrorKind::kUsage, "threads: there is no core " + std::to_string(core));
+    }
+  }
+}
+
 }  // namespace
 
 int available_cores() {
@@ -50,28 +65,41 @@ int available_cores() {
 
 void Worker::barrier() { pool_.arrive_and_wait(); }
 
-ComputePool::ComputePool(int threads, std::vector<int> cores) : cores_(std::move(cores)) {
-  if (threads < 1 || threads > 1024) {
-    throw Error(ErrorKind::kUsage, "threads: " + std::to_string(threads) + " is not in 1..1024");
-  }
-  if (!cores_.empty() && int(cores_.size()) != threads) {
-    throw Error(ErrorKind::kUsage, "threads: " + std::to_string(threads) + " workers but " +
-                                       std::to_string(cores_.size()) + " cores named");
-  }
-  errors_.resize(size_t(threads));
-  for (int i = 1; i < threads; ++i) threads_.emplace_back([this, i] { serve(i); });
+ComputePool::ComputePool(int threads, std::vector<int> cores) { start(threads, std::move(cores)); }
+
+ComputePool::~ComputePool() { stop(); }
+
+void ComputePool::resize(int threads, std::vector<int> cores) {
+  if (threads == this->threads() && cores == cores_) return;
+  check_size(threads, cores);
+  stop();
+  start(threads, std::move(cores));
 }
 
-ComputePool::~ComputePool() {
+void ComputePool::start(int threads, std::vector<int> cores) {
+  check_size(threads, cores);
+  cores_ = std::move(cores);
+  errors_.resize(size_t(threads));
+  const uint32_t generation = generation_.load(std::memory_order_relaxed);
+  for (int i = 1; i < threads; ++i) threads_.emplace_back([this, i, generation] { serve(i, generation); });
+}
+
+void ComputePool::stop() {
   stop_.store(true);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   for (auto& thread : threads_) thread.join();
+  threads_.clear();
+  stop_.store(false);
 }
 
 void ComputePool::run(const std::function<void(Worker&)>& job) {
   const unsigned saved_mxcsr = _mm_getcsr();
   set_float_environment();
+  // The caller's own mask comes back afterwards: threads that it starts must not inherit one core.
+  cpu_set_t saved_cores;
+  const bool pinned = !cores_.empty() && sched_getaffinity(0, sizeof(saved_cores), &saved_cores) == 0;
+  if (pinned) pin(cores_.front());
   job_ = &job;
   const uint32_t helpers = uint32_t(threads_.size());
   running_.store(helpers, std::memory_order_relaxed);
@@ -86,6 +114,7 @@ void ComputePool::run(const std::function<void(Worker&)>& job) {
   for (uint32_t left; (left = running_.load(std::memory_order_acquire)) != 0;) {
     wait_for_change(running_, left);
   }
+  if (pinned) sched_setaffinity(0, sizeof(saved_cores), &saved_cores);
   _mm_setcsr(saved_mxcsr);
   job_ = nullptr;
   std::exception_ptr first;
@@ -96,10 +125,10 @@ void ComputePool::run(const std::function<void(Worker&)>& job) {
   if (first) std::rethrow_exception(first);
 }
 
-void ComputePool::serve(int index) {
+void ComputePool::serve(int index, uint32_t generation) {
   if (!cores_.empty()) pin(cores_[size_t(index)]);
   set_float_environment();
-  for (uint32_t seen = 0;;) {
+  for (uint32_t seen = generation;;) {
     seen = wait_for_change(generation_, seen);
     if (stop_.load()) return;
     Worker self(*this, index, threads());

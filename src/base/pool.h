@@ -44,13 +44,16 @@ int available_cores();
 class ComputePool {
  public:
   // `threads` >= 1 workers including the caller. `cores`, when not empty, names the core of each worker
-  // (worker 0, the calling thread, is pinned while it runs a job only if listed). Throws Error(kUsage).
+  // (worker 0, the calling thread, is pinned while it runs a job). Throws Error(kUsage).
   explicit ComputePool(int threads, std::vector<int> cores = {});
   ~ComputePool();
   ComputePool(const ComputePool&) = delete;
   ComputePool& operator=(const ComputePool&) = delete;
 
   int threads() const { return int(threads_.size()) + 1; }
+  // Changes the number of workers and their cores, as in the constructor. Not while a job runs; costs about as much
+  // as starting the threads.
+  void resize(int threads, std::vector<int> cores = {});
 
   // Runs `job` on every worker and returns when all are done. An exception of any worker is rethrown here
   // (the first by worker index); a job that throws between barriers must throw on all workers alike.
@@ -59,7 +62,9 @@ class ComputePool {
 
  private:
   friend class Worker;
-  void serve(int index);
+  void serve(int index, uint32_t generation);
+  void start(int threads, std::vector<int> cores);
+  void stop();
   void arrive_and_wait();
 
   std::vector<std::thread> threads_;

@@ -1,6 +1,7 @@
 #include "base/pool.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <xmmintrin.h>
 
 #include <chrono>
@@ -138,6 +139,42 @@ TEST(Pool, NamedCoresAreAccepted) {
   int ran = 0;
   pool.run([&](Worker&) { ++ran; });
   EXPECT_EQ(ran, 1);
+}
+
+TEST(Pool, ResizesBetweenJobs) {
+  ComputePool pool(1);
+  for (const int threads : {3, 1, 2, 2, 5, 1}) {
+    pool.resize(threads);
+    ASSERT_EQ(pool.threads(), threads);
+    for (int job = 0; job < 20; ++job) {
+      std::vector<int> ran(static_cast<size_t>(threads));
+      pool.run([&](Worker& w) {
+        ++ran[size_t(w.index())];
+        w.barrier();
+        EXPECT_EQ(w.count(), threads);
+      });
+      EXPECT_EQ(ran, std::vector<int>(static_cast<size_t>(threads), 1));
+    }
+  }
+  EXPECT_THROW(pool.resize(0), Error);
+  EXPECT_THROW(pool.resize(2, {0}), Error);
+  EXPECT_THROW(pool.resize(1, {-1}), Error);
+  EXPECT_EQ(pool.threads(), 1);  // and goes on as it was
+  pool.run([](Worker&) {});
+}
+
+// The caller computes on its named core and is free again afterwards.
+TEST(Pool, PinsTheCallerOnlyWhileAJobRuns) {
+  cpu_set_t before, during, after;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(before), &before), 0);
+  int core = 0;
+  while (!CPU_ISSET(core, &before)) ++core;
+  ComputePool pool(1, {core});
+  pool.run([&](Worker&) { sched_getaffinity(0, sizeof(during), &during); });
+  sched_getaffinity(0, sizeof(after), &after);
+  EXPECT_EQ(CPU_COUNT(&during), 1);
+  EXPECT_TRUE(CPU_ISSET(core, &during));
+  EXPECT_TRUE(CPU_EQUAL(&before, &after));
 }
 
 }  // namespace

@@ -98,6 +98,7 @@ void Generation::emit(const engine::Picked& picked) {
   if (done()) return;
   if (is_end(picked.token)) return finish(Finish::kStop);
   completion_.ids.push_back(picked.token);
+  engine_.count_tokens(*request_, 1);
   if (options_.sampling.logprobs >= 0) completion_.picked.push_back(picked);
   if (history_) history_->append_output(picked.token);
   unsent_.push_back(picked.token);

@@ -178,9 +178,12 @@ void Context::truncate(int n) {
 
 void Context::keep(int base, std::span<const int> kept) {
   ContextState& s = *state_;
+  if (base < 0 || base > size()) {
+    throw Error(ErrorKind::kUsage, "context: keep from slot " + std::to_string(base) + " of " + std::to_string(size()));
+  }
   const int count = size() - base;
   for (size_t i = 0; i < kept.size(); ++i) {
-    if (base < 0 || kept[i] < 0 || kept[i] >= count || (i > 0 && kept[i] <= kept[i - 1])) {
+    if (kept[i] < 0 || kept[i] >= count || (i > 0 && kept[i] <= kept[i - 1])) {
       throw Error(ErrorKind::kUsage, "context: keep wants ascending rows in [0, " + std::to_string(count) + ")");
     }
   }

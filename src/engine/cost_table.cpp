@@ -48,19 +48,22 @@ double CostTable::per_row(int rows, double keys) const {
 
 double CostTable::predict(int rows, double keys) const { return per_row(rows, keys) * rows; }
 
-int CostTable::rows_within(double seconds, double keys, int limit, int fallback) const {
-  if (per_row(limit, keys) == 0) return std::clamp(fallback, 1, std::max(1, limit));
-  int best = 1;
+int CostTable::rows_within(double seconds, const TickLoad& load, double depth, int limit, int fallback) const {
+  limit = std::max(limit, 0);
+  if (per_row(1, depth) == 0) return std::clamp(fallback, 0, limit);
+  int best = 0;
   for (int rows = 1; rows < limit * 2; rows *= 2) {
     const int candidate = std::min(rows, limit);
-    const double per = per_row(candidate, keys);
-    if (per * candidate <= seconds) {
+    const TickLoad whole = load.with(candidate, depth);
+    const double per = per_row(whole.rows, whole.mean_keys());
+    if (per * whole.rows <= seconds) {
       best = std::max(best, candidate);
     } else {
-      best = std::max(best, std::min(candidate, int(seconds / per)));
+      // At this size's cost per row, as many as the time holds: still a forward of about this size.
+      best = std::max(best, std::min(candidate, int(seconds / per) - load.rows));
     }
   }
-  return std::clamp(best, 1, std::max(1, limit));
+  return std::clamp(best, 0, limit);
 }
 
 }  // namespace tutti::engine

@@ -6,15 +6,27 @@
 
 namespace tutti::engine {
 
+// Rows of one forward and what they see.
+struct TickLoad {
+  int rows = 0;
+  double keys = 0;  // visible keys, summed over the rows
+
+  // `count` more rows of one sequence, the first of which sees `depth` keys.
+  TickLoad with(int count, double depth) const {
+    return {rows + count, keys + double(count) * (depth + double(count) / 2)};
+  }
+  double mean_keys() const { return rows > 0 ? keys / rows : 0; }
+};
+
 class CostTable {
  public:
   // One forward of `rows` rows that saw `keys` keys each on average took `seconds`.
   void record(int rows, double keys, double seconds);
   // Predicted seconds; 0 before anything was measured.
   double predict(int rows, double keys) const;
-  // The most rows (at least 1, at most `limit`) whose predicted time is within `seconds`; `fallback` before
-  // anything was measured.
-  int rows_within(double seconds, double keys, int limit, int fallback) const;
+  // The most rows (0..limit) of a sequence of `depth` slots that may join `load` so that the whole forward is
+  // predicted to take at most `seconds`; `fallback`, at most `limit`, before anything was measured.
+  int rows_within(double seconds, const TickLoad& load, double depth, int limit, int fallback) const;
 
  private:
   static constexpr int kRowBuckets = 12;  // 1, 2, 4, … 2048

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <climits>
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/post.hpp>
@@ -27,6 +28,8 @@ double seconds_since(Clock::time_point start) {
 constexpr double kProgramSeconds = 200e-6;
 // A prompt always advances by this many rows in a tick, so that it ends whatever the load.
 constexpr int kLeastPromptRows = 8;
+// Rows of a prompt beside streams before any forward was measured.
+constexpr int kFirstPromptRows = 32;
 
 int page_count(const models::Model& model, const EngineOptions& options) {
   if (options.pages > 0) return options.pages;
@@ -65,7 +68,10 @@ Engine::Engine(std::shared_ptr<const models::Model> model, std::shared_ptr<Compu
 
 Engine::~Engine() {
   // Programs still waiting are destroyed with io_; their Contexts give pages back to a pool that is still there.
+  if (split_) split_->on_cores(split_member_, {});
+  host_.reset();
   pending_.clear();
+  networks_ = {};
 }
 
 std::shared_ptr<Request> Engine::new_request(double weight) {
@@ -78,12 +84,6 @@ std::shared_ptr<Request> Engine::new_request(double weight) {
 void Engine::spawn(std::shared_ptr<Request> request, std::function<Task<void>()> program,
                    std::function<void(std::exception_ptr)> done) {
   ++programs_;
-  // A new request starts level with the least served of those at work, so that it neither waits nor overtakes.
-  double least = -1;
-  for (const auto& query : pending_) {
-    if (least < 0 || query->request->virtual_time < least) least = query->request->virtual_time;
-  }
-  request->virtual_time = std::max(request->virtual_time, std::max(0.0, least));
   auto slot = request->cancel.slot();
   asio::co_spawn(io_, std::move(program),
                  asio::bind_cancellation_slot(slot, [this, request, done = std::move(done)](std::exception_ptr e) {
@@ -143,7 +143,7 @@ Task<void> Engine::answered(QueryPtr query) {
         if (slot.is_connected()) {
           slot.assign([this, weak = std::weak_ptr<Query>(query)](asio::cancellation_type) {
             const auto query = weak.lock();
-            if (!query || query->cancelled) return;
+            if (!query || query->cancelled || query->finished) return;
             query->cancelled = true;
             query->error = std::make_exception_ptr(
                 boost::system::system_error(asio::error::operation_aborted));
@@ -151,6 +151,9 @@ Task<void> Engine::answered(QueryPtr query) {
             finish(query);
           });
         }
+        Request& request = *query->request;
+        // Who had nothing to compute saved up no turns meanwhile: it comes back level with the least served.
+        if (request.waiting++ == 0) request.virtual_time = std::max(request.virtual_time, virtual_now_);
         for (auto& part : query->parts) ++part.context->pending;
         pending_.push_back(query);
       },
@@ -255,6 +258,11 @@ void Engine::validate(const Query& query) const {
   }
 }
 
+void Engine::count_tokens(Request& request, uint64_t n) {
+  request.statistics.tokens += n;
+  statistics_.tokens += n;
+}
+
 int Engine::add_prefix(Context context) {
   if (context.state().resident != context.size()) {
     throw Error(ErrorKind::kUsage, "model prefix: its pages are not resident; query the Context first");
@@ -276,17 +284,98 @@ void Engine::loop(bool wait_when_idle) {
   while (!stop_) {
     run_programs();
     if (stop_) break;
-    if (!pending_.empty()) {
-      tick();
+    const bool work = !pending_.empty() || !networks_.empty();
+    if (work && begin_cores()) {
+      const bool streaming = !pending_.empty();
+      if (streaming) tick();
+      if (!networks_.empty()) network_slot(streaming);
+      if (split_) split_->end(split_member_);
       continue;
     }
-    if (programs_ == 0 && !wait_when_idle) break;
+    if (!work && programs_ == 0 && !wait_when_idle) break;
     if (lease_) lease_->set_hungry(lease_member_, false);
+    const auto start = Clock::now();
     const auto guard = asio::make_work_guard(io_);
     io_.restart();
     io_.run_one();
+    statistics_.idle_seconds += seconds_since(start);
   }
   if (lease_) lease_->set_hungry(lease_member_, false);
+}
+
+void Engine::use_cores(std::shared_ptr<CoreSplit> split, int member) {
+  if (split_) split_->on_cores(split_member_, {});
+  split_ = std::move(split);
+  split_member_ = member;
+  // An engine without cores waits for anything to do, so anything wakes it.
+  split_->on_cores(member, [this] { asio::post(io_, [] {}); });
+}
+
+// Takes the cores for one tick; false: there are none now.
+bool Engine::begin_cores() {
+  if (!split_) return true;
+  std::vector<int> cores = split_->begin(split_member_);
+  if (cores.empty()) return false;
+  const int threads = int(cores.size());
+  pool_->resize(threads, std::move(cores));
+  return true;
+}
+
+// Computes when it is this engine's turn on shared cores; returns the seconds, which are charged.
+template <class Compute>
+double Engine::on_lease(const Compute& compute) {
+  if (lease_) {
+    const auto wait_start = Clock::now();
+    lease_->acquire(lease_member_);
+    statistics_.lease_seconds += seconds_since(wait_start);
+  }
+  struct Release {
+    Engine& engine;
+    Clock::time_point start = Clock::now();
+    ~Release() {
+      if (engine.lease_) engine.lease_->release(engine.lease_member_, seconds_since(start));
+    }
+  } release{*this};
+  compute();
+  return seconds_since(release.start);
+}
+
+Task<void> Engine::run_job(NetworkQueue::JobPtr job) {
+  if (job->request->cancelled) throw boost::system::system_error(asio::error::operation_aborted);
+  co_await asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(
+      [this, job](auto handler) {
+        auto slot = asio::get_associated_cancellation_slot(handler);
+        job->resume = std::move(handler);
+        if (slot.is_connected()) {
+          slot.assign([this, weak = std::weak_ptr<NetworkQueue::Job>(job)](asio::cancellation_type) {
+            const auto job = weak.lock();
+            if (!job || job->cancelled || !job->resume) return;
+            networks_.cancel(job);
+            job->error = std::make_exception_ptr(boost::system::system_error(asio::error::operation_aborted));
+            resume_job(job);
+          });
+        }
+        networks_.submit(job);
+      },
+      asio::use_awaitable);
+}
+
+void Engine::resume_job(const NetworkQueue::JobPtr& job) {
+  asio::post(io_, [job, resume = std::move(job->resume)]() mutable { std::move(resume)(job->error); });
+}
+
+// `streaming`: this slot stands between two ticks.
+void Engine::network_slot(bool streaming) {
+  // Alone, a slot lasts as long as a tick beside streams may: newcomers wait no longer than that.
+  const double seconds = streaming ? options_.network_slot_seconds : options_.streaming_tick_seconds;
+  on_lease([&] {
+    networks_.slot(*pool_, seconds, streaming, statistics_, [this](const NetworkQueue::JobPtr& job) { resume_job(job); });
+  });
+}
+
+void Engine::offload(std::function<void()> work) {
+  if (!host_) host_ = std::make_unique<asio::thread_pool>(size_t(std::max(1, options_.host_threads)));
+  asio::post(*host_, std::move(work));
 }
 
 void Engine::run_programs() {
@@ -396,6 +485,7 @@ void Engine::take_cached(Query::QueryPart& part, Query& query) {
     c.published = c.resident / tensor::kPageSlots;
     c.tail_owned = false;
     statistics_.cached_rows += tensor::kPageSlots;
+    query.request->statistics.cached_rows += tensor::kPageSlots;
     if (!rebuilding) {
       for (auto& slot : page) {
         if (!c.recipe.empty() && slot.position.t <= c.recipe.back().position.t) c.monotonic = false;
@@ -464,7 +554,8 @@ Engine::Placed Engine::place(Query& query, Plan& plan, int budget) {
   if (first.rows.splittable) {
     take_cached(first, query);
     const int left = int(first.rows.rows.size()) - first.done;
-    const int count = std::min(left, budget);
+    const int count = left <= kLeastPromptRows ? left : std::min(left, budget);
+    if (count <= 0) return Placed::kNo;
     while (!plan.add(*first.context, first.rows, first.done, count)) {
       if (!make_room(query, plan)) return Placed::kNo;
     }
@@ -491,11 +582,31 @@ void Engine::tick() {
   std::stable_sort(queries.begin(), queries.end(), [](const QueryPtr& a, const QueryPtr& b) {
     return std::pair(a->request->id, a->order) < std::pair(b->request->id, b->order);
   });
-  const auto splittable = [](const Query& q) {
-    if (q.parts.front().rows.splittable) return true;
+  // What may go in pieces over several ticks: long appends, and Contexts that must come back first. A few rows go
+  // whole, like a token of a stream.
+  const auto divisible = [](const Query& q) {
+    const auto& first = q.parts.front();
+    if (first.rows.splittable && int(first.rows.rows.size()) - first.done > kLeastPromptRows) return true;
     return std::any_of(q.parts.begin(), q.parts.end(),
                        [](const auto& p) { return p.context->resident < p.context->size(); });
   };
+  std::vector<QueryPtr> prompts;
+  TickLoad load;  // what the tick holds once all undivided queries are in, then prompts on top
+  for (const auto& query : queries) {
+    if (divisible(*query)) {
+      prompts.push_back(query);
+      continue;
+    }
+    for (const auto& part : query->parts) {
+      load = load.with(int(part.rows.rows.size()) - part.done, part.context->size());
+    }
+  }
+  const bool streaming = load.rows > 0;
+  std::stable_sort(prompts.begin(), prompts.end(), [](const QueryPtr& a, const QueryPtr& b) {
+    return a->request->virtual_time < b->request->virtual_time;
+  });
+  if (!prompts.empty()) virtual_now_ = std::max(virtual_now_, prompts.front()->request->virtual_time);
+
   std::vector<QueryPtr> planned;  // parallel to plan.units(), one entry per unit
   std::vector<QueryPtr> whole;
   const auto put = [&](const QueryPtr& query, int budget) {
@@ -503,44 +614,40 @@ void Engine::tick() {
     const Placed placed = place(*query, plan, budget);
     for (size_t i = before; i < plan.units().size(); ++i) planned.push_back(query);
     if (placed == Placed::kWhole) whole.push_back(query);
-    return placed;
   };
-  int atomic = 0;
-  double keys = 0;
-  for (const auto& query : queries) {
-    if (splittable(*query)) continue;
-    ++atomic;
-    keys += query->parts.front().context->size();
-  }
-  const bool streaming = atomic > 0;
-  int budget = options_.max_prompt_rows;
-  if (streaming && size_t(atomic) < queries.size()) {
-    const double mean = keys / atomic;
-    const double left = options_.streaming_tick_seconds - cost_.predict(atomic, mean);
-    budget = std::max(kLeastPromptRows,
-                      cost_.rows_within(std::max(left, 0.0), mean, options_.max_prompt_rows, 32));
-  }
-  if (splittable(*queries.front())) {
+  int prompt_rows = 0;
+  const auto put_prompt = [&](const QueryPtr& query, int most) {
+    const int room = options_.max_prompt_rows - prompt_rows;
+    const double depth = query->parts.front().context->resident;
+    int budget = room;
+    if (streaming) {
+      budget = cost_.rows_within(options_.streaming_tick_seconds, load, depth, room, kFirstPromptRows);
+    }
+    // The first prompt of a tick always advances; a few rows more of the others are not worth their overhead.
+    if (prompt_rows == 0) budget = std::max(budget, kLeastPromptRows);
+    if (budget < kLeastPromptRows) return;
     const int before = plan.rows();
-    put(queries.front(), budget);
-    budget -= plan.rows() - before;
+    put(query, std::min(budget, most));
+    const int rows = plan.rows() - before;
+    load = load.with(rows, depth);
+    prompt_rows += rows;
+  };
+
+  const QueryPtr oldest = queries.front();
+  if (!divisible(*oldest)) {
+    put(oldest, 0);
+  } else if (oldest != prompts.front()) {
+    // Not its turn, but it never stands still.
+    std::erase(prompts, oldest);
+    put_prompt(oldest, kLeastPromptRows);
+  } else {
+    prompts.erase(prompts.begin());
+    put_prompt(oldest, INT_MAX);
   }
   for (const auto& query : queries) {
-    if (!splittable(*query)) put(query, 0);
+    if (query != oldest && !divisible(*query)) put(query, 0);
   }
-  std::vector<QueryPtr> prompts;
-  for (size_t i = 1; i < queries.size(); ++i) {
-    if (splittable(*queries[i])) prompts.push_back(queries[i]);
-  }
-  std::stable_sort(prompts.begin(), prompts.end(), [](const QueryPtr& a, const QueryPtr& b) {
-    return a->request->virtual_time < b->request->virtual_time;
-  });
-  for (const auto& query : prompts) {
-    if (budget <= 0) break;
-    const int before = plan.rows();
-    put(query, budget);
-    budget -= plan.rows() - before;
-  }
+  for (const auto& query : prompts) put_prompt(query, INT_MAX);
 
   const auto finish_whole = [&] {
     std::stable_sort(whole.begin(), whole.end(), [](const QueryPtr& a, const QueryPtr& b) {
@@ -567,11 +674,7 @@ void Engine::tick() {
 
   plan.build();
   statistics_.plan_seconds += seconds_since(start);
-  if (lease_) lease_->acquire(lease_member_);
-  const auto forward_start = Clock::now();
-  answer_rows(planned, plan);
-  const double seconds = seconds_since(forward_start);
-  if (lease_) lease_->release(lease_member_, seconds);
+  const double seconds = on_lease([&] { answer_rows(planned, plan); });
 
   const double mean_keys = plan.mean_keys();
   cost_.record(plan.rows(), mean_keys, seconds);
@@ -582,20 +685,15 @@ void Engine::tick() {
 
   const auto deliver_start = Clock::now();
   plan.commit();
-  Request* last = nullptr;
-  int requests = 0;
+  std::vector<Request*> served;
   for (size_t u = 0; u < planned.size(); ++u) {
     const PlannedRows& unit = plan.units()[u];
     Query& query = *planned[u];
     Request& request = *query.request;
     request.virtual_time += unit.count / request.weight;
     request.statistics.rows += uint64_t(unit.count);
-    if (&request != last) {
-      ++request.statistics.forwards;
-      request.statistics.forward_seconds += seconds;
-      ++requests;
-      last = &request;
-    }
+    request.statistics.forward_seconds += seconds * unit.count / plan.rows();
+    served.push_back(&request);
     if (unit.rows) {
       for (auto& part : query.parts) {
         if (part.context.get() == unit.context) part.done += unit.count;
@@ -603,10 +701,13 @@ void Engine::tick() {
     }
     publish(*unit.context);
   }
+  std::sort(served.begin(), served.end());
+  served.erase(std::unique(served.begin(), served.end()), served.end());
+  for (Request* request : served) ++request->statistics.forwards;
   finish_whole();
   statistics_.plan_seconds += seconds_since(deliver_start);
   if (listener_) {
-    listener_({statistics_.ticks, plan.rows(), requests, int(pending_.size()), seconds});
+    listener_({statistics_.ticks, plan.rows(), int(served.size()), int(pending_.size()), seconds});
   }
 }
 
@@ -712,10 +813,12 @@ void Engine::answer_rows(const std::vector<QueryPtr>& planned, Plan& plan) {
 }
 
 void Engine::finish(const QueryPtr& query) {
+  query->finished = true;
   for (auto& part : query->parts) {
     --part.context->pending;
     ++part.context->delivered;
   }
+  --query->request->waiting;
   ++delivering_;
   // Posted, not called: programs run between ticks, in the order of delivery.
   asio::post(io_, [this, query] {

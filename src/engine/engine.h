@@ -3,6 +3,7 @@
 #pragma once
 
 #include <boost/asio/any_completion_handler.hpp>
+#include <boost/asio/thread_pool.hpp>
 #include <cstdint>
 #include <deque>
 #include <exception>
@@ -12,8 +13,10 @@
 
 #include "base/pool.h"
 #include "engine/context.h"
+#include "engine/cores.h"
 #include "engine/cost_table.h"
 #include "engine/lease.h"
+#include "engine/network.h"
 #include "engine/pages.h"
 #include "engine/plan.h"
 #include "engine/prefix_cache.h"
@@ -32,7 +35,9 @@ struct EngineOptions {
   bool prefix_cache = true;
   int max_prompt_rows = 512;              // of one tick
   double streaming_tick_seconds = 0.040;  // a tick's time while somebody waits for tokens
+  double network_slot_seconds = 0.010;    // of Network jobs between two ticks while somebody waits for tokens
   double lease_weight = 1.0;
+  int host_threads = 1;  // for offload()
 };
 
 // One part of a query: rows against one Context.
@@ -69,6 +74,10 @@ class Engine {
   const EngineOptions& options() const { return options_; }
   asio::io_context& io() { return io_; }
 
+  // From now on computes with the cores that `split` gives to `member`; the engine's pool must be its own. Not while
+  // run() or serve() is active.
+  void use_cores(std::shared_ptr<CoreSplit> split, int member);
+
   // A new request; the next in age.
   std::shared_ptr<Request> new_request(double weight = 1.0);
   // Starts a program. `done` is called on the engine's thread with its exception, or null. From another thread,
@@ -92,9 +101,42 @@ class Engine {
 
   // Recomputes the pages that were taken away from a Context, if any. They stay until the program waits again.
   Task<void> restore(Context& context);
+  // Puts `input` through a network between ticks, batched with other jobs that wait for it. Throws what the network
+  // throws: for this input only, as a failing batch is tried again job by job.
+  template <class SomeNetwork>
+  Task<typename SomeNetwork::Output> run(std::shared_ptr<SomeNetwork> network, std::shared_ptr<Request> request,
+                                         typename SomeNetwork::Input input) {
+    network->check(input);
+    auto job = std::make_shared<NetworkQueue::Job>();
+    auto output = std::make_shared<typename SomeNetwork::Output>();
+    job->network = std::move(network);
+    job->request = std::move(request);
+    job->input = std::make_shared<const typename SomeNetwork::Input>(std::move(input));
+    job->output = output;
+    co_await run_job(std::move(job));
+    co_return std::move(*output);
+  }
+
+  // Runs `work` on a host thread; see crossing.h, which brings its result back.
+  void offload(std::function<void()> work);
+
+  // While it lives, a program that another engine started here keeps run() going. Made on this engine's thread.
+  class Visit {
+   public:
+    explicit Visit(Engine& engine) : engine_(engine) { ++engine_.programs_; }
+    ~Visit() { --engine_.programs_; }
+    Visit(const Visit&) = delete;
+    Visit& operator=(const Visit&) = delete;
+
+   private:
+    Engine& engine_;
+  };
 
   // Makes a Context's slots visible to views that name the returned prefix number; it is never preempted.
   int add_prefix(Context context);
+
+  // `n` tokens of `request` were generated (for statistics; the engine cannot know which picks are kept).
+  void count_tokens(Request& request, uint64_t n);
 
   void on_tick(std::function<void(const TickReport&)> listener) { listener_ = std::move(listener); }
 
@@ -113,6 +155,7 @@ class Engine {
     std::vector<Answer> answers;
     std::exception_ptr error;
     bool cancelled = false;
+    bool finished = false;  // its program is about to be resumed
     asio::any_completion_handler<void(std::exception_ptr)> resume;
 
     // Wants the Context's pages and nothing else.
@@ -122,6 +165,12 @@ class Engine {
 
   void validate(const Query& query) const;
   Task<void> answered(QueryPtr query);
+  Task<void> run_job(NetworkQueue::JobPtr job);
+  void resume_job(const NetworkQueue::JobPtr& job);
+  void network_slot(bool streaming);
+  bool begin_cores();
+  template <class Compute>
+  double on_lease(const Compute& compute);
   void loop(bool wait_when_idle);
   void run_programs();
   void tick();
@@ -142,6 +191,8 @@ class Engine {
   EngineOptions options_;
   std::shared_ptr<CoreLease> lease_;
   int lease_member_ = -1;
+  std::shared_ptr<CoreSplit> split_;
+  int split_member_ = -1;
   PagePool pages_;
   PrefixCache cache_;
   CostTable cost_;
@@ -152,12 +203,15 @@ class Engine {
   std::vector<std::shared_ptr<ContextState>> prefixes_;
   std::deque<QueryPtr> pending_;
   int delivering_ = 0;  // answered queries whose program has not run since
+  NetworkQueue networks_;
   std::function<void(const TickReport&)> listener_;
   uint64_t next_request_ = 1;
   uint64_t next_query_ = 1;
+  double virtual_now_ = 0;  // virtual time of the least served prompt of the last tick that had one
   int programs_ = 0;
   bool stop_ = false;
   asio::io_context io_{1};
+  std::unique_ptr<asio::thread_pool> host_;  // made when first used; joined before io_ goes
 };
 
 }  // namespace tutti::engine
