@@ -619,6 +619,22 @@ TEST(Generate, PiecesAreWholeUtf8AndMakeTheText) {
   EXPECT_GT(characters, 10);  // characters that several tokens make up
 }
 
+TEST(Generate, ACharacterUnfinishedAtTheEndIsReplaced) {
+  TinyWorld world;
+  GenerationOptions options = sampled(32);
+  options.ignore_eos = true;
+  for (int32_t id = kFirstByte; id < kFirstLetter; ++id)
+    options.sampling.logit_bias.emplace_back(id, 3.0f);
+  int unfinished = 0;
+  for (options.max_tokens = 1; options.max_tokens <= 30; ++options.max_tokens) {
+    const Completion c = world.run(tiny_prompt(14, 12), options).completions.front();
+    EXPECT_EQ(c.text, world.tokenizer.decode(c.ids, true));
+    const std::string bytes = world.tokenizer.decode_bytes(c.ids, true);
+    unfinished += text::incomplete_utf8_suffix(bytes) > 0;
+  }
+  EXPECT_GT(unfinished, 5);
+}
+
 // ---- the table of methods ----
 
 TEST(Methods, TheTableTellsTheTruth) {

@@ -202,8 +202,10 @@ TEST_F(BeamSearch, OneForwardPerStepAndSharedPages) {
   const Outcome out = search(4, 1.0, false, 64);
   EXPECT_EQ(out.statistics.forwards, 64u);
   EXPECT_EQ(out.statistics.rows, 70u + 63u * 4u);
-  // Three pages of prompt. A page for every beam and step would be 250 more.
   EXPECT_LT(most, 100);
+  most = 0;
+  search(1, 1.0, false, 64);
+  EXPECT_EQ(most, 5);  // 70 + 63 slots: an only child goes on in its parent's pages
   EXPECT_EQ(world_.engine.pages().free(), world_.engine.pages().total());
 }
 
