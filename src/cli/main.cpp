@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
   cli::add_eval(app);
   cli::add_inspect(app);
   cli::add_tokenize(app);
+  cli::add_quantize(app);
   cli::add_methods(app);
   try {
     app.parse(argc, argv);
