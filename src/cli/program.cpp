@@ -49,6 +49,7 @@ int program(int argc, char** argv) {
   add_eval(app);
   add_inspect(app);
   add_tokenize(app);
+  add_quantize(app);
   add_methods(app);
   if (argc <= 1) {
     std::fputs(app.help().c_str(), stderr);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,6 +44,10 @@ class PreTokenizer {
   static PreTokenizer named(std::string_view pre);
   // Whether `named` knows it.
   static bool knows(std::string_view pre);
+  // Whether the published tokenizers of that name take a whole piece that is a token as it is.
+  static bool ignores_merges(std::string_view pre);
+  // The name that a GGUF file gives to these very steps; nullopt when it has none for them.
+  std::optional<std::string_view> gguf_name(bool ignore_merges) const;
 
   void add_split(std::string_view pattern, SplitBehavior behavior, bool invert = false);
   // Splits added after this see each byte as its printable character (byte_alphabet.h), as `tokenizers` has it in steps
@@ -57,7 +62,6 @@ class PreTokenizer {
   // `first` says that no text and no special token came before.
   PreTokens split(std::string text, bool first) const;
 
- private:
   struct Step {
     enum class Kind { kSplit, kPrefixSpace, kMetaspace } kind = Kind::kSplit;
     std::shared_ptr<const Regex> regex;
@@ -67,7 +71,10 @@ class PreTokenizer {
     std::string replacement;
     PrefixScheme prefix = PrefixScheme::kNever;
   };
+  // In order, for those who write them down again; add_metaspace with `split` is two of them.
+  const std::vector<Step>& steps() const { return steps_; }
 
+ private:
   static void apply_split(const Step& step, PreTokens& tokens);
   static void apply_prefix_space(PreTokens& tokens);
   static void apply_metaspace(const Step& step, bool first, PreTokens& tokens);

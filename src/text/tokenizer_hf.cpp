@@ -320,11 +320,16 @@ json parse(std::string_view text, const std::string& name) {
 
 Tokenizer Tokenizer::from_hf(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
                              const std::string& name) {
+  return Tokenizer(read_hf(tokenizer_json, tokenizer_config_json, name));
+}
+
+TokenizerSpec Tokenizer::read_hf(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
+                                 const std::string& name) {
   const json tokenizer = parse(tokenizer_json, name);
   const json config = tokenizer_config_json.empty()
                           ? json::object()
                           : parse(tokenizer_config_json, name + " (tokenizer_config.json)");
-  return Tokenizer(Reader(name).read(tokenizer, config));
+  return Reader(name).read(tokenizer, config);
 }
 
 }  // namespace tutti::text
