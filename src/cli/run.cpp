@@ -27,6 +27,8 @@ struct RunOptions {
   std::string file;
   std::string system;
   std::string prompts;
+  std::string prompt_cache;
+  bool prompt_cache_read_only = false;
   bool raw = false;
   bool json = false;
 };
@@ -64,6 +66,7 @@ Json stats_json(const Job& job) {
   const size_t later = tokens > job.completions.size() ? tokens - job.completions.size() : 0;
   return {{"prompt_tokens", s.prompt_tokens},
           {"cached_tokens", s.cached_tokens},
+          {"prompt_cache_tokens", s.loaded_tokens},
           {"tokens", tokens},
           {"forwards", s.forwards},
           {"rows", s.rows},
@@ -142,6 +145,9 @@ void run(const RunOptions& o) {
   if (o.prompt.empty() + o.file.empty() + o.prompts.empty() != 2) {
     throw Error(ErrorKind::kUsage, "run: give exactly one of -p PROMPT, -f FILE and --prompts FILE.jsonl");
   }
+  if (!o.prompt_cache.empty() && !o.prompts.empty()) {
+    throw Error(ErrorKind::kUsage, "run: --prompt-cache holds one prompt; use it with -p or -f, not with --prompts");
+  }
   Session session(o.model);
   const text::Tokenizer& tokenizer = session.tokenizer();
   if (!o.raw && !session.has_chat_template() && !o.model.quiet) {
@@ -154,6 +160,8 @@ void run(const RunOptions& o) {
     job.options = o.sampling.resolve();
     job.alternatives = job.options.n > 1;
     job.prompt = encode(session, o, o.file.empty() ? o.prompt : read_file(o.file));
+    job.options.prompt_cache = o.prompt_cache;
+    job.options.prompt_cache_read_only = o.prompt_cache_read_only;
     job.streaming = !o.json && job.options.n == 1;
     jobs.push_back(std::move(job));
   } else {
@@ -209,6 +217,10 @@ void run(const RunOptions& o) {
                    s["prompt_tokens"].get<int>(), s["prompt_tok_s"].get<double>(), s["tokens"].get<int>(),
                    s["tok_s"].get<double>(), s["tokens_per_forward"].get<double>(),
                    s["rows_per_forward"].get<double>());
+      if (!o.prompt_cache.empty()) {
+        std::fprintf(stderr, "[%d prompt tokens from %s]\n", s["prompt_cache_tokens"].get<int>(),
+                     o.prompt_cache.c_str());
+      }
     }
   }
   std::cout.flush();
@@ -230,6 +242,12 @@ void add_run(CLI::App& app) {
                       "a .jsonl file: {\"prompt\" | \"messages\", \"seed\", \"temp\", \"n\", \"method\" …} a line; all run "
                       "in one engine, one JSON line each, in order");
   command->add_option("--system", o->system, "system message");
+  CLI::Option* cache =
+      command->add_option("--prompt-cache", o->prompt_cache,
+                          "a file that keeps the prompt's keys and values: what it shares with this prompt is not "
+                          "computed again, then it holds this prompt");
+  command->add_flag("--prompt-cache-ro", o->prompt_cache_read_only, "use the prompt cache, do not change it")
+      ->needs(cache);
   command->add_flag("--raw", o->raw, "take the text as it is, without the chat template");
   command->add_flag("--json", o->json, "one JSON document on stdout");
   command->callback([o] { run(*o); });

@@ -32,6 +32,7 @@ void ContextState::drop_pages() {
   resident = 0;
   tail_owned = false;
   published = 0;
+  loaded = false;
 }
 
 int ContextState::rebuild_end(int count) const {
@@ -171,6 +172,7 @@ void Context::keep(int base, std::span<const int> kept) {
       special->causal = all_before;
       const bool plain = all_before && special->in.kind == RowInput::kToken && special->active.enter == 0 &&
                          special->active.leave >= s.engine->model().config().layers;
+      if (plain) slot.token = special->in.token;
       slot.special = plain ? nullptr : std::move(special);
     } else if (slot.special || kept[i] != int(i)) {
       // It saw every slot before it: some of them go now.
@@ -301,6 +303,7 @@ void Context::concat(const Context& other, int first) {
     s.recipe.push_back(std::move(slot));
   }
   s.reproducible = s.reproducible && o.reproducible;
+  s.loaded = s.loaded || o.loaded;
   s.partial_layers = s.partial_layers || o.partial_layers;
 }
 

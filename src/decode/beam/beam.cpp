@@ -47,9 +47,10 @@ Task<void> beam(Generation& g) {
 
   std::vector<Beam> beams;
   beams.emplace_back();
-  beams.front().context = engine::Context(g.engine(), g.request());
+  beams.front().context = g.begin();
+  const int done = beams.front().context.size();
   engine::Answer answer = co_await g.forward(
-      beams.front().context, engine::Rows::append(prompt, 0, want()));
+      beams.front().context, engine::Rows::append(std::span(prompt).subspan(size_t(done)), done, want()));
   std::vector<engine::RowAnswer> rows{answer.rows.back()};
   std::vector<Hypothesis> finished;
   const auto worse = [](const Hypothesis& a, const Hypothesis& b) { return a.score > b.score; };
