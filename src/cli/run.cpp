@@ -31,6 +31,8 @@ struct RunOptions {
   std::string system;
   std::string prompts;
   enum class From { kPrompt, kFile, kLines } from = From::kPrompt;
+  std::string prompt_cache;
+  bool prompt_cache_read_only = false;
   bool raw = false;
   bool json = false;
 };
@@ -75,6 +77,7 @@ Json stats_json(const Job& job) {
   }
   return {{"prompt_tokens", s.prompt_tokens},
           {"cached_tokens", s.cached_tokens},
+          {"prompt_cache_tokens", s.loaded_tokens},
           {"tokens", tokens},
           {"forwards", s.forwards},
           {"rows", s.rows},
@@ -170,9 +173,14 @@ void run(const RunOptions& o) {
     jobs.emplace_back();
     jobs[0].line.options = defaults;
     jobs[0].line.prompt = o.from == RunOptions::From::kFile ? read_input(o.file) : o.prompt;
+    jobs[0].line.options.prompt_cache = o.prompt_cache;
+    jobs[0].line.options.prompt_cache_read_only = o.prompt_cache_read_only;
     jobs[0].streaming = !o.json && defaults.n == 1;
   }
   const bool lines = o.from == RunOptions::From::kLines;
+  if (!o.prompt_cache.empty() && lines) {
+    throw Error(ErrorKind::kUsage, "run: --prompt-cache holds one prompt; use it with -p or -f, not with --prompts");
+  }
   Session session(o.model);
   const text::Tokenizer& tokenizer = session.tokenizer();
   if (!o.raw && !session.has_chat_template() && !o.model.quiet) {
@@ -268,6 +276,10 @@ void run(const RunOptions& o) {
                    s["prompt_tokens"].get<int>(), s["prompt_tok_s"].get<double>(), s["tokens"].get<int>(),
                    s["tok_s"].get<double>(), s["tokens_per_forward"].get<double>(),
                    s["rows_per_forward"].get<double>());
+      if (!o.prompt_cache.empty()) {
+        std::fprintf(stderr, "[%d prompt tokens from %s]\n", s["prompt_cache_tokens"].get<int>(),
+                     o.prompt_cache.c_str());
+      }
     }
   }
   if (failed > 0) {
@@ -290,6 +302,12 @@ void add_run(CLI::App& app) {
       "a .jsonl file: {\"prompt\" | \"messages\", \"seed\", \"temp\", \"n\" (tokens), \"method\" …} a line; all run in one "
       "engine, one JSON line each, in order; -: standard input");
   CLI::Option* system = command->add_option("--system", o->system, "system message (also -sys)");
+  CLI::Option* cache =
+      command->add_option("--prompt-cache", o->prompt_cache,
+                          "a file that keeps the prompt's keys and values: what it shares with this prompt is not "
+                          "computed again, then it holds this prompt");
+  command->add_flag("--prompt-cache-ro", o->prompt_cache_read_only, "use the prompt cache, do not change it")
+      ->needs(cache);
   command->add_flag("--raw", o->raw, "take the text as it is, without the chat template")->excludes(system);
   command->add_flag("--json", o->json, "one JSON document on stdout");
   command->callback([o, prompt, file, lines] {

@@ -102,9 +102,12 @@ engine::Want Generation::want(int position) const {
 
 bool Generation::is_end(int32_t token) const { return !options_.ignore_eos && tokenizer_.is_end(token); }
 
+engine::Context Generation::begin() {
+  return start_ ? std::move(start_) : engine::Context(engine_, request_, options_.cache_salt);
+}
+
 Task<engine::Context> Generation::prefill() {
-  engine::Context context =
-      start_ ? std::move(start_) : engine::Context(engine_, request_, options_.cache_salt);
+  engine::Context context = begin();
   const int done = context.size();
   const int size = int(prompt_.size());
   if (this->done()) co_return context;
@@ -153,6 +156,29 @@ void Generation::emit_all(std::span<const engine::Picked> picked, double score) 
 
 Completion Generation::take() { return std::move(completion_); }
 
+namespace {
+
+// A Context with as much of `head` as the prompt-cache file holds; empty when there is no file yet.
+engine::Context load_prompt(engine::Engine& engine, const std::shared_ptr<engine::Request>& request,
+                            std::span<const int32_t> head, const GenerationOptions& options) {
+  if (options.prompt_cache.empty() || !std::filesystem::exists(options.prompt_cache)) {
+    return engine::Context(engine, request, options.cache_salt);
+  }
+  engine::Context context = engine::Context::load(engine, request, options.prompt_cache, options.cache_salt);
+  const auto& recipe = context.state().recipe;
+  size_t same = 0;
+  while (same < std::min(head.size(), recipe.size())) {
+    const auto& slot = recipe[same];
+    if (slot.special || slot.token != head[same] || slot.position != engine::Position(int32_t(same)) || slot.segment != 0) break;
+    ++same;
+  }
+  context.truncate(int(same));
+  request->statistics.loaded_tokens = same;
+  return context;
+}
+
+}  // namespace
+
 Task<std::vector<Completion>> generate(engine::Engine& engine, const text::Tokenizer& tokenizer,
                                        std::shared_ptr<engine::Request> request, std::vector<int32_t> prompt,
                                        GenerationOptions options, PieceSink sink) {
@@ -173,18 +199,24 @@ Task<std::vector<Completion>> generate(engine::Engine& engine, const text::Token
   for (int i = 0; i < options.n; ++i) {
     choices.push_back(std::make_unique<Generation>(engine, tokenizer, request, prompt, options, i, seed, key, sink));
   }
-  if (choices.front()->done()) {
-    // Nothing was asked for.
+  const bool done = choices.front()->done();  // nothing was asked for
+  if (!done && (options.n > 1 || !options.prompt_cache.empty()) && prompt.size() > 1) {
+    // All but the last prompt token once; every choice then starts from those pages.
+    const std::span<const int32_t> head(prompt.data(), prompt.size() - 1);
+    engine::Context shared = load_prompt(engine, request, head, options);
+    const int known = shared.size();
+    if (known < int(head.size())) {
+      co_await engine.forward(shared, engine::Rows::append(head.subspan(size_t(known)), known, std::nullopt));
+      if (!options.prompt_cache.empty() && !options.prompt_cache_read_only) shared.save(options.prompt_cache);
+    }
+    for (size_t i = 1; i < choices.size(); ++i) choices[i]->start_from(shared.fork());
+    choices.front()->start_from(std::move(shared));
+  }
+  if (done) {
+    // Its completions stand.
   } else if (options.n == 1) {
     co_await method.run(*choices.front());
   } else {
-    // All but the last prompt token once; every choice then starts from a fork of those pages.
-    if (prompt.size() > 1) {
-      engine::Context shared(engine, request, options.cache_salt);
-      const std::span<const int32_t> head(prompt.data(), prompt.size() - 1);
-      co_await engine.forward(shared, engine::Rows::append(head, 0, std::nullopt));
-      for (auto& choice : choices) choice->start_from(shared.fork());
-    }
     const auto executor = co_await asio::this_coro::executor;
     const auto start = [&](Generation& g) {
       return asio::co_spawn(

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -33,6 +34,10 @@ struct GenerationOptions {
   std::string method = "plain";
   std::map<std::string, std::string> method_options;
   uint64_t cache_salt = 0;  // requests with different salt never share cached pages
+  // A file with the keys and values of a prompt (engine::Context::save), or empty. What it shares with this prompt is
+  // not computed again; afterwards it holds this prompt, unless `prompt_cache_read_only` or it held it all already.
+  std::filesystem::path prompt_cache;
+  bool prompt_cache_read_only = false;
 
   GenerationOptions() { sampling.temperature = 0.0f; }
 };
@@ -76,6 +81,8 @@ class Generation {
   // Tokens that may still be emitted.
   int room() const { return max_tokens_ - int(completion_.ids.size()); }
 
+  // The Context to begin with: empty, or holding the first tokens of the prompt. Called once.
+  engine::Context begin();
   // Computes the prompt and emits the first token.
   Task<engine::Context> prefill();
   Task<engine::Answer> forward(engine::Context& context, engine::Rows rows) {

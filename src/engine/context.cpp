@@ -112,6 +112,7 @@ void ContextState::drop_pages() {
   resident = 0;
   tail_owned = false;
   published = 0;
+  loaded = false;
 }
 
 void ContextState::truncate_resident(int n) {
@@ -186,10 +187,6 @@ void Context::keep(int base, std::span<const int> kept) {
     if (kept[i] < 0 || kept[i] >= count || (i > 0 && kept[i] <= kept[i - 1])) {
       throw Error(ErrorKind::kUsage, "context: keep wants ascending rows in [0, " + std::to_string(count) + ")");
     }
-  }
-  if (base < 0 || count < 0) {
-    throw Error(ErrorKind::kUsage, "context: cannot keep rows from slot " + std::to_string(base) + " of " +
-                                       std::to_string(size()));
   }
   // Where each old slot goes; -1: nowhere.
   std::vector<int> moved(size_t(count), -1);
@@ -318,6 +315,7 @@ void Context::concat(const Context& other, int first) {
     s.recipe.push_back(std::move(slot));
   }
   s.reproducible = s.reproducible && o.reproducible;
+  s.loaded = s.loaded || o.loaded;
   s.partial_layers = s.partial_layers || o.partial_layers;
   s.looks_ahead = s.looks_ahead || o.looks_ahead;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <span>
 #include <vector>
@@ -58,6 +59,7 @@ struct ContextState {
   bool tail_owned = false;           // the last page's free slots are ours to fill
   bool reproducible = true;          // the recipe recomputes the same bits; else pages are never taken away
   bool monotonic = true;             // positions strictly ascend with slots
+  bool loaded = false;               // its keys and values come from a file: the prefix cache does not take them
   bool partial_layers = false;       // some slot has keys on some layers only
   bool looks_ahead = false;          // some slot saw a later one (a bidirectional block)
   uint64_t salt = 0;                 // keeps caches of different tenants or variants apart
@@ -111,6 +113,14 @@ class Context {
   // Appends slots [first, size) of `other` without copying or computing: other must agree with this Context on
   // slots [0, first) (a fork of it).
   void concat(const Context& other, int first);
+  // Writes the Context as a file (saved_context.h), whole or not at all. Throws Error(kSystem).
+  void save(const std::filesystem::path& path) const;
+  // A Context that continues as if the saved one had gone on. Throws Error: kNotFound; kBadFile for a file that is no
+  // saved Context, damaged or truncated; kUnsupported when another model, KV type or salt made it; kLimit when the
+  // pool has no room.
+  static Context load(Engine& engine, std::shared_ptr<Request> request, const std::filesystem::path& path,
+                      uint64_t salt = 0);
+
   // Gives all pages back; the recipe stays, so that a later query recomputes them. Throws Error(kUsage) when some
   // slot cannot be recomputed.
   void release();
@@ -121,6 +131,7 @@ class Context {
  private:
   explicit Context(std::shared_ptr<ContextState> state) : state_(std::move(state)) {}
   friend class Engine;
+  friend class ContextFile;
   std::shared_ptr<ContextState> state_;
 };
 

@@ -418,25 +418,28 @@ bool Engine::preempt(const std::function<bool(const ContextState&)>& eligible) {
   return true;
 }
 
-// Frees at least one page for `query`, if anything can go: cached pages first, then younger requests' pages, then
-// idle Contexts, then other Contexts of the same request.
-bool Engine::make_room(const Query& query, Plan&) {
+// Frees at least one page for a request, if anything can go: cached pages first, then younger requests' pages, then
+// idle Contexts, then other Contexts of the same request, but no `needed` one.
+bool Engine::make_room(uint64_t request, const std::function<bool(const ContextState&)>& needed) {
   const int before = pages_.free();
-  const auto named = [&](const ContextState& c) {
-    for (const auto& part : query.parts) {
-      if (part.context.get() == &c) return true;
-    }
-    return false;
-  };
-  const uint64_t own = query.request->id;
   while (pages_.free() == before) {
     if (cache_.evict_one()) continue;
-    if (preempt([&](const ContextState& c) { return c.request->id > own; })) continue;
-    if (preempt([&](const ContextState& c) { return c.pending == 0 && c.request->id != own; })) continue;
-    if (preempt([&](const ContextState& c) { return c.request->id == own && !named(c); })) continue;
+    if (preempt([&](const ContextState& c) { return c.request->id > request; })) continue;
+    if (preempt([&](const ContextState& c) { return c.pending == 0 && c.request->id != request; })) continue;
+    if (preempt([&](const ContextState& c) { return c.request->id == request && !needed(c); })) continue;
     return false;
   }
   return true;
+}
+
+PageRef Engine::take_page(const Request& request) {
+  for (;;) {
+    if (const PageId page = pages_.allocate(); page >= 0) return PageRef::adopt(pages_, page);
+    if (!make_room(request.id, [](const ContextState& c) { return c.pending > 0; })) {
+      throw Error(ErrorKind::kLimit, "KV pages: all " + std::to_string(pages_.total()) +
+                                         " pages of 32 slots are in use; raise the KV budget");
+    }
+  }
 }
 
 void Engine::take_cached(Query::QueryPart& part, Query& query) {
@@ -498,8 +501,9 @@ void Engine::take_cached(Query::QueryPart& part, Query& query) {
 }
 
 void Engine::publish(ContextState& c) {
-  // What saw slots that are gone or were replaced looks like any other token, but is not what the tokens say.
-  if (!options_.prefix_cache || !c.reproducible || c.resident < tensor::kPageSlots) return;
+  // What saw slots that are gone or were replaced looks like any other token, but is not what the tokens say; and a
+  // file's word is not taken for what other requests read.
+  if (!options_.prefix_cache || !c.reproducible || c.loaded || c.resident < tensor::kPageSlots) return;
   const int pages = c.resident / tensor::kPageSlots;
   if (c.published >= pages) return;
   ChainHash hash = PrefixCache::root(model_->version(), options_.kv, c.salt);
@@ -528,6 +532,11 @@ int Engine::rebuild_rows(const ContextState& c, int budget) {
 }
 
 Engine::Placed Engine::place(Query& query, Plan& plan, int budget) {
+  const auto room = [&] {
+    return make_room(query.request->id, [&](const ContextState& c) {
+      return std::any_of(query.parts.begin(), query.parts.end(), [&](const auto& p) { return p.context.get() == &c; });
+    });
+  };
   // Contexts whose pages were taken away come back first; the query itself waits for a later tick.
   bool rebuilding = false;
   for (auto& part : query.parts) {
@@ -538,7 +547,7 @@ Engine::Placed Engine::place(Query& query, Plan& plan, int budget) {
     if (c.in_plan || budget <= 0) continue;
     const int count = rebuild_rows(c, budget);
     while (!plan.add_rebuild(c, count)) {
-      if (!make_room(query, plan)) return Placed::kNo;
+      if (!room()) return Placed::kNo;
     }
     statistics_.rebuilt_rows += uint64_t(count);
     query.request->statistics.rebuilt_rows += uint64_t(count);
@@ -557,7 +566,7 @@ Engine::Placed Engine::place(Query& query, Plan& plan, int budget) {
     const int count = left <= kLeastPromptRows ? left : std::min(left, budget);
     if (count <= 0) return Placed::kNo;
     while (!plan.add(*first.context, first.rows, first.done, count)) {
-      if (!make_room(query, plan)) return Placed::kNo;
+      if (!room()) return Placed::kNo;
     }
     return count == left ? Placed::kWhole : Placed::kPart;
   }
@@ -565,7 +574,7 @@ Engine::Placed Engine::place(Query& query, Plan& plan, int budget) {
   for (size_t p = 0; p < query.parts.size(); ++p) {
     auto& part = query.parts[p];
     while (!plan.add(*part.context, part.rows, 0, int(part.rows.rows.size()))) {
-      if (make_room(query, plan)) continue;
+      if (room()) continue;
       plan.remove_last(int(p));
       return Placed::kNo;
     }

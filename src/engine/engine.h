@@ -140,6 +140,10 @@ class Engine {
 
   void on_tick(std::function<void(const TickReport&)> listener) { listener_ = std::move(listener); }
 
+  // A page for `request`, taken from the cache, younger requests or idle Contexts when none is free. Throws
+  // Error(kLimit).
+  PageRef take_page(const Request& request);
+
   void register_context(const std::shared_ptr<ContextState>& state) { contexts_.push_back(state); }
 
  private:
@@ -177,7 +181,7 @@ class Engine {
   // Places a query's rows, or a rebuild of its Contexts, in the plan. `budget` rows at most for what can be split.
   enum class Placed { kWhole, kPart, kNo };
   Placed place(Query& query, Plan& plan, int budget);
-  bool make_room(const Query& query, Plan& plan);
+  bool make_room(uint64_t request, const std::function<bool(const ContextState&)>& needed);
   bool preempt(const std::function<bool(const ContextState&)>& eligible);
   static int rebuild_rows(const ContextState& context, int budget);
   void take_cached(Query::QueryPart& part, Query& query);

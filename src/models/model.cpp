@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "base/hash.h"
 #include "models/transformer.h"
 
 namespace tutti::models {
@@ -47,6 +48,75 @@ Model::Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic ar
     weights_.layers[l].router = tensor::Matrix::pack(router.type, router.data, router.rows, router.cols,
                                                      tensor::Arithmetic::kExactF32);
   }
+}
+
+namespace {
+
+void add_config(Xxh64& hash, const Config& c) {
+  const auto list = [&](const auto& values) {
+    hash.add(uint64_t(values.size()));
+    for (const auto value : values) hash.add(value);
+  };
+  const auto rope = [&](const Rope& r) {
+    list(r.inverse_frequency);
+    hash.add(r.magnitude);
+    list(r.axis);
+  };
+  hash.add(std::as_bytes(std::span(c.architecture)));
+  for (const int n : {c.hidden, c.layers, c.heads, c.kv_heads, c.head_dim, c.intermediate, c.vocab, c.window,
+                      c.experts.count, c.experts.used, c.experts.intermediate, c.experts.shared_intermediate,
+                      c.attention_block, c.mask_token}) {
+    hash.add(n);
+  }
+  for (const float x : {c.norm_eps, c.embedding_scale, c.attention_scale, c.attention_cap, c.logit_cap,
+                        c.experts.scale}) {
+    hash.add(x);
+  }
+  hash.add(c.activation);
+  hash.add(c.attention);
+  hash.add(c.experts.normalise);
+  hash.add(c.tied_head);
+  hash.add(c.shifted_logits);
+  list(c.sliding);
+  list(c.sparse);
+  rope(c.rope);
+  rope(c.sliding_rope);
+}
+
+}  // namespace
+
+uint64_t Model::fingerprint() const {
+  std::call_once(fingerprint_once_, [&] {
+    Xxh64 hash;
+    add_config(hash, config());
+    hash.add(arithmetic_);
+    hash.add(version_);
+    hash.add(checkpoint_->weights().embedding.data);
+    struct Hashed {
+      using MatrixType = int;
+      using VectorType = int;
+      int embedding = 0, output_norm = 0, head = 0;
+      std::vector<LayerWeights<int, int>> layers;
+    };
+    // Sizes and presence of every tensor go in too, so that bytes cannot move from one to the next unseen.
+    convert_weights<Hashed>(
+        weights_,
+        [&](const tensor::Matrix& m) {
+          hash.add(m.out());
+          hash.add(m.in());
+          if (m.empty()) return 0;
+          hash.add(m.type());
+          hash.add(std::span(m.tile(0), size_t(m.tiles()) * m.tile_bytes()));
+          return 0;
+        },
+        [&](const RowVector& v) {
+          hash.add(uint64_t(v.size()));
+          hash.add(std::as_bytes(std::span(v)));
+          return 0;
+        });
+    fingerprint_ = hash.digest();
+  });
+  return fingerprint_;
 }
 
 size_t Model::multiply_adds_per_row() const {

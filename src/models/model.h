@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <mutex>
 
 #include "base/pool.h"
 #include "models/checkpoint.h"
@@ -26,6 +27,9 @@ class Model {
   tensor::Arithmetic arithmetic() const { return arithmetic_; }
   // Bumped whenever the weights change: cached keys and values of another version must not be reused.
   uint64_t version() const { return version_; }
+  // A hash of everything that decides the bits of a forward: configuration, arithmetic and weights. Keys and values
+  // saved by a model of another fingerprint must not be used. Computed when first asked for; any thread may ask.
+  uint64_t fingerprint() const;
   size_t packed_bytes() const { return packed_bytes_; }
   // Bytes of packed weights read by a forward of one row: the bandwidth roof of plain decoding.
   size_t bytes_per_forward() const { return packed_bytes_; }
@@ -43,6 +47,8 @@ class Model {
   tensor::Arithmetic arithmetic_;
   RowWeights weights_;
   uint64_t version_ = 1;
+  mutable std::once_flag fingerprint_once_;
+  mutable uint64_t fingerprint_ = 0;
   size_t packed_bytes_ = 0;
 };
 
