@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <boost/asio/signal_set.hpp>
+#include <cerrno>
 #include <clocale>
 #include <csignal>
 #include <cstdio>
@@ -16,6 +17,7 @@
 #include "cli/commands.h"
 #include "cli/sampling_options.h"
 #include "cli/session.h"
+#include "decode/method.h"
 
 namespace tutti::cli {
 namespace {
@@ -57,9 +59,6 @@ class Lines {
     el_set(editor_.get(), EL_EDITOR, "emacs");
     el_set(editor_.get(), EL_CLIENTDATA, this);
     el_set(editor_.get(), EL_PROMPT, &Lines::prompt);
-    // While a line is edited Ctrl-C is a key, not a signal.
-    el_set(editor_.get(), EL_SETTY, "-d", "intr=", nullptr);
-    el_set(editor_.get(), EL_BIND, "^C", "ed-start-over", nullptr);
     el_set(editor_.get(), EL_BIND, "\\e[3~", "ed-delete-next-char", nullptr);
     el_source(editor_.get(), nullptr);  // ~/.editrc, if there is one
   }
@@ -71,6 +70,12 @@ class Lines {
     std::string text;
     for (more_ = false;; more_ = true) {
       auto line = one();
+      while (interrupted_) {  // Ctrl-C: what was typed is forgotten
+        std::fputc('\n', stdout);
+        text.clear();
+        more_ = interrupted_ = false;
+        line = one();
+      }
       if (!line) return more_ ? std::optional(text) : std::nullopt;
       text += *line;
       if (!text.ends_with('\\')) return text;
@@ -92,7 +97,9 @@ class Lines {
       return std::getline(std::cin, line) ? std::optional(line) : std::nullopt;
     }
     int length = 0;
+    errno = 0;
     const char* typed = el_gets(editor_.get(), &length);
+    interrupted_ = !typed && errno == EINTR;
     if (!typed || length <= 0) return std::nullopt;
     std::string line(typed, size_t(length));
     while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();
@@ -107,7 +114,8 @@ class Lines {
   };
   std::unique_ptr<History, End> history_;
   std::unique_ptr<EditLine, End> editor_;
-  bool more_ = false;
+  bool more_ = false;         // within a line that goes on
+  bool interrupted_ = false;  // by a signal: the user's Ctrl-C
 };
 
 class Chat {
@@ -119,6 +127,9 @@ class Chat {
       throw Error(ErrorKind::kUnsupported, "model " + options.model.model +
                                                ": has no chat template (a base model); use 'tutti run --raw -p TEXT'");
     }
+    // Wrong options are wrong before the first question.
+    engine::validate(sampling_.sampling, session_.model().config().vocab);
+    decode::find_method(sampling_.method);
     reset(options.system);
   }
 
@@ -168,6 +179,14 @@ class Chat {
     return true;
   }
 
+  // Runs handlers that are due, those of signals included.
+  void settle() {
+    asio::io_context& io = session_.engine().io();
+    const auto work = asio::make_work_guard(io);  // else nobody looks for signals
+    io.restart();
+    io.poll();
+  }
+
   void answer(const std::string& text) {
     messages_.push_back({{"role", "user"}, {"content", text}});
     engine::Engine& engine = session_.engine();
@@ -175,6 +194,7 @@ class Chat {
     std::string said;
     std::exception_ptr error;
     bool stopped = false;
+    settle();  // a Ctrl-C of before must not stop this answer
     asio::signal_set interrupt(engine.io(), SIGINT);
     interrupt.async_wait([&](const boost::system::error_code& code, int) {
       if (code) return;
@@ -202,6 +222,8 @@ class Chat {
             interrupt.cancel();
           });
       engine.run();
+      interrupt.cancel();
+      settle();  // its handler refers to this answer
       if (error && !stopped) std::rethrow_exception(error);
     } catch (const Error& failure) {
       std::fprintf(stderr, "%s%s\n", failure.what(),

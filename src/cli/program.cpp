@@ -22,7 +22,7 @@ void flush_output() {
   errno = 0;
   if (std::fflush(stdout) == 0 && std::cout && !std::ferror(stdout)) return;
   throw Error(ErrorKind::kSystem, std::string("standard output: ") +
-                                      (errno ? std::strerror(errno) : "cannot be written"));
+                                      (errno ? std::strerror(errno) : "cannot be written; is the disk full?"));
 }
 
 int report(const char* what, int code) {
@@ -60,6 +60,15 @@ int program(int argc, char** argv) {
   for (int i = argc - 1; i > 0; --i) {
     const std::string_view word = argv[i];
     arguments.emplace_back(word == "-sys" ? "--system" : word);
+  }
+  if (argv[1][0] != '-') {
+    std::string names;
+    bool known = false;
+    for (const CLI::App* command : app.get_subcommands({})) {
+      known = known || command->check_name(argv[1]);
+      names += (names.empty() ? "" : ", ") + command->get_name();
+    }
+    if (!known) return report(("unknown command " + std::string(argv[1]) + "; commands are " + names).c_str(), 2);
   }
   try {
     app.parse(std::move(arguments));

@@ -48,6 +48,7 @@ struct Job {
   Clock::time_point start, first, end;
   size_t tokens = 0;        // so far
   size_t first_tokens = 0;  // in the first piece
+  uint64_t first_forwards = 0;  // when it came
   bool streaming = false;
 };
 
@@ -69,9 +70,11 @@ Json stats_json(const Job& job) {
   for (const auto& c : job.completions) tokens += c.ids.size();
   double prompt_seconds = std::chrono::duration<double>(job.first - job.start).count();
   double decode_seconds = std::chrono::duration<double>(job.end - job.first).count();
-  // The first piece came with the prompt. A text that comes as one piece (beam search) took the whole time.
+  // The first piece came with the prompt; but a text that comes at the end (beam search) took the whole time.
   size_t later = tokens - std::min(tokens, job.first_tokens);
-  if (later == 0) {
+  if (s.forwards == 0) {
+    prompt_seconds = decode_seconds = 0;  // nothing was computed
+  } else if (job.first_forwards == s.forwards) {
     prompt_seconds = decode_seconds = std::chrono::duration<double>(job.end - job.start).count();
     later = tokens;
   }
@@ -206,6 +209,7 @@ void run(const RunOptions& o) {
                 if (job.tokens == 0) {
                   job.first = Clock::now();
                   job.first_tokens = piece.ids.size();
+                  job.first_forwards = job.request->statistics.forwards;
                 }
                 job.tokens += piece.ids.size();
                 if (!job.streaming) return;
