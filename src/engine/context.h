@@ -109,7 +109,8 @@ class Context {
   void drop(int first, int count);
 
   // Appends slots [first, size) of `other` without copying or computing: other must agree with this Context on
-  // slots [0, first) (a fork of it).
+  // slots [0, first) (a fork of it). Throws Error(kUsage) when those of `other` cannot be recomputed and pages of
+  // this Context were taken away.
   void concat(const Context& other, int first);
   // Gives all pages back; the recipe stays, so that a later query recomputes them. Throws Error(kUsage) when some
   // slot cannot be recomputed.
