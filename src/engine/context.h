@@ -111,7 +111,8 @@ class Context {
   void drop(int first, int count);
 
   // Appends slots [first, size) of `other` without copying or computing: other must agree with this Context on
-  // slots [0, first) (a fork of it).
+  // slots [0, first) (a fork of it). Throws Error(kUsage) when those of `other` cannot be recomputed and pages of
+  // this Context were taken away.
   void concat(const Context& other, int first);
   // Writes the Context as a file (saved_context.h), whole or not at all. Throws Error(kSystem).
   void save(const std::filesystem::path& path) const;

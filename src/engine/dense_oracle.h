@@ -1,5 +1,6 @@
-// For tests: the engine's semantics once more, as simply as can be. A plain dense transformer in double; a Context is
-// a list of slots, a slot its keys and values; what a row sees is a list of slots. No pages, runs, recipes or kernels.
+// For tests: the engine's semantics once more, as simply as can be. A plain dense transformer in
+// double; a Context is a list of slots, a slot its keys and values; what a row sees is a list of
+// slots. No pages, runs, recipes or kernels.
 #pragma once
 
 #include <algorithm>
@@ -18,13 +19,14 @@ class DenseOracle {
   using Numbers = std::vector<double>;
   struct Slot {
     int position = 0;
-    int enter = 0, leave = 0;  // has keys on layers [enter, leave)
+    int enter = 0, leave = 0;   // has keys on layers [enter, leave)
     std::vector<Numbers> k, v;  // per layer [kv_heads * head_dim]
   };
   using Slots = std::vector<std::shared_ptr<const Slot>>;
   struct RowResult {
     Numbers logits;
-    std::vector<Numbers> states;  // at the input of layer 0.. and after the last; empty before the row has one
+    std::vector<Numbers>
+        states;  // at the input of layer 0.. and after the last; empty before the row has one
   };
 
   explicit DenseOracle(const models::Checkpoint& checkpoint) : c_(checkpoint.config()) {
@@ -33,13 +35,14 @@ class DenseOracle {
       const std::vector<float> f = t.floats();
       return Numbers(f.begin(), f.end());
     };
-    w_ = models::convert_weights<models::Weights<Numbers, Numbers>>(checkpoint.weights(), doubles, doubles);
+    w_ = models::convert_weights<models::Weights<Numbers, Numbers>>(checkpoint.weights(), doubles,
+                                                                    doubles);
   }
 
-  // What the slots of one part's rows are after this forward, in `made` (by row), and the rows' results. `context` and
-  // `prefixes` are as before the query.
-  std::vector<RowResult> forward(const Slots& context, const std::vector<Slots>& prefixes, const Rows& rows,
-                                 Slots& made) const {
+  // What the slots of one part's rows are after this forward, in `made` (by row), and the rows'
+  // results. `context` and `prefixes` are as before the query.
+  std::vector<RowResult> forward(const Slots& context, const std::vector<Slots>& prefixes,
+                                 const Rows& rows, Slots& made) const {
     const int count = int(rows.rows.size());
     std::vector<std::shared_ptr<Slot>> fresh;
     std::vector<RowResult> results(static_cast<size_t>(count));
@@ -68,7 +71,9 @@ class DenseOracle {
       for (int i = 0; i < count; ++i) results[size_t(i)].states.push_back(h[size_t(i)]);
       if (l == c_.layers) break;
       const auto& w = w_.layers[size_t(l)];
-      const auto active = [&](int i) { return fresh[size_t(i)]->enter <= l && l < fresh[size_t(i)]->leave; };
+      const auto active = [&](int i) {
+        return fresh[size_t(i)]->enter <= l && l < fresh[size_t(i)]->leave;
+      };
       std::vector<Numbers> q(static_cast<size_t>(count));
       for (int i = 0; i < count; ++i) {
         if (!active(i)) continue;
@@ -80,9 +85,10 @@ class DenseOracle {
       }
       for (int i = 0; i < count; ++i) {
         if (!active(i)) continue;
-        add(h[size_t(i)], maybe_normed(times(w.o.weight, attended(q[size_t(i)], sees[size_t(i)], rows.classes, l,
-                                                                  fresh[size_t(i)]->position)),
-                                       w.post_attn_norm));
+        add(h[size_t(i)],
+            maybe_normed(times(w.o.weight, attended(q[size_t(i)], sees[size_t(i)], rows.classes, l,
+                                                    fresh[size_t(i)]->position)),
+                         w.post_attn_norm));
         const Numbers x = normed(h[size_t(i)], w.ffn_norm);
         Numbers gate = times(w.gate.weight, x);
         const Numbers up = times(w.up.weight, x);
@@ -106,7 +112,8 @@ class DenseOracle {
 
   // What row i sees, as rows.h says it. The class order does not matter to sums in double.
   static std::vector<Seen> seen(const Slots& context, const std::vector<Slots>& prefixes,
-                                const std::vector<std::shared_ptr<Slot>>& fresh, const Rows& rows, int i) {
+                                const std::vector<std::shared_ptr<Slot>>& fresh, const Rows& rows,
+                                int i) {
     const Row& row = rows.rows[size_t(i)];
     std::vector<Seen> out;
     bool self = false;
@@ -200,9 +207,11 @@ class DenseOracle {
     const size_t d = size_t(c_.head_dim), pairs = frequency.size();
     Numbers y;
     for (size_t at = 0; at < x.size(); at += d) {
-      Numbers head = maybe_normed(Numbers(x.begin() + std::ptrdiff_t(at), x.begin() + std::ptrdiff_t(at + d)), norm);
+      Numbers head = maybe_normed(
+          Numbers(x.begin() + std::ptrdiff_t(at), x.begin() + std::ptrdiff_t(at + d)), norm);
       for (size_t i = 0; i < pairs; ++i) {
-        const double angle = double(position) * double(frequency[i]), a = head[i], b = head[i + pairs];
+        const double angle = double(position) * double(frequency[i]), a = head[i],
+                     b = head[i + pairs];
         head[i] = a * std::cos(angle) - b * std::sin(angle);
         head[i + pairs] = b * std::cos(angle) + a * std::sin(angle);
       }
@@ -212,8 +221,8 @@ class DenseOracle {
   }
 
   // Each class is a softmax at its own temperature; classes are merged by their scaled log-sum-exp.
-  Numbers attended(const Numbers& q, const std::vector<Seen>& sees, const std::vector<tensor::SoftmaxClass>& table,
-                   int layer, int position) const {
+  Numbers attended(const Numbers& q, const std::vector<Seen>& sees,
+                   const std::vector<tensor::SoftmaxClass>& table, int layer, int position) const {
     const size_t d = size_t(c_.head_dim), group = size_t(c_.heads / c_.kv_heads);
     Numbers out(q.size(), 0.0);
     for (size_t head = 0; head < size_t(c_.heads); ++head) {
@@ -221,17 +230,20 @@ class DenseOracle {
       std::vector<Numbers> means;
       Numbers exponents;
       for (int softmax_class = 0; softmax_class < tensor::kMaxSoftmaxClasses; ++softmax_class) {
-        const tensor::SoftmaxClass softmax =
-            size_t(softmax_class) < table.size() ? table[size_t(softmax_class)] : tensor::SoftmaxClass();
+        const tensor::SoftmaxClass softmax = size_t(softmax_class) < table.size()
+                                                 ? table[size_t(softmax_class)]
+                                                 : tensor::SoftmaxClass();
         double sum = 0;
         Numbers mean(d, 0.0);
         for (const Seen& seen : sees) {
           const Slot& slot = *seen.slot;
-          if (seen.softmax_class != softmax_class || layer < slot.enter || layer >= slot.leave) continue;
+          if (seen.softmax_class != softmax_class || layer < slot.enter || layer >= slot.leave)
+            continue;
           if (c_.is_sliding(layer) && slot.position <= position - c_.window) continue;
           double score = 0;
           for (size_t i = 0; i < d; ++i) score += q[head * d + i] * slot.k[size_t(layer)][kv + i];
-          const double p = std::exp(score * double(c_.attention_scale) * double(softmax.inverse_temperature));
+          const double p =
+              std::exp(score * double(c_.attention_scale) * double(softmax.inverse_temperature));
           sum += p;
           for (size_t i = 0; i < d; ++i) mean[i] += p * slot.v[size_t(layer)][kv + i];
         }

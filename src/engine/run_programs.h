@@ -12,7 +12,8 @@ namespace tutti::engine {
 
 using TestProgram = std::function<Task<void>(std::shared_ptr<Request>)>;
 
-// Runs each program under a request of its own until all have ended, and passes the first exception on.
+// Runs each program under a request of its own until all have ended, and passes the first exception
+// on.
 inline void run_all(Engine& engine, const std::vector<TestProgram>& programs) {
   std::exception_ptr first;
   for (const auto& program : programs) {

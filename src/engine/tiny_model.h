@@ -13,8 +13,10 @@ struct TinyModel {
   std::shared_ptr<const models::Model> model;
 };
 
-// Two layers, hidden 64, 4 heads of 16 over 2 KV heads, 96 tokens. `window` > 0: the first layer slides (gemma3).
-inline TinyModel tiny_model(tensor::Type type, tensor::Arithmetic arithmetic, int threads, int window = 0) {
+// Two layers, hidden 64, 4 heads of 16 over 2 KV heads, 96 tokens. `window` > 0: the first layer
+// slides (gemma3).
+inline TinyModel tiny_model(tensor::Type type, tensor::Arithmetic arithmetic, int threads,
+                            int window = 0) {
   models::DraftShape shape;
   shape.head_dim = 16;
   shape.wide = 128;
@@ -28,8 +30,8 @@ inline TinyModel tiny_model(tensor::Type type, tensor::Arithmetic arithmetic, in
   }
   TinyModel tiny;
   tiny.pool = std::make_shared<ComputePool>(threads);
-  tiny.model = std::make_shared<models::Model>(std::make_shared<models::Checkpoint>(draft.load()), arithmetic,
-                                               *tiny.pool);
+  tiny.model = std::make_shared<models::Model>(std::make_shared<models::Checkpoint>(draft.load()),
+                                               arithmetic, *tiny.pool);
   return tiny;
 }
 

@@ -1,6 +1,7 @@
-// Random programs over everything that a query can say, against a dense oracle in double, and against themselves with
-// == on bits: beside others, on more threads, at other instruction sets, from cached pages, and with their pages
-// taken away and recomputed.
+// Random programs over everything that a query can say, against a dense oracle in double, and
+// against themselves with
+// == on bits: beside others, on more threads, at other instruction sets, from cached pages, and
+// with their pages taken away and recomputed.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -22,7 +23,8 @@ namespace {
 
 constexpr int kVocab = 96;
 
-// Token p of document d. Programs read the same few documents, so that they find each other's pages in the cache.
+// Token p of document d. Programs read the same few documents, so that they find each other's pages
+// in the cache.
 int32_t word_of(int document, int p) {
   DrawKey key;
   key.purpose = Purpose::kTest;
@@ -31,8 +33,8 @@ int32_t word_of(int document, int p) {
 }
 
 struct Kind {
-  // Only what can be recomputed from recipes: no overwriting, no dropped or unwritten rows that others saw, no model
-  // prefixes, no rows from rows.
+  // Only what can be recomputed from recipes: no overwriting, no dropped or unwritten rows that
+  // others saw, no model prefixes, no rows from rows.
   bool reproducible = false;
   int steps = 30;
 };
@@ -43,11 +45,16 @@ struct Tally {
   double worst = 0;  // relative to the largest number of its row
 };
 
-// A program: some Contexts and random steps. What it does depends on its seed alone, never on answers.
+// A program: some Contexts and random steps. What it does depends on its seed alone, never on
+// answers.
 class Program {
  public:
   Program(Engine& engine, uint64_t seed, Kind kind, std::vector<int> prefixes)
-      : engine_(engine), c_(engine.model().config()), draws_(seed), kind_(kind), prefixes_(std::move(prefixes)) {
+      : engine_(engine),
+        c_(engine.model().config()),
+        draws_(seed),
+        kind_(kind),
+        prefixes_(std::move(prefixes)) {
     std::vector<float> weight(size_t(c_.hidden * c_.hidden)), bias(size_t(c_.hidden));
     for (float& x : weight) x = draws_.uniform(-0.2f, 0.2f);
     for (float& x : bias) x = draws_.uniform(-0.2f, 0.2f);
@@ -56,7 +63,8 @@ class Program {
   }
 
   // Compares every answer with `oracle` from now on.
-  void check_with(const DenseOracle& oracle, const std::vector<DenseOracle::Slots>& prefixes, Tally& tally) {
+  void check_with(const DenseOracle& oracle, const std::vector<DenseOracle::Slots>& prefixes,
+                  Tally& tally) {
     oracle_ = &oracle;
     prefix_slots_ = &prefixes;
     tally_ = &tally;
@@ -121,7 +129,8 @@ class Program {
     co_await ask(threads, parts);
   }
 
-  // Slots go. Each call is what a method may do right after an answer; elsewhere pages must be brought back before.
+  // Slots go. Each call is what a method may do right after an answer; elsewhere pages must be
+  // brought back before.
   Task<void> edit(size_t at) {
     Thread& t = threads_[at];
     if (kind_.reproducible && t.context.state().looks_ahead) co_return;  // could tear a block
@@ -140,8 +149,10 @@ class Program {
       keep(t, base, kept);
     } else if (what == 2) {
       // Now and then whole pages, so that what remains stands on page borders.
-      const int first = draws_.chance(0.5) ? draws_.below(size + 1) : std::min(size, 32 * draws_.below(3));
-      const int count = draws_.chance(0.5) ? draws_.below(size - first + 1) : std::min(size - first, 32);
+      const int first =
+          draws_.chance(0.5) ? draws_.below(size + 1) : std::min(size, 32 * draws_.below(3));
+      const int count =
+          draws_.chance(0.5) ? draws_.below(size - first + 1) : std::min(size - first, 32);
       t.context.drop(first, count);
       t.slots.erase(t.slots.begin() + first, t.slots.begin() + first + count);
     } else if (size > 0 && size < 60 && threads_.size() < 5) {
@@ -149,7 +160,8 @@ class Program {
       const int stem = draws_.below(size + 1);
       Context branch = t.context.fork();
       branch.truncate(stem);
-      threads_.push_back({std::move(branch), {t.slots.begin(), t.slots.begin() + stem}, draws_.below(3)});
+      threads_.push_back(
+          {std::move(branch), {t.slots.begin(), t.slots.begin() + stem}, draws_.below(3)});
       const size_t other = threads_.size() - 1;
       co_await append(other, 1 + draws_.below(20));
       co_await engine_.restore(threads_[at].context);
@@ -194,7 +206,8 @@ class Program {
   Rows some_rows(const Thread& t, std::vector<int>& path) {
     enum Shape { kChain, kTree, kBlock, kAnyOrder, kScattered, kShapes };
     const Shape shape = Shape(draws_.below(kShapes));
-    const int size = t.context.size(), count = 1 + draws_.below(7), next = t.context.next_position();
+    const int size = t.context.size(), count = 1 + draws_.below(7),
+              next = t.context.next_position();
     const bool classes = draws_.chance(0.4);
     // Rows that stay and rows that do not may see each other only where nothing must be recomputed.
     const bool all_written = kind_.reproducible && draws_.chance(0.7);
@@ -203,7 +216,9 @@ class Program {
       rows.classes.resize(size_t(1 + draws_.below(4)));
       for (auto& c : rows.classes) c = {draws_.uniform(0.5f, 2), draws_.uniform(0.5f, 1.5f)};
     }
-    const auto some_class = [&] { return uint8_t(classes ? draws_.below(tensor::kMaxSoftmaxClasses) : 0); };
+    const auto some_class = [&] {
+      return uint8_t(classes ? draws_.below(tensor::kMaxSoftmaxClasses) : 0);
+    };
     std::vector<int> parent, rank(static_cast<size_t>(count)), depth;
     std::iota(rank.begin(), rank.end(), 0);
     draws_.shuffle(rank);
@@ -216,7 +231,9 @@ class Program {
         if (draws_.chance(0.5)) row.active.leave = row.active.enter + draws_.below(c_.layers + 1);
       }
       row.in = some_input(rows.rows, row.active);
-      row.position = next + (shape == kTree ? depth.back() : shape == kAnyOrder ? rank[size_t(i)] : i);
+      row.position = next + (shape == kTree       ? depth.back()
+                             : shape == kAnyOrder ? rank[size_t(i)]
+                                                  : i);
       if (draws_.chance(0.05)) row.position = draws_.below(next + 1);
       View view;
       std::vector<Segment> old{Segment::slots(0, -1, some_class())}, fresh;
@@ -234,19 +251,21 @@ class Program {
         case kAnyOrder:
           row.sees_self = draws_.chance(0.5);
           for (int j = 0; j < count; ++j) {
-            if (rank[size_t(j)] < rank[size_t(i)]) fresh.push_back(Segment::fresh(j, 1, false, some_class()));
+            if (rank[size_t(j)] < rank[size_t(i)])
+              fresh.push_back(Segment::fresh(j, 1, false, some_class()));
           }
           break;
         default:
           old.clear();
           for (int n = draws_.below(4); n > 0; --n) {
             const int first = draws_.below(size + 1);
-            old.push_back(Segment::slots(first, draws_.chance(0.3) ? -1 : draws_.below(size - first + 1), some_class()));
+            old.push_back(Segment::slots(
+                first, draws_.chance(0.3) ? -1 : draws_.below(size - first + 1), some_class()));
           }
           for (int n = draws_.below(3); n > 0; --n) {
             const int first = draws_.below(count);
-            fresh.push_back(Segment::fresh(first, draws_.chance(0.3) ? -1 : 1 + draws_.below(3), draws_.chance(0.5),
-                                           some_class()));
+            fresh.push_back(Segment::fresh(first, draws_.chance(0.3) ? -1 : 1 + draws_.below(3),
+                                           draws_.chance(0.5), some_class()));
           }
           row.sees_self = draws_.chance(0.8);
       }
@@ -273,15 +292,18 @@ class Program {
         row.want = draws_.chance(0.8) ? all_logits() : Want();
         if (draws_.chance(0.3)) row.want->at = {draws_.below(kVocab), draws_.below(kVocab)};
         const int from = row.in.kind == RowInput::kFromRow ? row.active.enter : 0;
-        if (draws_.chance(0.3)) row.want->hidden = {from + draws_.below(c_.layers + 1 - from), c_.layers};
+        if (draws_.chance(0.3))
+          row.want->hidden = {from + draws_.below(c_.layers + 1 - from), c_.layers};
       }
       rows.rows.push_back(std::move(row));
     }
     path.clear();
-    const bool appended = std::all_of(rows.rows.begin(), rows.rows.end(),
-                                      [](const Row& row) { return row.write.to == Write::kAppend; });
+    const bool appended = std::all_of(rows.rows.begin(), rows.rows.end(), [](const Row& row) {
+      return row.write.to == Write::kAppend;
+    });
     if (shape == kTree && appended) {
-      for (int up = draws_.below(count); up >= 0; up = parent[size_t(up)]) path.insert(path.begin(), up);
+      for (int up = draws_.below(count); up >= 0; up = parent[size_t(up)])
+        path.insert(path.begin(), up);
     }
     return rows;
   }
@@ -305,7 +327,8 @@ class Program {
       const auto [part, row] = wanted[size_t(draws_.below(int(wanted.size())))];
       for (int n = 1 + draws_.below(3); n > 0; --n) {
         const auto [from_part, from_row] = wanted[size_t(draws_.below(int(wanted.size())))];
-        parts[size_t(part)].rows[size_t(row)].want->mix.push_back({from_part, from_row, draws_.uniform(-1, 2)});
+        parts[size_t(part)].rows[size_t(row)].want->mix.push_back(
+            {from_part, from_row, draws_.uniform(-1, 2)});
       }
     }
     std::vector<int> bases;
@@ -318,7 +341,8 @@ class Program {
 
   Task<void> ask(const std::vector<size_t>& threads, const std::vector<Rows>& rows) {
     std::vector<Part> parts;
-    for (size_t p = 0; p < threads.size(); ++p) parts.emplace_back(threads_[threads[p]].context, rows[p]);
+    for (size_t p = 0; p < threads.size(); ++p)
+      parts.emplace_back(threads_[threads[p]].context, rows[p]);
     const std::vector<Answer> answers = co_await engine_.forward(std::move(parts));
     for (const Answer& answer : answers) {
       for (const RowAnswer& row : answer.rows) {
@@ -332,7 +356,8 @@ class Program {
     for (const size_t t : threads) threads_[t].slots.resize(size_t(threads_[t].context.size()));
   }
 
-  void compare(const std::vector<size_t>& threads, const std::vector<Rows>& rows, const std::vector<Answer>& answers) {
+  void compare(const std::vector<size_t>& threads, const std::vector<Rows>& rows,
+               const std::vector<Answer>& answers) {
     std::vector<std::vector<DenseOracle::RowResult>> results;
     for (size_t p = 0; p < threads.size(); ++p) {
       DenseOracle::Slots& slots = threads_[threads[p]].slots;
@@ -342,7 +367,8 @@ class Program {
         if (rows[p].rows[r].write.to == Write::kAppend) slots.push_back(made[r]);
       }
       for (size_t r = 0; r < made.size(); ++r) {
-        if (rows[p].rows[r].write.to == Write::kSlot) slots[size_t(rows[p].rows[r].write.slot)] = made[r];
+        if (rows[p].rows[r].write.to == Write::kSlot)
+          slots[size_t(rows[p].rows[r].write.slot)] = made[r];
       }
       EXPECT_EQ(int(slots.size()), threads_[threads[p]].context.size());
       tally_->rows += int(made.size());
@@ -362,7 +388,8 @@ class Program {
         const RowAnswer& answer = answers[p].rows[r];
         if (want->logits) near(answer.logits, logits, scale);
         EXPECT_EQ(answer.at.size(), want->at.size());
-        for (size_t i = 0; i < answer.at.size(); ++i) near({answer.at[i]}, {logits[size_t(want->at[i])]}, scale);
+        for (size_t i = 0; i < answer.at.size(); ++i)
+          near({answer.at[i]}, {logits[size_t(want->at[i])]}, scale);
         EXPECT_EQ(answer.hidden.size(), want->hidden.size());
         for (size_t i = 0; i < answer.hidden.size(); ++i) {
           near(answer.hidden[i], results[p][r].states[size_t(want->hidden[i])], 0);
@@ -423,9 +450,10 @@ EngineOptions options(tensor::KvType kv, int pages = 1024, bool cache = false) {
   return o;
 }
 
-// Weights and keys are fp32, the oracle is double: what remains is the rounding of chains of some hundred fused
-// multiply-adds, about 1e-6 of a row's largest number in each of some ten operations, through keys and values that
-// earlier forwards rounded. A row that sees one slot too many or too few is off by 1e-2 and more.
+// Weights and keys are fp32, the oracle is double: what remains is the rounding of chains of some
+// hundred fused multiply-adds, about 1e-6 of a row's largest number in each of some ten operations,
+// through keys and values that earlier forwards rounded. A row that sees one slot too many or too
+// few is off by 1e-2 and more.
 constexpr double kNear = 1e-4;
 
 TEST(Views, RandomProgramsEqualADenseOracle) {
@@ -444,7 +472,8 @@ TEST(Views, RandomProgramsEqualADenseOracle) {
         Program program(engine, 1000 + seed, kind, prefixes);
         program.check_with(oracle, prefix_slots, tally);
         run_all(engine, {[&](std::shared_ptr<Request> request) { return program.run(request); }});
-        ASSERT_LE(tally.worst, kNear) << "window " << window << ", cache " << cache << ", seed " << seed;
+        ASSERT_LE(tally.worst, kNear)
+            << "window " << window << ", cache " << cache << ", seed " << seed;
       }
       if (cache) EXPECT_GT(engine.statistics().cached_rows, 100u);
       engine.prefix_cache().clear();
@@ -489,162 +518,173 @@ class Promises : public testing::Test {
 TEST_F(Promises, WhatSawDroppedOrReplacedSlotsIsNotTakenForItsTokens) {
   const auto tokens = words(1, 130);
   for (const bool drop : {true, false}) {
-    on_engine(options(tensor::KvType::kF16, 64, true), [&](Engine& engine, Context& context) -> Task<void> {
-      co_await engine.forward(context, Rows::append(tokens, 0, std::nullopt));
-      Answer answer = co_await engine.forward(context, probe(130));
-      const std::vector<float> expected = answer.rows[0].logits;
-      engine.prefix_cache().clear();
-      if (drop) {
-        context.drop(0, 32);  // whole pages: the rest stands on page borders
-      } else {
-        Rows rows;
-        rows.rows.emplace_back(5, 0);
-        rows.rows.back().write = Write::at(0);
-        rows.rows.back().view = rows.add_view({});
-        co_await engine.forward(context, std::move(rows));
-      }
-      co_await engine.forward(context, Rows::append(words(2, 40), 130, std::nullopt));
-      // A Context that holds just those tokens at those positions, and saw nothing else.
-      const auto request = context.state().request;
-      Context fresh(engine, request);
-      Rows rows;
-      rows.splittable = true;
-      for (int i = drop ? 32 : 0; i < 130; ++i) rows.rows.emplace_back(tokens[size_t(i)], i);
-      if (!drop) rows.rows[0].in.token = 5;
-      co_await engine.forward(fresh, std::move(rows));
-      answer = co_await engine.forward(fresh, probe(130));
-      const std::vector<float> got = answer.rows[0].logits;
-      Context plain(engine, request, 77);  // of another salt: nothing cached
-      rows = Rows();
-      rows.splittable = true;
-      for (int i = drop ? 32 : 0; i < 130; ++i) rows.rows.emplace_back(tokens[size_t(i)], i);
-      if (!drop) rows.rows[0].in.token = 5;
-      co_await engine.forward(plain, std::move(rows));
-      answer = co_await engine.forward(plain, probe(130));
-      EXPECT_EQ(got, answer.rows[0].logits);
-      EXPECT_NE(got, expected);
-    });
+    on_engine(options(tensor::KvType::kF16, 64, true),
+              [&](Engine& engine, Context& context) -> Task<void> {
+                co_await engine.forward(context, Rows::append(tokens, 0, std::nullopt));
+                Answer answer = co_await engine.forward(context, probe(130));
+                const std::vector<float> expected = answer.rows[0].logits;
+                engine.prefix_cache().clear();
+                if (drop) {
+                  context.drop(0, 32);  // whole pages: the rest stands on page borders
+                } else {
+                  Rows rows;
+                  rows.rows.emplace_back(5, 0);
+                  rows.rows.back().write = Write::at(0);
+                  rows.rows.back().view = rows.add_view({});
+                  co_await engine.forward(context, std::move(rows));
+                }
+                co_await engine.forward(context, Rows::append(words(2, 40), 130, std::nullopt));
+                // A Context that holds just those tokens at those positions, and saw nothing else.
+                const auto request = context.state().request;
+                Context fresh(engine, request);
+                Rows rows;
+                rows.splittable = true;
+                for (int i = drop ? 32 : 0; i < 130; ++i)
+                  rows.rows.emplace_back(tokens[size_t(i)], i);
+                if (!drop) rows.rows[0].in.token = 5;
+                co_await engine.forward(fresh, std::move(rows));
+                answer = co_await engine.forward(fresh, probe(130));
+                const std::vector<float> got = answer.rows[0].logits;
+                Context plain(engine, request, 77);  // of another salt: nothing cached
+                rows = Rows();
+                rows.splittable = true;
+                for (int i = drop ? 32 : 0; i < 130; ++i)
+                  rows.rows.emplace_back(tokens[size_t(i)], i);
+                if (!drop) rows.rows[0].in.token = 5;
+                co_await engine.forward(plain, std::move(rows));
+                answer = co_await engine.forward(plain, probe(130));
+                EXPECT_EQ(got, answer.rows[0].logits);
+                EXPECT_NE(got, expected);
+              });
   }
 }
 
 TEST_F(Promises, AContextComesBackFromTheCacheAlone) {
-  on_engine(options(tensor::KvType::kF16, 64, true), [&](Engine& engine, Context& context) -> Task<void> {
-    co_await engine.forward(context, Rows::append(words(1, 64), 0, std::nullopt));
-    Answer answer = co_await engine.forward(context, probe(64));
-    const std::vector<float> expected = answer.rows[0].logits;
-    context.release();
-    const uint64_t rows = engine.statistics().rows;
-    co_await engine.restore(context);
-    EXPECT_EQ(context.state().resident, 64);
-    EXPECT_EQ(engine.statistics().rows, rows);
-    context.release();
-    answer = co_await engine.forward(context, probe(64));
-    EXPECT_EQ(answer.rows[0].logits, expected);
-    EXPECT_EQ(engine.statistics().rows, rows + 1);
-  });
+  on_engine(options(tensor::KvType::kF16, 64, true),
+            [&](Engine& engine, Context& context) -> Task<void> {
+              co_await engine.forward(context, Rows::append(words(1, 64), 0, std::nullopt));
+              Answer answer = co_await engine.forward(context, probe(64));
+              const std::vector<float> expected = answer.rows[0].logits;
+              context.release();
+              const uint64_t rows = engine.statistics().rows;
+              co_await engine.restore(context);
+              EXPECT_EQ(context.state().resident, 64);
+              EXPECT_EQ(engine.statistics().rows, rows);
+              context.release();
+              answer = co_await engine.forward(context, probe(64));
+              EXPECT_EQ(answer.rows[0].logits, expected);
+              EXPECT_EQ(engine.statistics().rows, rows + 1);
+            });
 }
 
 TEST_F(Promises, SlotsThatSawWhatGoesMustBeThere) {
   std::vector<float> expected;
   for (const bool released : {false, true}) {
-    on_engine(options(tensor::KvType::kF16, 64), [&](Engine& engine, Context& context) -> Task<void> {
-      co_await engine.forward(context, Rows::append(words(1, 70), 0, std::nullopt));
-      if (released) {
-        context.release();
-        EXPECT_THROW(context.drop(10, 20), Error);
-        const std::vector<int> kept{1, 2};
-        EXPECT_THROW(context.keep(60, kept), Error);
-        EXPECT_EQ(context.size(), 70);
-        co_await engine.restore(context);
-        EXPECT_EQ(context.state().resident, 70);
-      }
-      context.drop(10, 20);
-      EXPECT_FALSE(context.state().reproducible);
-      EXPECT_THROW(context.release(), Error);
-      const Answer answer = co_await engine.forward(context, probe(70));
-      if (released) EXPECT_EQ(answer.rows[0].logits, expected);
-      expected = answer.rows[0].logits;
-    });
+    on_engine(options(tensor::KvType::kF16, 64),
+              [&](Engine& engine, Context& context) -> Task<void> {
+                co_await engine.forward(context, Rows::append(words(1, 70), 0, std::nullopt));
+                if (released) {
+                  context.release();
+                  EXPECT_THROW(context.drop(10, 20), Error);
+                  const std::vector<int> kept{1, 2};
+                  EXPECT_THROW(context.keep(60, kept), Error);
+                  EXPECT_EQ(context.size(), 70);
+                  co_await engine.restore(context);
+                  EXPECT_EQ(context.state().resident, 70);
+                }
+                context.drop(10, 20);
+                EXPECT_FALSE(context.state().reproducible);
+                EXPECT_THROW(context.release(), Error);
+                const Answer answer = co_await engine.forward(context, probe(70));
+                if (released) EXPECT_EQ(answer.rows[0].logits, expected);
+                expected = answer.rows[0].logits;
+              });
   }
 }
 
-// A block whose rows saw each other loses its end: what stays keeps its keys, and is never recomputed.
+// A block whose rows saw each other loses its end: what stays keeps its keys, and is never
+// recomputed.
 TEST_F(Promises, ATornBlockKeepsWhatItSaw) {
   std::vector<float> expected;
   for (const bool torn_by_keep : {false, true}) {
-    on_engine(options(tensor::KvType::kF16, 64), [&](Engine& engine, Context& context) -> Task<void> {
-      co_await engine.forward(context, Rows::append(words(1, 10), 0, std::nullopt));
-      Rows block;
-      const ViewId all = block.add_view({Segment::slots(), Segment::fresh()});
-      for (int i = 0; i < 6; ++i) {
-        block.rows.emplace_back(word_of(2, i), 10 + i);
-        block.rows.back().view = all;
-      }
-      co_await engine.forward(context, std::move(block));
-      EXPECT_TRUE(context.state().reproducible);
-      if (torn_by_keep) {
-        const std::vector<int> kept{0, 1, 2};
-        context.keep(10, kept);
-      } else {
-        context.truncate(13);
-      }
-      EXPECT_FALSE(context.state().reproducible);
-      const Answer answer = co_await engine.forward(context, probe(13));
-      if (torn_by_keep) EXPECT_EQ(answer.rows[0].logits, expected);
-      expected = answer.rows[0].logits;
-    });
+    on_engine(options(tensor::KvType::kF16, 64),
+              [&](Engine& engine, Context& context) -> Task<void> {
+                co_await engine.forward(context, Rows::append(words(1, 10), 0, std::nullopt));
+                Rows block;
+                const ViewId all = block.add_view({Segment::slots(), Segment::fresh()});
+                for (int i = 0; i < 6; ++i) {
+                  block.rows.emplace_back(word_of(2, i), 10 + i);
+                  block.rows.back().view = all;
+                }
+                co_await engine.forward(context, std::move(block));
+                EXPECT_TRUE(context.state().reproducible);
+                if (torn_by_keep) {
+                  const std::vector<int> kept{0, 1, 2};
+                  context.keep(10, kept);
+                } else {
+                  context.truncate(13);
+                }
+                EXPECT_FALSE(context.state().reproducible);
+                const Answer answer = co_await engine.forward(context, probe(13));
+                if (torn_by_keep) EXPECT_EQ(answer.rows[0].logits, expected);
+                expected = answer.rows[0].logits;
+              });
   }
 }
 
 // A kept path is ordinary text again: recomputed, and found in the cache by others.
 TEST_F(Promises, AKeptPathIsPlainText) {
-  on_engine(options(tensor::KvType::kF16, 64, true), [&](Engine& engine, Context& context) -> Task<void> {
-    const auto tokens = words(1, 34);
-    co_await engine.forward(context, Rows::append(std::span(tokens).first(30), 0, std::nullopt));
-    Rows tree;  // rows 0, 2, 3, 4 are the text, row 1 a wrong guess beside row 0
-    std::vector<Segment> above{Segment::slots()};
-    for (const int row : {0, 1, 2, 3, 4}) {
-      const int depth = row == 0 ? 0 : row - 1;
-      tree.rows.emplace_back(row == 1 ? 3 : tokens[size_t(30 + depth)], 30 + depth);
-      tree.rows.back().view = row == 1 ? tree.add_view({Segment::slots()}) : tree.add_view(above);
-      if (row != 1) above.push_back(Segment::fresh(row, 1));
-    }
-    co_await engine.forward(context, std::move(tree));
-    const std::vector<int> path{0, 2, 3, 4};
-    context.keep(30, path);
-    Answer answer = co_await engine.forward(context, probe(34));
-    const std::vector<float> kept = answer.rows[0].logits;
-    context.release();
-    answer = co_await engine.forward(context, probe(34));
-    EXPECT_EQ(answer.rows[0].logits, kept);
-    Context other(engine, context.state().request);
-    co_await engine.forward(other, Rows::append(tokens, 0, std::nullopt));
-    EXPECT_EQ(context.state().request->statistics.cached_tokens, 32u);
-    answer = co_await engine.forward(other, probe(34));
-    EXPECT_EQ(answer.rows[0].logits, kept);
-  });
+  on_engine(options(tensor::KvType::kF16, 64, true),
+            [&](Engine& engine, Context& context) -> Task<void> {
+              const auto tokens = words(1, 34);
+              co_await engine.forward(context,
+                                      Rows::append(std::span(tokens).first(30), 0, std::nullopt));
+              Rows tree;  // rows 0, 2, 3, 4 are the text, row 1 a wrong guess beside row 0
+              std::vector<Segment> above{Segment::slots()};
+              for (const int row : {0, 1, 2, 3, 4}) {
+                const int depth = row == 0 ? 0 : row - 1;
+                tree.rows.emplace_back(row == 1 ? 3 : tokens[size_t(30 + depth)], 30 + depth);
+                tree.rows.back().view =
+                    row == 1 ? tree.add_view({Segment::slots()}) : tree.add_view(above);
+                if (row != 1) above.push_back(Segment::fresh(row, 1));
+              }
+              co_await engine.forward(context, std::move(tree));
+              const std::vector<int> path{0, 2, 3, 4};
+              context.keep(30, path);
+              Answer answer = co_await engine.forward(context, probe(34));
+              const std::vector<float> kept = answer.rows[0].logits;
+              context.release();
+              answer = co_await engine.forward(context, probe(34));
+              EXPECT_EQ(answer.rows[0].logits, kept);
+              Context other(engine, context.state().request);
+              co_await engine.forward(other, Rows::append(tokens, 0, std::nullopt));
+              EXPECT_EQ(context.state().request->statistics.cached_tokens, 32u);
+              answer = co_await engine.forward(other, probe(34));
+              EXPECT_EQ(answer.rows[0].logits, kept);
+            });
 }
 
 // An answered program finds its pages, though an older one wants them before it has run.
 TEST_F(Promises, PagesStayUntilTheAnswerIsRead) {
   Engine engine(tiny_.model, tiny_.pool, options(tensor::KvType::kF16, 5));
   bool dropped = false;
-  run_all(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
-                     Context context(engine, request);
-                     co_await engine.forward(context, Rows::append(words(1, 32), 0, std::nullopt));
-                     // Longer than programs may run between two ticks: the other's answer waits meanwhile.
-                     const auto start = std::chrono::steady_clock::now();
-                     while (std::chrono::steady_clock::now() - start < std::chrono::milliseconds(20)) {
-                     }
-                     co_await engine.forward(context, Rows::append(words(2, 96), 32, std::nullopt));
-                   },
-                   [&](std::shared_ptr<Request> request) -> Task<void> {
-                     Context context(engine, request);
-                     co_await engine.forward(context, Rows::append(words(3, 96), 0, std::nullopt));
-                     EXPECT_EQ(context.state().resident, 96);
-                     context.drop(0, 40);
-                     dropped = true;
-                   }});
+  run_all(engine,
+          {[&](std::shared_ptr<Request> request) -> Task<void> {
+             Context context(engine, request);
+             co_await engine.forward(context, Rows::append(words(1, 32), 0, std::nullopt));
+             // Longer than programs may run between two ticks: the other's answer waits meanwhile.
+             const auto start = std::chrono::steady_clock::now();
+             while (std::chrono::steady_clock::now() - start < std::chrono::milliseconds(20)) {
+             }
+             co_await engine.forward(context, Rows::append(words(2, 96), 32, std::nullopt));
+           },
+           [&](std::shared_ptr<Request> request) -> Task<void> {
+             Context context(engine, request);
+             co_await engine.forward(context, Rows::append(words(3, 96), 0, std::nullopt));
+             EXPECT_EQ(context.state().resident, 96);
+             context.drop(0, 40);
+             dropped = true;
+           }});
   EXPECT_TRUE(dropped);
   EXPECT_EQ(engine.pages().free(), engine.pages().total());
 }
@@ -652,17 +692,18 @@ TEST_F(Promises, PagesStayUntilTheAnswerIsRead) {
 TEST_F(Promises, QueriesThatHaveNoAnswerAreRefused) {
   const auto refused = [&](const std::function<void(Rows&)>& edit) {
     std::string message;
-    on_engine(options(tensor::KvType::kF16, 64), [&](Engine& engine, Context& context) -> Task<void> {
-      Rows rows = probe(0);
-      Rows second = probe(1);
-      rows.rows.push_back(second.rows[0]);
-      edit(rows);
-      try {
-        co_await engine.forward(context, std::move(rows));
-      } catch (const Error& e) {
-        message = e.what();
-      }
-    });
+    on_engine(options(tensor::KvType::kF16, 64),
+              [&](Engine& engine, Context& context) -> Task<void> {
+                Rows rows = probe(0);
+                Rows second = probe(1);
+                rows.rows.push_back(second.rows[0]);
+                edit(rows);
+                try {
+                  co_await engine.forward(context, std::move(rows));
+                } catch (const Error& e) {
+                  message = e.what();
+                }
+              });
     return message;
   };
   EXPECT_EQ(refused([](Rows&) {}), "");
@@ -687,7 +728,8 @@ TEST_F(Promises, QueriesThatHaveNoAnswerAreRefused) {
     rows.rows[1].active.enter = enter;
   };
   EXPECT_EQ(refused([&](Rows& rows) { copy(rows, 1, 1); }), "");
-  EXPECT_NE(refused([&](Rows& rows) { copy(rows, 0, 1); }).find("enters at a later layer"), std::string::npos);
+  EXPECT_NE(refused([&](Rows& rows) { copy(rows, 0, 1); }).find("enters at a later layer"),
+            std::string::npos);
   EXPECT_NE(refused([&](Rows& rows) {
               copy(rows, 1, 0);
               rows.rows[1].want->hidden = {0};
@@ -706,12 +748,15 @@ struct Setting {
 constexpr int kPrograms = 32;
 
 // What each program got, run side by side, or (alone) one after the other.
-std::vector<std::vector<float>> records(Engine& engine, Kind kind, bool alone, const std::vector<int>& prefixes) {
+std::vector<std::vector<float>> records(Engine& engine, Kind kind, bool alone,
+                                        const std::vector<int>& prefixes) {
   std::vector<std::unique_ptr<Program>> programs;
   std::vector<TestProgram> runs;
   for (int i = 0; i < kPrograms; ++i) {
     programs.push_back(std::make_unique<Program>(engine, 2000 + uint64_t(i), kind, prefixes));
-    runs.push_back([program = programs.back().get()](std::shared_ptr<Request> request) { return program->run(request); });
+    runs.push_back([program = programs.back().get()](std::shared_ptr<Request> request) {
+      return program->run(request);
+    });
   }
   if (alone) {
     for (const auto& one : runs) run_all(engine, {one});
@@ -726,7 +771,8 @@ std::vector<std::vector<float>> records(Engine& engine, Kind kind, bool alone, c
 bool same_bits(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
   if (a.size() != b.size()) return false;
   for (size_t i = 0; i < a.size(); ++i) {
-    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0) {
+    if (a[i].size() != b[i].size() ||
+        std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0) {
       ADD_FAILURE() << "program " << i << " differs";
       return false;
     }
@@ -757,7 +803,9 @@ INSTANTIATE_TEST_SUITE_P(Models, Bits,
                          testing::Values(Setting{tensor::Type::kF32, 10, tensor::KvType::kF32},
                                          Setting{tensor::Type::kQ4_1, 0, tensor::KvType::kF16},
                                          Setting{tensor::Type::kQ8_0, 10, tensor::KvType::kI8}),
-                         [](const auto& info) { return std::string(tensor::info(info.param.type).name); });
+                         [](const auto& info) {
+                           return std::string(tensor::info(info.param.type).name);
+                         });
 
 TEST_P(Bits, NeighboursThreadsAndCachedPagesDoNotMatter) {
   const TinyModel one = model(1), two = model(2);
@@ -766,7 +814,8 @@ TEST_P(Bits, NeighboursThreadsAndCachedPagesDoNotMatter) {
   const auto expected = records(plain, Kind(), true, add_prefixes(plain));
   const std::vector<int> prefixes = add_prefixes(other);
   EXPECT_TRUE(same_bits(expected, records(other, Kind(), false, prefixes)));
-  EXPECT_GT(other.statistics().rows / other.statistics().ticks, 12u) << "programs do not run side by side";
+  EXPECT_GT(other.statistics().rows / other.statistics().ticks, 12u)
+      << "programs do not run side by side";
   EXPECT_TRUE(same_bits(expected, records(other, Kind(), true, prefixes)));  // from a full cache
   EXPECT_GT(other.statistics().cached_rows, 500u);
 }
@@ -808,9 +857,10 @@ TEST(BitsOfThisProcess, DISABLED_Print) {
     Engine engine(tiny.model, tiny.pool, options(s.kv));
     Kind kind;
     kind.steps = 10;
-    std::printf("digest %016llx at %s\n",
-                static_cast<unsigned long long>(digest(records(engine, kind, false, add_prefixes(engine)))),
-                std::string(tensor::name(tensor::kernels().isa)).c_str());
+    std::printf(
+        "digest %016llx at %s\n",
+        static_cast<unsigned long long>(digest(records(engine, kind, false, add_prefixes(engine)))),
+        std::string(tensor::name(tensor::kernels().isa)).c_str());
   }
 }
 
@@ -818,8 +868,9 @@ TEST(Views, EveryInstructionSetGivesTheSameBits) {
   std::vector<std::string> first;
   for (const tensor::Isa isa : tensor::available_isas()) {
     const std::string level(tensor::name(isa));
-    const std::string command = "TUTTI_ISA=" + level + " /proc/" + std::to_string(::getpid()) +
-                                "/exe --gtest_also_run_disabled_tests --gtest_filter=BitsOfThisProcess.*";
+    const std::string command =
+        "TUTTI_ISA=" + level + " /proc/" + std::to_string(::getpid()) +
+        "/exe --gtest_also_run_disabled_tests --gtest_filter=BitsOfThisProcess.*";
     FILE* pipe = ::popen(command.c_str(), "r");
     ASSERT_NE(pipe, nullptr);
     std::vector<std::string> digests;

@@ -1,4 +1,5 @@
-// For tests: small random models of every architecture, written as GGUF in memory and loaded like any other file.
+// For tests: small random models of every architecture, written as GGUF in memory and loaded like
+// any other file.
 #pragma once
 
 #include <cmath>
@@ -75,13 +76,14 @@ class Draft {
 
 struct DraftShape {
   int layers = 2, hidden = 64, heads = 4, kv_heads = 2, head_dim = 32, wide = 96, vocab = 40;
-  int experts = 4, experts_used = 2, expert_wide = 32, shared_wide = 48;  // of the *moe architectures
+  int experts = 4, experts_used = 2, expert_wide = 32,
+      shared_wide = 48;  // of the *moe architectures
   int context = 256;
   tensor::Type type = tensor::Type::kF32;  // of the matrices
 };
 
-// A whole file of the architecture, names as the GGUF converter writes them. Values are scaled so that every
-// part of the network matters to the logits and none saturates.
+// A whole file of the architecture, names as the GGUF converter writes them. Values are scaled so
+// that every part of the network matters to the logits and none saturates.
 inline Draft draft(const std::string& a, const DraftShape& shape = {}) {
   using formats::GgufValue;
   Draft d;
@@ -143,7 +145,8 @@ inline Draft draft(const std::string& a, const DraftShape& shape = {}) {
       matrix(at + "ffn_up_exps", shape.hidden, shape.expert_wide, shape.experts);
       matrix(at + "ffn_down_exps", shape.expert_wide, shape.hidden, shape.experts);
       if (a == "qwen2moe") {
-        d.add(at + "ffn_gate_inp_shexp.weight", {uint64_t(shape.hidden)}, tensor::Type::kF32, 0, 0.3f);
+        d.add(at + "ffn_gate_inp_shexp.weight", {uint64_t(shape.hidden)}, tensor::Type::kF32, 0,
+              0.3f);
         matrix(at + "ffn_gate_shexp", shape.hidden, shape.shared_wide);
         matrix(at + "ffn_up_shexp", shape.hidden, shape.shared_wide);
         matrix(at + "ffn_down_shexp", shape.shared_wide, shape.hidden);
@@ -157,15 +160,18 @@ inline Draft draft(const std::string& a, const DraftShape& shape = {}) {
   return d;
 }
 
-// The same with Mixtral's layout: the architecture llama, whose layers from `dense` on hold experts.
+// The same with Mixtral's layout: the architecture llama, whose layers from `dense` on hold
+// experts.
 inline Draft mixtral_draft(const DraftShape& shape = {}, int dense = 1) {
   using formats::GgufValue;
   Draft d = draft("llama", shape);
   d.keys["llama.expert_count"] = GgufValue::u32(uint32_t(shape.experts));
   d.keys["llama.expert_used_count"] = GgufValue::u32(uint32_t(shape.experts_used));
   d.keys["llama.leading_dense_block_count"] = GgufValue::u32(uint32_t(dense));
-  const uint64_t hidden = uint64_t(shape.hidden), wide = uint64_t(shape.wide), experts = uint64_t(shape.experts);
-  const float in_spread = 2.4f / std::sqrt(float(hidden)), out_spread = 2.4f / std::sqrt(float(wide));
+  const uint64_t hidden = uint64_t(shape.hidden), wide = uint64_t(shape.wide),
+                 experts = uint64_t(shape.experts);
+  const float in_spread = 2.4f / std::sqrt(float(hidden)),
+              out_spread = 2.4f / std::sqrt(float(wide));
   for (int l = dense; l < shape.layers; ++l) {
     const std::string at = "blk." + std::to_string(l) + ".";
     for (const char* part : {"ffn_gate", "ffn_up", "ffn_down"}) d.remove(at + part + ".weight");

@@ -17,8 +17,8 @@ Model::Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic ar
     return 0;
   };
   struct Sizes {
-    using MatrixType = int;
-    using VectorType = int;
+    using MatrixType [[maybe_unused]] = int;  // convert_weights uses them; g++ does not see it
+    using VectorType [[maybe_unused]] = int;
     int embedding = 0, output_norm = 0, head = 0;
     std::vector<LayerWeights<int, int>> layers;
   };

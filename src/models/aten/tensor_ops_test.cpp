@@ -1,5 +1,5 @@
-// The network over RowOps and over TensorOps: the same Batches give the same numbers, each quantised operation is
-// what its definition says, and gradients are those of finite differences.
+// The network over RowOps and over TensorOps: the same Batches give the same numbers, each
+// quantised operation is what its definition says, and gradients are those of finite differences.
 #include "models/aten/tensor_ops.h"
 
 #include <ATen/ATen.h>
@@ -104,28 +104,34 @@ std::vector<Network> all_networks(int layers) {
     }
   }
   networks.push_back(std::move(odd));
-  Network one_head = network("one KV head, relu, pure experts", mixtral_draft([] {
-                               DraftShape s;
-                               s.layers = 3, s.heads = 3, s.kv_heads = 1, s.head_dim = 48;
-                               return s;
-                             }(), 0));
+  Network one_head = network("one KV head, relu, pure experts",
+                             mixtral_draft(
+                                 [] {
+                                   DraftShape s;
+                                   s.layers = 3, s.heads = 3, s.kv_heads = 1, s.head_dim = 48;
+                                   return s;
+                                 }(),
+                                 0));
   one_head.config.activation = tensor::Activation::kRelu;
   one_head.config.experts.scale = 1.5f;
   networks.push_back(std::move(one_head));
   return networks;
 }
 
-// A page pool and a history of cached slots. next() makes a random Batch over them: some queries, each of a
-// shape that a method has, each row seeing a list of old slots and of rows of its own query.
+// A page pool and a history of cached slots. next() makes a random Batch over them: some queries,
+// each of a shape that a method has, each row seeing a list of old slots and of rows of its own
+// query.
 class Scene {
  public:
-  Scene(const Config& config, uint64_t seed, int pages = 6) : c_(config), draws_(seed), pages_(pages) {
+  Scene(const Config& config, uint64_t seed, int pages = 6)
+      : c_(config), draws_(seed), pages_(pages) {
     for (int i = 0; i < pages * tensor::kPageSlots; ++i) free_.push_back(i);
     draws_.shuffle(free_);
     std::vector<float> weight(size_t(c_.hidden * c_.hidden)), bias(size_t(c_.hidden));
     for (float& x : weight) x = draws_.uniform(-0.2f, 0.2f);
     for (float& x : bias) x = draws_.uniform(-0.2f, 0.2f);
-    maps_ = {nullptr, LinearMap::make(c_.hidden, weight, {}), LinearMap::make(c_.hidden, weight, bias)};
+    maps_ = {nullptr, LinearMap::make(c_.hidden, weight, {}),
+             LinearMap::make(c_.hidden, weight, bias)};
   }
 
   int pages() const { return pages_; }
@@ -199,7 +205,9 @@ class Scene {
     return slot;
   }
 
-  uint8_t some_class() { return many_classes_ ? uint8_t(draws_.below(tensor::kMaxSoftmaxClasses)) : 0; }
+  uint8_t some_class() {
+    return many_classes_ ? uint8_t(draws_.below(tensor::kMaxSoftmaxClasses)) : 0;
+  }
 
   RowInput some_input(int first_row, int rows_before, LayerRange& range) {
     RowInput in;
@@ -249,8 +257,8 @@ class Scene {
       range.leave = std::min(range.leave, c_.layers);
       batch_.inputs.push_back(some_input(first, i, range));
       batch_.active.push_back(range);
-      batch_.positions.push_back(
-          Position(int(context.size()) + draws_.below(count + 3), draws_.below(9), draws_.below(9)));
+      batch_.positions.push_back(Position(int(context.size()) + draws_.below(count + 3),
+                                          draws_.below(9), draws_.below(9)));
       batch_.segments.push_back(draws_.below(5));
       parent.push_back(draws_.below(i + 1) - 1);
     }
@@ -379,7 +387,8 @@ struct Pages {
 
   Pages(const Config& c, int count)
       : layout{tensor::KvType::kF32, c.layers, c.kv_heads, c.head_dim} {
-    for (int i = 0; i < count; ++i) pointers.push_back(memory.emplace_back(layout.page_bytes()).data());
+    for (int i = 0; i < count; ++i)
+      pointers.push_back(memory.emplace_back(layout.page_bytes()).data());
   }
   KvMemory kv() const { return {layout, pointers.data()}; }
 };
@@ -436,7 +445,8 @@ Outcome outcome(const TensorAnswer& answer) {
 }
 
 // The largest difference of two rows of numbers, relative to the largest number of the row.
-double distance(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
+double distance(const std::vector<std::vector<float>>& a,
+                const std::vector<std::vector<float>>& b) {
   EXPECT_EQ(a.size(), b.size());
   double worst = 0;
   for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
@@ -470,7 +480,8 @@ TEST(Forward, RowOpsEqualsTensorOpsOnRandomBatches) {
     TensorKv float_kv(n.config, scene.pages()), double_kv(n.config, scene.pages(), at::kDouble);
     int rows = 0;
     for (int step = 0; step < 7; ++step) {
-      Batch batch = scene.next(step == 6 ? 14 : 4);  // the last has more head rows than one pass of the head
+      Batch batch =
+          scene.next(step == 6 ? 14 : 4);  // the last has more head rows than one pass of the head
       rows += batch.rows();
       const Outcome got = row_forward(n, batch, pages.kv(), pool);
       const Outcome as_float = outcome(tensor_forward(n.config, in_float, batch, float_kv));
@@ -495,12 +506,14 @@ TEST(Forward, ModelThreadsAndLevelsGiveTheSameBits) {
   shape.type = Type::kQ5_1;
   shape.shared_wide = 64;
   for (const char* architecture : {"qwen2moe", "gemma3"}) {
-    const Network n = network(architecture, draft(architecture, shape), tensor::Arithmetic::kExactQ8);
+    const Network n =
+        network(architecture, draft(architecture, shape), tensor::Arithmetic::kExactQ8);
     const Model model(n.checkpoint, tensor::Arithmetic::kExactQ8, two);
     Scene scene(n.config, 12);
     Pages by_model(n.config, scene.pages()), by_hand(n.config, scene.pages());
     std::vector<Pages> by_level;
-    for (size_t i = 0; i < tensor::available_isas().size(); ++i) by_level.emplace_back(n.config, scene.pages());
+    for (size_t i = 0; i < tensor::available_isas().size(); ++i)
+      by_level.emplace_back(n.config, scene.pages());
     for (int step = 0; step < 5; ++step) {
       Batch batch = scene.next(3);
       const Outcome expected = row_forward(n, batch, by_hand.kv(), two);
@@ -512,14 +525,16 @@ TEST(Forward, ModelThreadsAndLevelsGiveTheSameBits) {
       ASSERT_TRUE(got == expected) << architecture << ", batch " << step;
       size_t level = 0;
       for (const tensor::Isa isa : tensor::available_isas()) {
-        ASSERT_TRUE(row_forward(n, batch, by_level[level++].kv(), one, tensor::kernels(isa)) == expected)
+        ASSERT_TRUE(row_forward(n, batch, by_level[level++].kv(), one, tensor::kernels(isa)) ==
+                    expected)
             << architecture << " on " << tensor::name(isa) << ", batch " << step;
       }
     }
   }
 }
 
-// The network with one norm more in every layer: on what attention adds. Over any Ops, by the one forward.
+// The network with one norm more in every layer: on what attention adds. Over any Ops, by the one
+// forward.
 template <class Ops, class Vector>
 class WithExtraNorm : public Ops {
  public:
@@ -578,7 +593,10 @@ struct Reference {
   int out, in, block;
   std::vector<float> weight;
   Reference(const StoredTensor& stored, const tensor::Matrix& packed)
-      : out(stored.rows), in(stored.cols), block(packed.activation_block()), weight(stored.floats()) {}
+      : out(stored.rows),
+        in(stored.cols),
+        block(packed.activation_block()),
+        weight(stored.floats()) {}
 
   // Activations as the product reads them: int8 per block of 32 or 256, or the floats themselves.
   std::vector<double> activations(const std::vector<float>& x) const {
@@ -594,12 +612,14 @@ struct Reference {
     }
     return out;
   }
-  // How near an element of x comes to the border between two int8 values, in steps; .5 when none is quantised.
+  // How near an element of x comes to the border between two int8 values, in steps; .5 when none is
+  // quantised.
   double margin(const std::vector<float>& x) const {
     double least = 0.5;
     for (size_t at = 0; block > 0 && at < x.size(); at += size_t(block)) {
       double largest = 0;
-      for (int i = 0; i < block; ++i) largest = std::max(largest, std::abs(double(x[at + size_t(i)])));
+      for (int i = 0; i < block; ++i)
+        largest = std::max(largest, std::abs(double(x[at + size_t(i)])));
       for (int i = 0; i < block && largest > 0; ++i) {
         const double v = std::abs(double(x[at + size_t(i)])) * 127 / largest;
         least = std::min(least, std::abs(v - std::floor(v) - 0.5));
@@ -611,7 +631,8 @@ struct Reference {
     const std::vector<double> a = activations(x);
     std::vector<double> y(size_t(out), 0.0);
     for (int o = 0; o < out; ++o) {
-      for (int i = 0; i < in; ++i) y[size_t(o)] += double(weight[size_t(o) * size_t(in) + size_t(i)]) * a[size_t(i)];
+      for (int i = 0; i < in; ++i)
+        y[size_t(o)] += double(weight[size_t(o) * size_t(in) + size_t(i)]) * a[size_t(i)];
     }
     return y;
   }
@@ -663,7 +684,8 @@ class QuantisedOperations : public testing::TestWithParam<QuantisedCase> {
     for (int r = 0; r < kRows; ++r) {
       RowInput in;
       in.kind = RowInput::kVector;
-      for (int i = 0; i < 256; ++i) in.vector.push_back(draws.uniform(-1, 1) * (i % 19 == 0 ? 8.0f : 1.0f));
+      for (int i = 0; i < 256; ++i)
+        in.vector.push_back(draws.uniform(-1, 1) * (i % 19 == 0 ? 8.0f : 1.0f));
       batch.inputs.push_back(std::move(in));
       batch.positions.emplace_back(r);
       batch.segments.push_back(0);
@@ -676,9 +698,11 @@ class QuantisedOperations : public testing::TestWithParam<QuantisedCase> {
     batch.epochs.push_back(std::move(epoch));
     return batch;
   }
-  static std::vector<float> normed(const Network& n, const std::vector<float>& x, const RowVector& weight) {
+  static std::vector<float> normed(const Network& n, const std::vector<float>& x,
+                                   const RowVector& weight) {
     std::vector<float> out(x.size());
-    tensor::kernels().rms_norm(x.data(), weight.data(), n.config.norm_eps, int(x.size()), out.data());
+    tensor::kernels().rms_norm(x.data(), weight.data(), n.config.norm_eps, int(x.size()),
+                               out.data());
     return out;
   }
   // Runs one operation on `batch`; `operation` copies out what it gives on worker 0.
@@ -701,15 +725,18 @@ class QuantisedOperations : public testing::TestWithParam<QuantisedCase> {
   Outcome answer_;
 };
 
-INSTANTIATE_TEST_SUITE_P(
-    Types, QuantisedOperations,
-    testing::Values(QuantisedCase{"Q4_0", Type::kQ4_0, Type::kQ4_0}, QuantisedCase{"Q4_1", Type::kQ4_1, Type::kQ4_1},
-                    QuantisedCase{"Q5_0", Type::kQ5_0, Type::kQ5_0}, QuantisedCase{"Q5_1", Type::kQ5_1, Type::kQ5_1},
-                    QuantisedCase{"Q8_0", Type::kQ8_0, Type::kQ8_0}, QuantisedCase{"Q4_K", Type::kQ4_K, Type::kQ4_K},
-                    QuantisedCase{"Q5_K", Type::kQ5_K, Type::kQ5_K}, QuantisedCase{"Q6_K", Type::kQ6_K, Type::kQ6_K},
-                    QuantisedCase{"Q6_K_with_Q8_0", Type::kQ6_K, Type::kQ8_0},
-                    QuantisedCase{"Q4_1_with_F16", Type::kQ4_1, Type::kF16}),
-    [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Types, QuantisedOperations,
+                         testing::Values(QuantisedCase{"Q4_0", Type::kQ4_0, Type::kQ4_0},
+                                         QuantisedCase{"Q4_1", Type::kQ4_1, Type::kQ4_1},
+                                         QuantisedCase{"Q5_0", Type::kQ5_0, Type::kQ5_0},
+                                         QuantisedCase{"Q5_1", Type::kQ5_1, Type::kQ5_1},
+                                         QuantisedCase{"Q8_0", Type::kQ8_0, Type::kQ8_0},
+                                         QuantisedCase{"Q4_K", Type::kQ4_K, Type::kQ4_K},
+                                         QuantisedCase{"Q5_K", Type::kQ5_K, Type::kQ5_K},
+                                         QuantisedCase{"Q6_K", Type::kQ6_K, Type::kQ6_K},
+                                         QuantisedCase{"Q6_K_with_Q8_0", Type::kQ6_K, Type::kQ8_0},
+                                         QuantisedCase{"Q4_1_with_F16", Type::kQ4_1, Type::kF16}),
+                         [](const auto& info) { return info.param.name; });
 
 TEST_P(QuantisedOperations, NormQkv) {
   const Network n = make("qwen2");  // with biases
@@ -729,7 +756,8 @@ TEST_P(QuantisedOperations, NormQkv) {
   for (int r = 0; r < kRows; ++r) {
     const auto x = normed(n, batch.inputs[size_t(r)].vector, layer.attn_norm);
     size_t at = size_t(r) * size_t(width);
-    for (const auto& [matrix, bias] : {std::pair(&q, &layer.q.bias), {&k, &layer.k.bias}, {&v, &layer.v.bias}}) {
+    for (const auto& [matrix, bias] :
+         {std::pair(&q, &layer.q.bias), {&k, &layer.k.bias}, {&v, &layer.v.bias}}) {
       std::vector<double> y = matrix->times(x);
       for (size_t i = 0; i < y.size(); ++i) y[i] += double((*bias)[i]);
       EXPECT_LE(relative(std::span(got).subspan(at, y.size()), y), kPerOperation) << "row " << r;
@@ -761,7 +789,8 @@ TEST_P(QuantisedOperations, LinearResidual) {
         for (size_t i = 0; i < y.size(); ++i) y[i] *= scale * double(layer.post_attn_norm[i]);
       }
       for (size_t i = 0; i < y.size(); ++i) y[i] += double(batch.inputs[size_t(r)].vector[i]);
-      EXPECT_LE(relative(std::span(got).subspan(size_t(r) * 256, 256), y), kPerOperation) << "row " << r;
+      EXPECT_LE(relative(std::span(got).subspan(size_t(r) * 256, 256), y), kPerOperation)
+          << "row " << r;
     }
   }
 }
@@ -782,7 +811,8 @@ TEST_P(QuantisedOperations, NormGated) {
     std::vector<double> y = gate.times(x);
     const std::vector<double> u = up.times(x);
     for (size_t i = 0; i < y.size(); ++i) y[i] = silu(y[i]) * u[i];
-    EXPECT_LE(relative(std::span(got).subspan(size_t(r) * 256, 256), y), kPerOperation) << "row " << r;
+    EXPECT_LE(relative(std::span(got).subspan(size_t(r) * 256, 256), y), kPerOperation)
+        << "row " << r;
   }
 }
 
@@ -795,17 +825,19 @@ TEST_P(QuantisedOperations, Head) {
     });
     const Reference head(n.stored.embedding, n.rows.embedding);
     for (int r = 0; r < kRows; ++r) {
-      std::vector<double> y = head.times(normed(n, batch.inputs[size_t(r)].vector, n.rows.output_norm));
+      std::vector<double> y =
+          head.times(normed(n, batch.inputs[size_t(r)].vector, n.rows.output_norm));
       if (n.config.logit_cap > 0) {
-        for (double& x : y) x = double(n.config.logit_cap) * std::tanh(x / double(n.config.logit_cap));
+        for (double& x : y)
+          x = double(n.config.logit_cap) * std::tanh(x / double(n.config.logit_cap));
       }
       EXPECT_LE(relative(answer_.logits[size_t(r)], y), kPerOperation) << "row " << r;
     }
   }
 }
 
-// The second products read what the first ones computed: an element near the border of two int8 values may fall to
-// either side, so only rows without one count (and rows whose routing is clear).
+// The second products read what the first ones computed: an element near the border of two int8
+// values may fall to either side, so only rows without one count (and rows whose routing is clear).
 TEST_P(QuantisedOperations, ExpertsResidual) {
   for (const char* architecture : {"qwen2moe", "qwen3moe"}) {
     const Network n = make(architecture);
@@ -843,7 +875,8 @@ TEST_P(QuantisedOperations, ExpertsResidual) {
       for (double& a : p) a /= sum;
       std::vector<int> order(p.size());
       std::iota(order.begin(), order.end(), 0);
-      std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return p[size_t(a)] > p[size_t(b)]; });
+      std::stable_sort(order.begin(), order.end(),
+                       [&](int a, int b) { return p[size_t(a)] > p[size_t(b)]; });
       clear = p[size_t(order[size_t(e.used) - 1])] - p[size_t(order[size_t(e.used)])] > 1e-4;
       double chosen = 0;
       for (int j = 0; j < e.used; ++j) chosen += p[size_t(order[size_t(j)])];
@@ -854,13 +887,13 @@ TEST_P(QuantisedOperations, ExpertsResidual) {
       for (int j = 0; j < e.used; ++j) {
         const size_t id = size_t(order[size_t(j)]);
         add(e.normalise ? p[id] / chosen : p[id],
-            expert(stored.expert_gate[id], layer.expert_gate[id], stored.expert_up[id], layer.expert_up[id],
-                   stored.expert_down[id], layer.expert_down[id]));
+            expert(stored.expert_gate[id], layer.expert_gate[id], stored.expert_up[id],
+                   layer.expert_up[id], stored.expert_down[id], layer.expert_down[id]));
       }
       if (!layer.shared_gate.empty()) {
         const double g = Reference(stored.shared_router, layer.shared_router).times(x)[0];
-        add(1 / (1 + std::exp(-g)), expert(stored.shared_gate, layer.shared_gate, stored.shared_up, layer.shared_up,
-                                           stored.shared_down, layer.shared_down));
+        add(1 / (1 + std::exp(-g)), expert(stored.shared_gate, layer.shared_gate, stored.shared_up,
+                                           layer.shared_up, stored.shared_down, layer.shared_down));
       }
       if (!clear) continue;
       ++compared;
@@ -878,7 +911,8 @@ double loss(const at::Tensor& logits) {
   Draws draws(31);
   const at::Tensor x = logits.detach().contiguous();
   double sum = 0;
-  for (int64_t i = 0; i < x.numel(); ++i) sum += double(draws.uniform(-1, 1)) * x.data_ptr<double>()[i];
+  for (int64_t i = 0; i < x.numel(); ++i)
+    sum += double(draws.uniform(-1, 1)) * x.data_ptr<double>()[i];
   return sum;
 }
 at::Tensor loss_weights(const at::Tensor& logits) {
@@ -893,7 +927,8 @@ TEST(Gradients, EqualCentralDifferences) {
   double map_steepest = 0;
   uint64_t seed = 32;
   for (const Network& n : all_networks(2)) {
-    if (n.config.activation == tensor::Activation::kRelu) continue;  // has no derivative at its corner
+    if (n.config.activation == tensor::Activation::kRelu)
+      continue;  // has no derivative at its corner
     TensorWeights w = n.tensors(at::kDouble);
     Scene scene(n.config, seed++);
     TensorKv kv(n.config, scene.pages(), at::kDouble);
@@ -909,13 +944,16 @@ TEST(Gradients, EqualCentralDifferences) {
     for (size_t r = 0; r < inputs.rows.size(); ++r) {
       const RowInput& in = batch.inputs[r];
       if (in.kind != RowInput::kVector && in.kind != RowInput::kMix) continue;
-      inputs.rows[r] = at::tensor(in.kind == RowInput::kVector ? in.vector : in.weights).to(at::kDouble);
-      if (++free_rows <= 3) leaves.emplace_back("input of row " + std::to_string(r), inputs.rows[r]);
+      inputs.rows[r] =
+          at::tensor(in.kind == RowInput::kVector ? in.vector : in.weights).to(at::kDouble);
+      if (++free_rows <= 3)
+        leaves.emplace_back("input of row " + std::to_string(r), inputs.rows[r]);
     }
     inputs_checked += std::min(free_rows, 3);
     const LinearMap& map = *scene.map();
     const Linear<at::Tensor, at::Tensor> tensor_map{
-        at::tensor(map.weight).view({map.width, map.width}).to(at::kDouble), at::tensor(map.bias).to(at::kDouble)};
+        at::tensor(map.weight).view({map.width, map.width}).to(at::kDouble),
+        at::tensor(map.bias).to(at::kDouble)};
     inputs.maps.emplace(scene.map().get(), tensor_map);
     leaves.emplace_back("map", tensor_map.weight);
     leaves.emplace_back("map bias", tensor_map.bias);
@@ -924,12 +962,21 @@ TEST(Gradients, EqualCentralDifferences) {
     for (const size_t l : {size_t(0), w.layers.size() - 1}) {
       const auto& layer = w.layers[l];
       const std::string at = "layer " + std::to_string(l) + " ";
-      for (const auto& [name, t] :
-           {std::pair("attn_norm", layer.attn_norm), {"q", layer.q.weight}, {"k", layer.k.weight},
-            {"v", layer.v.weight}, {"v bias", layer.v.bias}, {"q_norm", layer.q_norm}, {"k_norm", layer.k_norm},
-            {"segments", layer.segments}, {"o", layer.o.weight}, {"post norm", layer.post_ffn_norm},
-            {"down", layer.down.weight}, {"gate", layer.gate.weight}, {"router", layer.router},
-            {"shared", layer.shared_up}, {"shared router", layer.shared_router}}) {
+      for (const auto& [name, t] : {std::pair("attn_norm", layer.attn_norm),
+                                    {"q", layer.q.weight},
+                                    {"k", layer.k.weight},
+                                    {"v", layer.v.weight},
+                                    {"v bias", layer.v.bias},
+                                    {"q_norm", layer.q_norm},
+                                    {"k_norm", layer.k_norm},
+                                    {"segments", layer.segments},
+                                    {"o", layer.o.weight},
+                                    {"post norm", layer.post_ffn_norm},
+                                    {"down", layer.down.weight},
+                                    {"gate", layer.gate.weight},
+                                    {"router", layer.router},
+                                    {"shared", layer.shared_up},
+                                    {"shared router", layer.shared_router}}) {
         if (t.defined()) leaves.emplace_back(at + name, t);
       }
       if (!layer.expert_down.empty()) leaves.emplace_back(at + "expert 1", layer.expert_down[1]);
@@ -947,14 +994,16 @@ TEST(Gradients, EqualCentralDifferences) {
     Draws draws(33);
     double steepest = 0;
     for (auto& [name, leaf] : leaves) {
-      const at::Tensor gradient = leaf.grad().defined() ? leaf.grad().clone() : at::zeros_like(leaf);
+      const at::Tensor gradient =
+          leaf.grad().defined() ? leaf.grad().clone() : at::zeros_like(leaf);
       ASSERT_TRUE(gradient.isfinite().all().item<bool>()) << n.name << ", " << name;
       const at::Tensor flat = gradient.contiguous().view({-1});
       steepest = std::max(steepest, flat.abs().max().item<double>());
       if (name == "map") map_steepest = std::max(map_steepest, flat.abs().max().item<double>());
       for (int i = 0; i < 2; ++i) {
         // The steepest element, then a random one.
-        const int64_t at = i == 0 ? flat.abs().argmax().item<int64_t>() : draws.below(int(flat.numel()));
+        const int64_t at =
+            i == 0 ? flat.abs().argmax().item<int64_t>() : draws.below(int(flat.numel()));
         double* value = leaf.data_ptr<double>() + at;
         const double before = *value, h = 1e-5;
         *value = before + h;
@@ -963,7 +1012,8 @@ TEST(Gradients, EqualCentralDifferences) {
         const double below = loss(run());
         *value = before;
         const double expected = (above - below) / (2 * h), got = flat[at].item<double>();
-        EXPECT_NEAR(got, expected, 1e-6 * (1 + std::abs(expected))) << n.name << ", " << name << "[" << at << "]";
+        EXPECT_NEAR(got, expected, 1e-6 * (1 + std::abs(expected)))
+            << n.name << ", " << name << "[" << at << "]";
       }
     }
     EXPECT_GT(steepest, 0.1) << n.name;
