@@ -161,7 +161,7 @@ TEST_F(BeamSearch, NarrowBeamsAreTheDefinition) {
   int ended = 0, differ = 0;
   for (const bool ignore : {false, true}) {
     ignore_eos_ = ignore;
-    for (const uint32_t prompt : {3u, 4u, 5u}) {
+    for (const uint32_t prompt : {3u, 4u, 5u, 6u, 7u, 8u, 9u, 10u}) {
       prompt_ = tiny_prompt(prompt, 11);
       table_.clear();
       for (const int width : {1, 2, 3, 5}) {
