@@ -151,7 +151,7 @@ void Context::keep(int base, std::span<const int> kept) {
       bool lost = false;
       for (const auto& run : special->seen) {
         for (int x = run.first; x < run.first + run.count; ++x) {
-          const int to = x < base ? x : moved[size_t(x - base)];
+          const int to = x < base ? x : x < base + count ? moved[size_t(x - base)] : -1;
           if (to < 0) {
             lost = true;
           } else if (!seen.empty() && seen.back().first + seen.back().count == to &&

@@ -476,7 +476,8 @@ void Engine::take_cached(Query::QueryPart& part, Query& query) {
 }
 
 void Engine::publish(ContextState& c) {
-  if (!options_.prefix_cache || c.loaded || c.resident < tensor::kPageSlots) return;
+  // What saw slots that are gone or overwritten is no function of the tokens that the cache goes by.
+  if (!options_.prefix_cache || c.loaded || !c.reproducible || c.resident < tensor::kPageSlots) return;
   const int pages = c.resident / tensor::kPageSlots;
   if (c.published >= pages) return;
   ChainHash hash = PrefixCache::root(model_->version(), options_.kv, c.salt);
