@@ -82,7 +82,8 @@ class Reader {
   size_t at_ = 0;
 };
 
-void put_special(Writer& w, const SpecialRow& row) {
+// `recipe`: what the row saw goes along; without it the row cannot be recomputed, and never is.
+void put_special(Writer& w, const SpecialRow& row, bool recipe) {
   w.put(uint8_t(row.in.kind));
   w.put(row.in.token);
   w.list(row.in.vector);
@@ -93,8 +94,8 @@ void put_special(Writer& w, const SpecialRow& row) {
   w.put(int32_t(row.active.leave));
   w.put(uint8_t(row.causal));
   w.put(uint8_t(row.sees_self));
-  w.put(uint32_t(row.seen.size()));
-  for (const auto& seen : row.seen) {
+  w.put(uint32_t(recipe ? row.seen.size() : 0));
+  for (const auto& seen : recipe ? row.seen : std::vector<SpecialRow::Seen>()) {
     w.put(int32_t(seen.first));
     w.put(int32_t(seen.count));
     w.put(seen.softmax_class);
@@ -212,7 +213,7 @@ void ContextFile::write(const Context& context, const Sink& sink) {
     w.put(slot.special ? kSpecial : kPlain);
     for (const int32_t p : {slot.position.t, slot.position.h, slot.position.w, slot.segment}) w.put(p);
     if (slot.special) {
-      put_special(w, *slot.special);
+      put_special(w, *slot.special, s.reproducible);
     } else {
       w.put(slot.token);
     }
