@@ -120,7 +120,7 @@ class Writer {
     using NormalizerKind = text::Normalizer::Step::Kind;
     const std::string space = text::escape_pattern(" ");
     text::PrefixScheme prefix = text::PrefixScheme::kNever;
-    bool replaced = false, words = false;
+    bool replaced = false, metaspace = false, words = false;
     for (const auto& step : spec_.normalizer.steps()) {
       if (step.kind == NormalizerKind::kPrepend && step.content == kMetaspace && !replaced) {
         prefix = text::PrefixScheme::kAlways;
@@ -136,7 +136,7 @@ class Writer {
       const auto& step = steps[i];
       if (step.kind == Kind::kMetaspace && step.replacement == kMetaspace && i == 0 && !replaced) {
         prefix = step.prefix;
-        replaced = true;
+        replaced = metaspace = true;
       } else if (step.kind == Kind::kSplit && replaced && step.regex->pattern() == space) {
         // No space is left to split at.
       } else if (step.kind == Kind::kSplit && i == 1 && !step.invert &&
@@ -161,10 +161,17 @@ class Writer {
     put("ggml.pre", GgufValue::string("default"));
     put_tokens(true);
     put("ggml.add_space_prefix", GgufValue::boolean(has_prefix));
-    if (prefix != text::PrefixScheme::kFirst) return;
-    out_.metadata.emplace_back(std::string(text::kGgufPrefixFirst), GgufValue::boolean(true));
+    if (longest_run_ > 0) {
+      out_.notes.push_back("runs of more than " + std::to_string(longest_run_) +
+                           " spaces may be cut into tokens at other places than in the folder");
+    }
+    if (!metaspace || !has_prefix) return;
+    const bool first = prefix == text::PrefixScheme::kFirst;
+    out_.metadata.emplace_back(std::string(text::kGgufMetaspace),
+                               GgufValue::string(first ? "first" : "always"));
     out_.notes.push_back(
-        "a space goes before the text only; other programs put it after special tokens too");
+        std::string("a space goes ") + (first ? "once " : "") +
+        "before text that begins with none; other programs put it before every text");
   }
 
   void check_unknown() {
@@ -181,8 +188,13 @@ class Writer {
 
   void score_by_merges() {
     ids_.reserve(spec_.tokens.size());
-    for (size_t id = 0; id < spec_.tokens.size(); ++id)
+    for (size_t id = 0; id < spec_.tokens.size(); ++id) {
       ids_.try_emplace(spec_.tokens[id].text, int32_t(id));
+    }
+    for (const Token& token : spec_.tokens) {
+      if (is_run_of_spaces(token.text))
+        longest_run_ = std::max(longest_run_, token.text.size() / kMetaspace.size());
+    }
     pairs_.resize(spec_.tokens.size());
     std::string joined;
     int32_t last = kNoToken;
@@ -210,8 +222,8 @@ class Writer {
   bool is_run_of_spaces(const std::string& text) const {
     const auto found = ids_.find(text);
     return found != ids_.end() &&
-           spec_.tokens[size_t(found->second)].type == TokenType::kUserDefined &&
-           text.starts_with(kMetaspace);
+           spec_.tokens[size_t(found->second)].type == TokenType::kUserDefined && !text.empty() &&
+           with_spaces(text).find_first_not_of(' ') == std::string::npos;
   }
 
   // Merging by score takes any two tokens that make a token; the list of merges must say the same.
@@ -329,6 +341,7 @@ class Writer {
   text::TokenizerSpec spec_;
   size_t vocab_ = 0;
   std::unordered_map<std::string, int32_t> ids_;
+  size_t longest_run_ = 0;                    // of spaces that are a token by themselves
   std::vector<std::vector<uint32_t>> pairs_;  // by token: where its merges cut it, in bytes
   TokenizerMetadata out_;
 };

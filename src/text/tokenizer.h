@@ -22,8 +22,9 @@ namespace tutti::text {
 
 // What GGUF's own keys cannot say about a tokenizer that was converted to them; other programs ignore these two.
 inline constexpr std::string_view kGgufNfc = "tutti.tokenizer.nfc";  // true: text goes through NFC first
-inline constexpr std::string_view kGgufPrefixFirst =
-    "tutti.tokenizer.prefix_first";  // true: the space prefix goes before the text only, not after special tokens
+// "first", "always": the space prefix goes only before text that begins with no space; "first" before the very text
+// only, not after special tokens.
+inline constexpr std::string_view kGgufMetaspace = "tutti.tokenizer.metaspace";
 
 enum class TokenizerKind {
   kByteLevelBpe,      // merges over bytes, written in the printable alphabet of GPT-2

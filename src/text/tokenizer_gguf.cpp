@@ -99,12 +99,14 @@ Tokenizer Tokenizer::from_gguf(const Gguf& file) {
     spec.kind = TokenizerKind::kSentencePieceBpe;
     spec.family = "spm";
     spec.add_bos = true;
-    spec.normalizer.add_replace(" ", "\xE2\x96\x81");
     const bool prefix = file.boolean("tokenizer.ggml.add_space_prefix").value_or(true);
-    const bool first_only = file.boolean(kGgufPrefixFirst).value_or(false);
-    spec.space_prefix = !prefix      ? PrefixScheme::kNever
-                        : first_only ? PrefixScheme::kFirst
-                                     : PrefixScheme::kAlways;
+    if (const auto metaspace = file.string(kGgufMetaspace); prefix && metaspace) {
+      spec.pre_tokenizer.add_metaspace(
+          "\xE2\x96\x81", *metaspace == "first" ? PrefixScheme::kFirst : PrefixScheme::kAlways, false);
+    } else {
+      spec.normalizer.add_replace(" ", "\xE2\x96\x81");
+      spec.space_prefix = prefix ? PrefixScheme::kAlways : PrefixScheme::kNever;
+    }
     spec.decoding = {true, prefix, Malformed::kByte};
   } else if (*model == "gemma4") {
     // SentencePiece text, but with ranked merges instead of scores; pieces end at line breaks.

@@ -2,8 +2,6 @@
 
 import filecmp
 import json
-import os
-import shutil
 import signal
 import subprocess
 import time
@@ -13,14 +11,18 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-import torch
 from gguf import GGMLQuantizationType as T
 from gguf import quants
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 import program
 import real_models
 import tiny_checkpoints
 from closeness import check_close, check_same_bits
+from gguf_metadata import read_metadata
+from mixed_text import corpus, mixed_lines
+from test_tokenizers import (BYTES, DIGITS_GPT2, GPT2_STEP, LLAMA3, QWEN2, TEKKEN, VOCABULARIES, compare, split,
+                             tutti)
 
 SIMPLE = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
 K_TYPES = ["Q4_K", "Q5_K", "Q6_K"]
@@ -33,7 +35,7 @@ def quantize(model, out, kind, *options) -> dict:
 
 def refused(*arguments) -> str:
     """The message of a command that must fail for its usage (2) or its files (1)."""
-    done = subprocess.run([program.path(), "quantize", *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run([program.path(), "quantize", *map(str, arguments), "--json"], capture_output=True, text=True)
     assert done.returncode in (1, 2) and done.stdout == "", (done.returncode, done.stdout, done.stderr)
     return f"{done.returncode}: {done.stderr}"
 
@@ -196,7 +198,9 @@ def test_widened_values_are_gguf_pys(smollm2_f32):
     original, widened = tensors(real_models.smollm2()), tensors(smollm2_f32)
     assert list(original) == list(widened)
     for name in ["token_embd.weight", "blk.0.attn_q.weight", "blk.17.ffn_down.weight", "blk.29.ffn_norm.weight"]:
-        assert np.array_equal(widened[name].data.view(np.uint32), values(original[name]).view(np.uint32)), name
+        rows = slice(-1, -2000, -1) if len(original[name].shape) > 1 else slice(None)
+        expected = quants.dequantize(original[name].data[rows], original[name].tensor_type)
+        assert np.array_equal(widened[name].data[rows].view(np.uint32), expected.view(np.uint32)), name
 
 
 def test_quantised_again_the_embedding_has_its_old_bytes(smollm2_f32, tmp_path):
@@ -207,8 +211,7 @@ def test_quantised_again_the_embedding_has_its_old_bytes(smollm2_f32, tmp_path):
     assert np.array_equal(original["token_embd.weight"].data, again["token_embd.weight"].data)
     for name in ["blk.3.attn_v.weight", "blk.29.ffn_down.weight"]:
         assert np.array_equal(again[name].data, quants.quantize(values(original[name]), T.Q4_1)), name
-    metadata = {k: f.contents() for k, f in gguf.GGUFReader(out).fields.items()}
-    assert metadata == {k: f.contents() for k, f in gguf.GGUFReader(real_models.smollm2()).fields.items()}
+    assert read_metadata(out) == read_metadata(real_models.smollm2())
 
 
 @pytest.mark.parametrize("kind, allowed, relative_rms", [
@@ -235,6 +238,8 @@ def test_perplexity_stays(smollm2_f32, tmp_path, kind, allowed, relative_rms):
 
 # What no GGUF file can say: layers without experts after the first ones that have them.
 INEXPRESSIBLE = {"qwen2-moe-normalised-partly-dense": "experts", "qwen3-moe-every-second": "experts"}
+# write_gguf puts its own values there: the folder's tokenizer has no merges and declares no token special.
+MADE_UP = ("general.name", "tokenizer.ggml.merges", "tokenizer.ggml.token_type")
 IDS = list(np.random.default_rng(3).integers(0, 250, 40))
 
 
@@ -253,7 +258,7 @@ def test_folder_becomes_the_same_model(family, tmp_path):
     if family.gguf_same_bits:
         check_same_bits(f"{family}: GGUF, folder", ours, theirs)
     else:
-        check_close(f"{family}: GGUF, folder", ours, theirs, 1e-6)
+        check_close(f"{family}: GGUF, folder", ours, theirs, 1e-5)
     if family.gguf_arch is None:
         return
     # Tensors as gguf-py writes them by the published rules.
@@ -266,12 +271,9 @@ def test_folder_becomes_the_same_model(family, tmp_path):
             assert np.allclose(got[name].data, t.data, rtol=1e-6, atol=0)
         else:
             assert np.array_equal(got[name].data.view(np.uint32), t.data.view(np.uint32)), name
-    fields, wanted = gguf.GGUFReader(out).fields, gguf.GGUFReader(tmp_path / "theirs.gguf").fields
-    for key, field in wanted.items():
-        if key.startswith("GGUF.") or key in ("general.name", "tokenizer.ggml.merges"):
-            continue
-        assert key in fields, key
-        assert fields[key].contents() == field.contents(), key
+    metadata = read_metadata(out)
+    for key, value in read_metadata(tmp_path / "theirs.gguf").items():
+        assert key in MADE_UP or metadata[key] == value, key
 
 
 def test_half_types_of_a_folder(tmp_path):
@@ -282,7 +284,7 @@ def test_half_types_of_a_folder(tmp_path):
     for kind in ["COPY", "BF16"]:
         quantize(folder, tmp_path / f"{kind}.gguf", kind)
         same = tensors(tmp_path / f"{kind}.gguf")
-        assert gguf.GGUFReader(tmp_path / f"{kind}.gguf").fields["general.file_type"].contents() == 32
+        assert read_metadata(tmp_path / f"{kind}.gguf")["general.file_type"] == 32
         for name, t in same.items():
             assert t.tensor_type == (T.F32 if "norm" in name else T.BF16), name
             assert np.array_equal(values(t).view(np.uint32), wide[name].data.view(np.uint32)), name
@@ -329,12 +331,6 @@ def test_importances_move_the_error(tmp_path):
 
 # ---- tokenizers ----
 
-from test_tokenizers import (DIGITS_GPT2, GPT2_STEP, LLAMA3, QWEN2, TEKKEN, BYTES, ROOT, VOCABULARIES,  # noqa: E402
-                             compare, split, trained, tutti)
-from gguf_metadata import read_metadata  # noqa: E402
-from mixed_text import mixed_lines  # noqa: E402
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers  # noqa: E402
-
 
 def model_folder(folder: Path, vocab: int) -> Path:
     """The smallest Llama with that vocabulary, beside the folder's tokenizer.json."""
@@ -362,7 +358,7 @@ def check_encodes_alike(folder, tokenizer, lines, extra_rows=3):
     got = tutti(folder / "out.gguf", lines)
     compare(got, [e.ids for e in tokenizer.encode_batch(lines, add_special_tokens=False)], lines)
     compare(tutti(folder / "out.gguf", got, "--decode"), tokenizer.decode_batch(got, skip_special_tokens=False), lines)
-    tokens = gguf.GGUFReader(folder / "out.gguf").fields["tokenizer.ggml.tokens"].contents()
+    tokens = read_metadata(folder / "out.gguf")["tokenizer.ggml.tokens"]
     assert tokens[-1] == f"[PAD{len(tokens) - 1}]"
     return report
 
@@ -371,9 +367,6 @@ def check_encodes_alike(folder, tokenizer, lines, extra_rows=3):
     ("gpt-2", GPT2_STEP, None, False), ("smollm", DIGITS_GPT2, None, False), ("llama-bpe", split(LLAMA3), None, True),
     ("qwen2", split(QWEN2), normalizers.NFC(), False), ("tekken", split(TEKKEN), None, True)])
 def test_byte_level_tokenizer_survives(tmp_path, name, pre_tokenizer, normalizer, ignore_merges):
-    from tokenizers import trainers
-    from mixed_text import corpus
-
     tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.normalizer = normalizer
@@ -386,7 +379,7 @@ def test_byte_level_tokenizer_survives(tmp_path, name, pre_tokenizer, normalizer
         bos_token="<|end|>", add_bos_token=True, chat_template="{{ messages[0].content }}!")))
     report = check_encodes_alike(tmp_path, tokenizer, mixed_lines(1500, ["<|end|>", "<tool>"], seed=21))
     assert len(report["notes"]) == (1 if normalizer else 0)
-    fields = {k: f.contents() for k, f in gguf.GGUFReader(tmp_path / "out.gguf").fields.items()}
+    fields = read_metadata(tmp_path / "out.gguf")
     assert fields["tokenizer.ggml.model"] == "gpt2" and fields["tokenizer.ggml.pre"] == name
     assert fields["tokenizer.ggml.bos_token_id"] == 0 and fields["tokenizer.ggml.add_bos_token"] is True
     assert fields["tokenizer.chat_template"] == "{{ messages[0].content }}!"
@@ -437,7 +430,7 @@ def test_sentencepiece_tokenizer_survives(tmp_path, name):
         decoders.Sequence(SPM_DECODER + [decoders.Strip(" ", 1, 0)]))
     report = check_encodes_alike(tmp_path, tokenizer, mixed_lines(1500, ["<s>", "</s>"], seed=22))
     assert len(report["notes"]) == (0 if legacy else 1)
-    fields = {k: f.contents() for k, f in gguf.GGUFReader(tmp_path / "out.gguf").fields.items()}
+    fields = read_metadata(tmp_path / "out.gguf")
     assert fields["tokenizer.ggml.model"] == "llama" and fields["tokenizer.ggml.add_space_prefix"] is True
     assert fields["tokenizer.ggml.token_type"][:len(metadata["tokenizer.ggml.tokens"])] == metadata["tokenizer.ggml.token_type"]
     # Scores in the order of the vocabulary's own.
@@ -450,8 +443,12 @@ def test_gemma_tokenizer_survives(tmp_path):
     metadata = read_metadata(real_models.gemma3())
     tokenizer = sentencepiece_folder(tmp_path, metadata, normalizers.Replace(" ", "▁"),
                                      pre_tokenizers.Split(" ", "merged_with_previous"), decoders.Sequence(SPM_DECODER))
-    lines = [l for l in mixed_lines(1500, ["<start_of_turn>", "   ", "\n\n\n"], seed=23) if "▁" not in l]
-    check_encodes_alike(tmp_path, tokenizer, lines)
+    # The vocabulary's longest run of spaces is 31; a longer one is cut greedily here, merged from short ones there.
+    lines = [l for l in mixed_lines(1500, ["<start_of_turn>", "   ", "\n\n\n"], seed=23)
+             if "▁" not in l and " " * 32 not in l]
+    assert len(lines) > 1300
+    report = check_encodes_alike(tmp_path, tokenizer, lines)
+    assert len(report["notes"]) == 1 and "more than 31 spaces" in report["notes"][0]
 
 
 def edited(tokenizer_json: Path, change):
