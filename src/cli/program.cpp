@@ -38,11 +38,8 @@ int program(int argc, char** argv) {
   CLI::App app{"Tutti runs, measures and inspects models, with parallel methods of AI.", "tutti"};
   app.set_version_flag("-V,--version", "tutti " TUTTI_VERSION);
   app.require_subcommand(1);
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);  // scripts append what they change
   app.get_formatter()->column_width(34);
-  app.footer(
-      "Models: a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m).\n"
-      "Exit codes: 0, 1 at run time, 2 usage. 'tutti COMMAND --help' lists the options of a "
-      "command.");
   add_run(app);
   add_chat(app);
   add_bench(app);
@@ -50,6 +47,10 @@ int program(int argc, char** argv) {
   add_inspect(app);
   add_tokenize(app);
   add_methods(app);
+  app.footer(
+      "Models: a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m).\n"
+      "Exit codes: 0, 1 at run time, 2 usage. 'tutti COMMAND --help' lists the options of a "
+      "command.");
   if (argc <= 1) {
     std::fputs(app.help().c_str(), stderr);
     return 2;
