@@ -167,7 +167,7 @@ def test_help_and_version():
     for option in ("--system", "--top-k INT=0", "--top-p FLOAT=1", "--min-p FLOAT=0", "--typical", "--repeat-penalty",
                    "--presence-penalty", "--frequency-penalty", "--logit-bias", "--stop", "--logprobs", "--seed",
                    "--n-predict INT=256", "--ctx-size", "--threads", "--file", "--ignore-eos", "--samplers",
-                   "bias;repetition;presence_frequency;temperature;top_k;top_p;min_p;typical", "--temp FLOAT=0"):
+                   "bias;repetition;presence_frequency;temperature;top_k;top_p;min_p;typical", "--temp,--temperature FLOAT=0"):
         assert option in options, option
     for flag in ("--version", "-V"):
         done = tutti(flag)
