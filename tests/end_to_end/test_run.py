@@ -106,7 +106,7 @@ def batch(tmp_path_factory):
         {"prompt": "Tell me a story.", "system": "You are a pirate."},
         {"prompt": "Hi", "method": "no such"},
         {"prompt": "Tell me a story.", "n": 0},
-        {"prompt": "Tell me a story.", "n": 200, "stop": "time"},
+        {"prompt": "Tell me a story.", "n": 200, "stop": "e"},
         {"prompt": "Say hello.", "n": 60, "ignore_eos": True},
         {"prompt": "Tell me a story.", "temp": 0.9, "bogus": 1},
         {"messages": [{"role": "user"}, 3]},
@@ -147,8 +147,8 @@ def test_prompts_options_of_a_line(batch):
     assert a[8]["ids"] == a[2]["ids"] and len(a[8]["choices"]) == 2  # the first sample is that of the seed
     assert a[9]["prompt_ids"] == chat_ids({"role": "system", "content": "You are a pirate."}, user("Tell me a story."))
     assert a[11]["ids"] == [] and a[11]["finish_reason"] == "length" and a[11]["stats"]["rows"] == 0
-    assert "time" not in a[12]["text"] and a[12]["finish_reason"] == "stop"
-    assert "time" in decoded(a[12]["ids"])
+    assert "e" not in a[12]["text"] and a[12]["finish_reason"] == "stop"
+    assert "e" in decoded(a[12]["ids"])
     assert len(a[13]["ids"]) == 60 and a[13]["finish_reason"] == "length"
     assert a[16]["prompt_ids"] == chat_ids(user(""))
 
