@@ -21,8 +21,9 @@ void flush_output() {
   std::cout.flush();
   errno = 0;
   if (std::fflush(stdout) == 0 && std::cout && !std::ferror(stdout)) return;
-  throw Error(ErrorKind::kSystem, std::string("standard output: ") +
-                                      (errno ? std::strerror(errno) : "cannot be written; is the disk full?"));
+  throw Error(ErrorKind::kSystem,
+              std::string("standard output: ") +
+                  (errno ? std::strerror(errno) : "cannot be written; is the disk full?"));
 }
 
 int report(const char* what, int code) {
@@ -38,11 +39,9 @@ int program(int argc, char** argv) {
   CLI::App app{"Tutti runs, measures and inspects models, with parallel methods of AI.", "tutti"};
   app.set_version_flag("-V,--version", "tutti " TUTTI_VERSION);
   app.require_subcommand(1);
+  app.option_defaults()->multi_option_policy(
+      CLI::MultiOptionPolicy::TakeLast);  // scripts append what they change
   app.get_formatter()->column_width(34);
-  app.footer(
-      "Models: a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m).\n"
-      "Exit codes: 0, 1 at run time, 2 usage. 'tutti COMMAND --help' lists the options of a "
-      "command.");
   add_run(app);
   add_chat(app);
   add_bench(app);
@@ -51,6 +50,10 @@ int program(int argc, char** argv) {
   add_tokenize(app);
   add_quantize(app);
   add_methods(app);
+  app.footer(
+      "Models: a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m).\n"
+      "Exit codes: 0, 1 at run time, 2 usage. 'tutti COMMAND --help' lists the options of a "
+      "command.");
   if (argc <= 1) {
     std::fputs(app.help().c_str(), stderr);
     return 2;
@@ -68,7 +71,9 @@ int program(int argc, char** argv) {
       known = known || command->check_name(argv[1]);
       names += (names.empty() ? "" : ", ") + command->get_name();
     }
-    if (!known) return report(("unknown command " + std::string(argv[1]) + "; commands are " + names).c_str(), 2);
+    if (!known)
+      return report(("unknown command " + std::string(argv[1]) + "; commands are " + names).c_str(),
+                    2);
   }
   try {
     app.parse(std::move(arguments));

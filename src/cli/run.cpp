@@ -247,7 +247,7 @@ void run(const RunOptions& o) {
   const Total total = total_now();
 
   if (!lines && jobs[0].error) {
-    if (jobs[0].tokens > 0) std::cout << std::endl;  // the error does not go on where the text stopped
+    if (jobs[0].streaming && jobs[0].tokens > 0) std::cout << std::endl;  // the error does not go on where the text stopped
     std::rethrow_exception(jobs[0].error);
   }
   size_t failed = 0;

@@ -8,14 +8,11 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import termios
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "conformance"))
-
-import program  # noqa: E402
+import program
 
 os.environ.setdefault("TUTTI_THREADS", "1")
 TUTTI = str(program.path())
