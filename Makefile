@@ -44,7 +44,7 @@ bench-llama: setup-dev build
 	@bench/peers/llama.cpp/compare.sh $(if $(JSON),--json)
 
 study: test
-	@STUDY=1 ctest --test-dir $(BUILD) --output-on-failure -L conformance
+	@STUDY=1 ctest --test-dir $(BUILD) --output-on-failure -L "conformance|unit"
 	@bench/peers/llama.cpp/compare.sh --model smollm2
 	@bench/peers/llama.cpp/compare.sh --model gemma3-270m
 
