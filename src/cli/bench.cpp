@@ -163,7 +163,9 @@ void bench(const BenchOptions& o) {
     if (rows > context) too_long("--prompt-rows " + std::to_string(rows), context);
   }
   for (const int depth : o.depths) {
-    if (depth > context - o.tokens) too_long("--depth " + std::to_string(depth) + " and -n " + std::to_string(o.tokens), context);
+    if (depth > context - o.tokens) {
+      too_long("--depth " + std::to_string(depth) + " and -n " + std::to_string(o.tokens), context);
+    }
   }
   const std::string_view isa = tensor::name(tensor::kernels().isa);
   const size_t bytes = model.bytes_per_forward();
@@ -263,7 +265,9 @@ void add_bench(CLI::App& app) {
   command->add_option("--prompt-rows", o->prompt_rows, "prompt lengths, separated by commas")
       ->delimiter(',')
       ->default_str("1,32,512");
-  command->add_option("--streams", o->streams, "numbers of concurrent sequences")->delimiter(',')->default_str("1,4,16,32");
+  command->add_option("--streams", o->streams, "numbers of concurrent sequences")
+      ->delimiter(',')
+      ->default_str("1,4,16,32");
   command->add_option("--depth", o->depths, "tokens already in each sequence")->delimiter(',')->default_str("0");
   command->add_option("-n,--tokens", o->tokens, "tokens decoded per sequence")->capture_default_str();
   command->add_option("--repeats", o->repeats, "measurements; the median counts")->capture_default_str();

@@ -51,7 +51,9 @@ class Lines {
     FILE* screen = isatty(STDOUT_FILENO) ? stdout : stderr;
     editor_.reset(el_init("tutti", stdin, screen, stderr));
     history_.reset(history_init());
-    if (!editor_ || !history_) throw Error(ErrorKind::kSystem, "chat: the terminal cannot be edited on; pipe lines in");
+    if (!editor_ || !history_) {
+      throw Error(ErrorKind::kSystem, "chat: the terminal cannot be edited on; pipe lines in");
+    }
     HistEvent event;
     history(history_.get(), &event, H_SETSIZE, 1000);
     history(history_.get(), &event, H_SETUNIQUE, 1);
@@ -235,8 +237,8 @@ class Chat {
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const auto& s = request->statistics;
     stats_ = std::to_string(s.prompt_tokens) + " prompt tokens (" + std::to_string(s.cached_tokens) +
-             " cached), " + std::to_string(tokens) + " generated in " + std::to_string(seconds).substr(0, 5) + " s, " +
-             std::to_string(double(tokens) / seconds).substr(0, 5) + "/s";
+             " cached), " + std::to_string(tokens) + " generated in " + std::to_string(seconds).substr(0, 5) +
+             " s, " + std::to_string(double(tokens) / seconds).substr(0, 5) + "/s";
     messages_.push_back({{"role", "assistant"}, {"content", said}});
   }
 
@@ -260,7 +262,9 @@ void add_chat(CLI::App& app) {
   o->sampling.add_to(*command);
   command->add_option("--system", o->system, "system message (also -sys)");
   command->callback([o] {
-    if (o->sampling.generation.n != 1) throw Error(ErrorKind::kUsage, "chat: gives one answer; --samples is for 'tutti run'");
+    if (o->sampling.generation.n != 1) {
+      throw Error(ErrorKind::kUsage, "chat: gives one answer; --samples is for 'tutti run'");
+    }
     Chat(*o).loop();
   });
 }

@@ -139,7 +139,8 @@ std::vector<Job> read_jobs(const RunOptions& o, const decode::GenerationOptions&
       throw Error(error.kind(), place + error.what());
     }
     for (const std::string& key : job.line.unknown) {
-      if (!o.model.quiet) std::fprintf(stderr, "note: %sunknown key %s is ignored\n", place.c_str(), print_json(key).c_str());
+      if (o.model.quiet) break;
+      std::fprintf(stderr, "note: %sunknown key %s is ignored\n", place.c_str(), print_json(key).c_str());
     }
     jobs.push_back(std::move(job));
   }
@@ -247,7 +248,8 @@ void run(const RunOptions& o) {
   const Total total = total_now();
 
   if (!lines && jobs[0].error) {
-    if (jobs[0].streaming && jobs[0].tokens > 0) std::cout << std::endl;  // the error does not go on where the text stopped
+    // The error does not go on where the text stopped.
+    if (jobs[0].streaming && jobs[0].tokens > 0) std::cout << std::endl;
     std::rethrow_exception(jobs[0].error);
   }
   size_t failed = 0;
@@ -299,7 +301,8 @@ void add_run(CLI::App& app) {
   CLI::App* command = app.add_subcommand("run", "answer a prompt, or a file of prompts all at once");
   o->model.add_to(*command);
   o->sampling.add_to(*command);
-  CLI::Option* prompt = command->add_option("-p,--prompt", o->prompt, "the prompt, put through the model's chat template");
+  CLI::Option* prompt =
+      command->add_option("-p,--prompt", o->prompt, "the prompt, put through the model's chat template");
   CLI::Option* file = command->add_option("-f,--file", o->file, "read the prompt from a file; -: standard input");
   CLI::Option* lines = command->add_option(
       "--prompts", o->prompts,
@@ -318,7 +321,8 @@ void add_run(CLI::App& app) {
     if ((prompt->count() > 0) + (file->count() > 0) + (lines->count() > 0) != 1) {
       throw Error(ErrorKind::kUsage, "run: give exactly one of -p PROMPT, -f FILE and --prompts FILE.jsonl");
     }
-    o->from = prompt->count() ? RunOptions::From::kPrompt : file->count() ? RunOptions::From::kFile : RunOptions::From::kLines;
+    using From = RunOptions::From;
+    o->from = prompt->count() ? From::kPrompt : file->count() ? From::kFile : From::kLines;
     run(*o);
   });
 }

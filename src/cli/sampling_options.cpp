@@ -12,7 +12,8 @@ void SamplingOptions::add_to(CLI::App& app) {
   auto& s = generation.sampling;
   app.add_option("-n,--max-tokens,--n-predict", generation.max_tokens, "tokens to generate; -1: until the context is full")
       ->capture_default_str();
-  app.add_option("-c,--ctx-size", generation.context_tokens, "prompt and answer together at most; 0: the model's context")
+  app.add_option("-c,--ctx-size", generation.context_tokens,
+                 "prompt and answer together at most; 0: the model's context")
       ->capture_default_str();
   app.add_option("--temp,--temperature", s.temperature, "0 takes the likeliest token")->capture_default_str();
   app.add_option("-s,--seed", seed, "the same seed gives the same text, whatever runs beside; -1: a new one each time")
@@ -67,7 +68,8 @@ std::optional<uint64_t> parse_seed(const std::string& text) {
   uint64_t seed = 0;
   const auto read = std::from_chars(text.data(), text.data() + text.size(), seed);
   if (read.ec != std::errc() || read.ptr != text.data() + text.size()) {
-    throw Error(ErrorKind::kUsage, "--seed " + text + ": wants a whole number below 2^64, or -1 for a new one each time");
+    throw Error(ErrorKind::kUsage,
+                "--seed " + text + ": wants a whole number below 2^64, or -1 for a new one each time");
   }
   return seed;
 }
