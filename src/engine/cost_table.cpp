@@ -1,8 +1,6 @@
 #include "engine/cost_table.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstdlib>
 
 namespace tutti::engine {
 
@@ -25,25 +23,26 @@ void CostTable::record(int rows, double keys, double seconds) {
   // The first samples count fully, later ones by an eighth: a slow outlier fades within some ticks.
   const double share = 1.0 / std::min(cell.weight + 1.0, 8.0);
   cell.seconds_per_row += (sample - cell.seconds_per_row) * share;
+  cell.rows += (rows - cell.rows) * share;
+  cell.keys += (keys - cell.keys) * share;
   cell.weight += 1.0;
 }
 
 double CostTable::per_row(int rows, double keys) const {
-  const int r = row_bucket(rows), k = key_bucket(keys);
-  const Cell* best = nullptr;
-  int best_distance = 1 << 20;
-  for (int i = 0; i < kRowBuckets; ++i) {
-    for (int j = 0; j < kKeyBuckets; ++j) {
-      if (cells_[size_t(i)][size_t(j)].weight == 0) continue;
-      // Fewer rows than asked cost more per row, so they are the safer neighbour.
-      const int distance = std::abs(i - r) * 4 + std::abs(j - k) * 2 + (i > r ? 1 : 0);
-      if (distance < best_distance) {
-        best_distance = distance;
-        best = &cells_[size_t(i)][size_t(j)];
-      }
+  const Cell& exact = cells_[size_t(row_bucket(rows))][size_t(key_bucket(keys))];
+  if (exact.weight > 0) return exact.seconds_per_row;
+  // Every measured cell bounds the cost from above: a forward with more rows costs less per row, and with fewer rows
+  // less in all; k times the keys cost at most k times as much.
+  double least = 0;
+  for (const auto& line : cells_) {
+    for (const Cell& cell : line) {
+      if (cell.weight == 0) continue;
+      const double bound = cell.seconds_per_row * std::max(1.0, cell.rows / rows) *
+                           std::max(1.0, (keys + 1) / (cell.keys + 1));
+      if (least == 0 || bound < least) least = bound;
     }
   }
-  return best ? best->seconds_per_row : 0;
+  return least;
 }
 
 double CostTable::predict(int rows, double keys) const { return per_row(rows, keys) * rows; }

@@ -33,11 +33,13 @@ class CostTable {
   static constexpr int kKeyBuckets = 8;   // up to 64, 128, … 4096 and above
   struct Cell {
     double seconds_per_row = 0;
+    double rows = 0;  // means of what was recorded here
+    double keys = 0;
     double weight = 0;
   };
   static int row_bucket(int rows);
   static int key_bucket(double keys);
-  // Seconds per row near (rows, keys): the nearest measured cell.
+  // Seconds per row at (rows, keys): the cell's, or where nothing was measured yet the least that the others allow.
   double per_row(int rows, double keys) const;
   std::array<std::array<Cell, kKeyBuckets>, kRowBuckets> cells_{};
 };
