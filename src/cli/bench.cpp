@@ -13,6 +13,7 @@
 #include "base/files.h"
 #include "base/philox.h"
 #include "cli/commands.h"
+#include "cli/json_text.h"
 #include "cli/session.h"
 #include "eval/plot.h"
 #include "tensor/kernels.h"
@@ -150,9 +151,22 @@ double read_bandwidth(ComputePool& pool, size_t bytes) {
   return spread_of(samples).high + double(sums[0] & 1) * 1e-9;
 }
 
+[[noreturn]] void too_long(const std::string& what, int context) {
+  throw Error(ErrorKind::kUsage, what + ": do not fit the model's context of " + std::to_string(context));
+}
+
 void bench(const BenchOptions& o) {
-  Session session(o.model);
+  Session session(o.model, {}, Session::Input::kIds);
   const models::Model& model = session.model();
+  const int context = model.config().context_length;
+  for (const int rows : o.prompt_rows) {
+    if (rows > context) too_long("--prompt-rows " + std::to_string(rows), context);
+  }
+  for (const int depth : o.depths) {
+    if (depth > context - o.tokens) {
+      too_long("--depth " + std::to_string(depth) + " and -n " + std::to_string(o.tokens), context);
+    }
+  }
   const std::string_view isa = tensor::name(tensor::kernels().isa);
   const size_t bytes = model.bytes_per_forward();
   const double bandwidth = read_bandwidth(*session.pool(), bytes);
@@ -221,7 +235,7 @@ void bench(const BenchOptions& o) {
     write_file_atomically(o.svg, plot.svg());
   }
   if (o.json) {
-    std::cout << document.dump() << '\n';
+    std::cout << print_json(document) << '\n';
     return;
   }
   std::printf("%s, %s, %d threads, KV %s, %s; %d tokens per stream, median of %d [low–high]\n", o.model.model.c_str(),
@@ -248,9 +262,13 @@ void add_bench(CLI::App& app) {
   auto o = std::make_shared<BenchOptions>();
   CLI::App* command = app.add_subcommand("bench", "throughput by prompt rows and by concurrent sequences");
   o->model.add_to(*command);
-  command->add_option("--prompt-rows", o->prompt_rows, "prompt lengths, separated by commas")->delimiter(',');
-  command->add_option("--streams", o->streams, "numbers of concurrent sequences")->delimiter(',');
-  command->add_option("--depth", o->depths, "tokens already in each sequence")->delimiter(',');
+  command->add_option("--prompt-rows", o->prompt_rows, "prompt lengths, separated by commas")
+      ->delimiter(',')
+      ->default_str("1,32,512");
+  command->add_option("--streams", o->streams, "numbers of concurrent sequences")
+      ->delimiter(',')
+      ->default_str("1,4,16,32");
+  command->add_option("--depth", o->depths, "tokens already in each sequence")->delimiter(',')->default_str("0");
   command->add_option("-n,--tokens", o->tokens, "tokens decoded per sequence")->capture_default_str();
   command->add_option("--repeats", o->repeats, "measurements; the median counts")->capture_default_str();
   command->add_flag("--json", o->json, "one JSON document on stdout");

@@ -64,13 +64,14 @@ void perplexity(const EvalOptions& o) {
               << '\n';
   } else {
     std::printf("perplexity %.4f over %lld tokens (%.5f nats a token), windows of %d\n", result.ppl(),
-                static_cast<long long>(result.tokens), result.nll, o.window);
+                static_cast<long long>(result.tokens), result.nll / double(result.tokens), o.window);
   }
 }
 
 void logits(const EvalOptions& o) {
-  Session session(o.model);
-  // Each window is BOS, if the model reads one, and its text tokens; --ids are taken as they are.
+  Session session(o.model, {}, o.ids.empty() ? Session::Input::kText : Session::Input::kIds);
+  // --ids are taken as they are. A window of a model that reads BOS begins with it, in place of the window's last
+  // token, which predicts nothing inside it: each of the window's tokens is predicted by one row.
   std::vector<std::vector<int32_t>> windows;
   if (!o.ids.empty()) {
     windows.push_back(parse_ids(o.ids));
@@ -78,8 +79,9 @@ void logits(const EvalOptions& o) {
     const std::vector<int32_t> tokens = text_tokens(session, o);
     for (size_t first = 0; first < tokens.size(); first += size_t(o.window)) {
       std::vector<int32_t> window;
-      if (session.tokenizer().add_bos_default()) window.push_back(session.tokenizer().bos());
-      const size_t last = std::min(tokens.size(), first + size_t(o.window));
+      const bool bos = session.tokenizer().add_bos_default();
+      if (bos) window.push_back(session.tokenizer().bos());
+      const size_t last = std::min(tokens.size(), first + size_t(o.window)) - size_t(bos);
       window.insert(window.end(), tokens.begin() + long(first), tokens.begin() + long(last));
       windows.push_back(std::move(window));
     }
@@ -114,7 +116,9 @@ void add_eval(CLI::App& app) {
   CLI::App* ppl = command->add_subcommand("perplexity", "perplexity of a text over disjoint windows");
   p->model.add_to(*ppl);
   ppl->add_option("-f,--file", p->file, "the text")->required();
-  ppl->add_option("-c,--window", p->window, "text tokens per window")->capture_default_str();
+  ppl->add_option("-c,--window", p->window, "text tokens per window")
+      ->check(CLI::Range(2, 1 << 24))
+      ->capture_default_str();
   ppl->add_option("--tokens", p->tokens, "only the first N tokens of the text");
   ppl->add_flag("--json", p->json, "one JSON document on stdout");
   ppl->callback([p] { perplexity(*p); });
@@ -124,7 +128,9 @@ void add_eval(CLI::App& app) {
   l->model.add_to(*raw);
   raw->add_option("-f,--file", l->file, "the text");
   raw->add_option("--ids", l->ids, "token ids, separated by commas, instead of a text");
-  raw->add_option("-c,--window", l->window, "text tokens per window")->capture_default_str();
+  raw->add_option("-c,--window", l->window, "text tokens per window")
+      ->check(CLI::Range(2, 1 << 24))
+      ->capture_default_str();
   raw->add_option("--tokens", l->tokens, "only the first N tokens of the text");
   raw->add_option("--first-window", l->first_window, "first window to write")->capture_default_str();
   raw->add_option("--windows", l->windows, "how many windows (default: all)");

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/json_text.h"
 #include "formats/gguf.h"
 #include "models/checkpoint.h"
 #include "models/find_model.h"
@@ -42,9 +43,11 @@ Json value_json(const formats::GgufValue& v) {
 }
 
 std::string short_text(const Json& j) {
-  std::string text = j.dump(-1, ' ', false, Json::error_handler_t::replace);
-  if (text.size() > 100) text = text.substr(0, 97) + "...";
-  return text;
+  std::string text = print_json(j);
+  if (text.size() <= 100) return text;
+  size_t end = 97;
+  while (end > 0 && (text[end] & 0xC0) == 0x80) --end;  // not within a character
+  return text.substr(0, end) + "...";
 }
 
 void inspect(const std::string& model, int context, bool json) {
@@ -101,7 +104,7 @@ void inspect(const std::string& model, int context, bool json) {
     Json out{{"path", path.string()}, {"metadata", metadata}, {"tensors", tensors}};
     out["plan"] = checkpoint ? plan : Json();
     if (!problem.empty()) out["problem"] = problem;
-    std::cout << out.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
+    std::cout << print_json(out) << '\n';
     return;
   }
   std::printf("%s\n\nmetadata\n", path.c_str());
@@ -137,7 +140,9 @@ void add_inspect(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("inspect", "metadata, tensor types and memory plan of a model");
   command->add_option("model,-m,--model", o->model, "a .gguf file, a folder, or a short name")->required()->envname("TUTTI_MODEL");
-  command->add_option("-c,--ctx-size", o->context, "plan the memory for this many tokens (default: the model's)");
+  command->add_option("-c,--ctx-size", o->context, "plan the memory for this many tokens; 0: the model's context")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
   command->add_flag("--json", o->json, "one JSON document on stdout");
   command->callback([o] { inspect(o->model, o->context, o->json); });
 }

@@ -2,16 +2,19 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "base/error.h"
-#include "base/files.h"
 #include "cli/commands.h"
+#include "cli/job_line.h"
+#include "cli/json_text.h"
+#include "cli/progress_line.h"
 #include "cli/sampling_options.h"
 #include "cli/session.h"
+#include "cli/text_input.h"
 #include "decode/method.h"
 
 namespace tutti::cli {
@@ -27,6 +30,7 @@ struct RunOptions {
   std::string file;
   std::string system;
   std::string prompts;
+  enum class From { kPrompt, kFile, kLines } from = From::kPrompt;
   std::string prompt_cache;
   bool prompt_cache_read_only = false;
   bool raw = false;
@@ -35,13 +39,16 @@ struct RunOptions {
 
 // One request of a run and what became of it.
 struct Job {
+  JobLine line;
+  size_t number = 0;  // of the line in the file
   std::vector<int32_t> prompt;
-  decode::GenerationOptions options;
-  bool alternatives = false;  // n > 1: the line carries "choices"
   std::shared_ptr<engine::Request> request;
   std::vector<decode::Completion> completions;
   std::exception_ptr error;
   Clock::time_point start, first, end;
+  size_t tokens = 0;        // so far
+  size_t first_tokens = 0;  // in the first piece
+  uint64_t first_forwards = 0;  // when it came
   bool streaming = false;
 };
 
@@ -61,9 +68,16 @@ Json stats_json(const Job& job) {
   const auto& s = job.request->statistics;
   size_t tokens = 0;
   for (const auto& c : job.completions) tokens += c.ids.size();
-  const double prompt_seconds = std::chrono::duration<double>(job.first - job.start).count();
-  const double decode_seconds = std::chrono::duration<double>(job.end - job.first).count();
-  const size_t later = tokens > job.completions.size() ? tokens - job.completions.size() : 0;
+  double prompt_seconds = std::chrono::duration<double>(job.first - job.start).count();
+  double decode_seconds = std::chrono::duration<double>(job.end - job.first).count();
+  // The first piece came with the prompt; but a text that comes at the end (beam search) took the whole time.
+  size_t later = tokens - std::min(tokens, job.first_tokens);
+  if (s.forwards == 0) {
+    prompt_seconds = decode_seconds = 0;  // nothing was computed
+  } else if (job.first_forwards == s.forwards) {
+    prompt_seconds = decode_seconds = std::chrono::duration<double>(job.end - job.start).count();
+    later = tokens;
+  }
   return {{"prompt_tokens", s.prompt_tokens},
           {"cached_tokens", s.cached_tokens},
           {"prompt_cache_tokens", s.loaded_tokens},
@@ -82,12 +96,13 @@ Json stats_json(const Job& job) {
 Json job_json(const Job& job, const text::Tokenizer& tokenizer) {
   const auto one = [&](const decode::Completion& c) {
     Json j{{"text", c.text}, {"ids", c.ids}, {"finish_reason", decode::name(c.finish)}};
-    if (!c.picked.empty()) j["logprobs"] = logprobs_json(c, tokenizer);
+    if (job.line.options.sampling.logprobs >= 0) j["logprobs"] = logprobs_json(c, tokenizer);
     return j;
   };
   Json j = one(job.completions.front());
   j["prompt_ids"] = job.prompt;
-  if (job.alternatives) {
+  if (!job.line.id.is_null()) j["id"] = job.line.id;
+  if (job.completions.size() > 1) {
     Json choices = Json::array();
     for (const auto& c : job.completions) choices.push_back(one(c));
     j["choices"] = std::move(choices);
@@ -96,56 +111,78 @@ Json job_json(const Job& job, const text::Tokenizer& tokenizer) {
   return j;
 }
 
-std::vector<int32_t> encode(const Session& session, const RunOptions& o, const std::string& prompt) {
-  if (o.raw || !session.has_chat_template()) return session.encode_raw(prompt);
+// The prompt's tokens. Throws what the chat template or the tokenizer has against it.
+std::vector<int32_t> encode(const Session& session, const RunOptions& o, const JobLine& line) {
+  if (line.messages) return session.encode_chat(*line.messages);
+  if (line.raw.value_or(o.raw) || !session.has_chat_template()) return session.encode_raw(line.prompt);
   Json messages = Json::array();
-  if (!o.system.empty()) messages.push_back({{"role", "system"}, {"content", o.system}});
-  messages.push_back({{"role", "user"}, {"content", prompt}});
+  const std::string system = line.system.value_or(o.system);
+  if (!system.empty()) messages.push_back({{"role", "system"}, {"content", system}});
+  messages.push_back({{"role", "user"}, {"content", line.prompt}});
   return session.encode_chat(messages);
 }
 
-// A line of a --prompts file: what it names goes over the command line's options.
-Job read_job(const Session& session, const RunOptions& o, const std::string& line, size_t number) {
-  const std::string place = o.prompts + ", line " + std::to_string(number) + ": ";
-  Job job;
-  job.options = o.sampling.resolve();
-  try {
-    const Json j = Json::parse(line);
-    if (j.contains("messages")) {
-      job.prompt = session.encode_chat(j.at("messages"));
-    } else if (j.contains("prompt")) {
-      job.prompt = encode(session, o, j.at("prompt").get<std::string>());
-    } else {
-      throw Error(ErrorKind::kUsage, place + "has neither \"prompt\" nor \"messages\"");
+// All lines of a --prompts file, so that a mistake in the last one shows before the first one costs anything.
+std::vector<Job> read_jobs(const RunOptions& o, const decode::GenerationOptions& defaults) {
+  std::vector<Job> jobs;
+  std::istringstream in(read_input(o.prompts));
+  size_t number = 0;
+  for (std::string text; std::getline(in, text);) {
+    ++number;
+    if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const std::string place = o.prompts + ", line " + std::to_string(number) + ": ";
+    Job job;
+    job.number = number;
+    try {
+      job.line = parse_job_line(text, defaults);
+    } catch (const Error& error) {
+      throw Error(error.kind(), place + error.what());
     }
-    if (j.contains("seed")) job.options.seed = j.at("seed").get<uint64_t>();
-    if (j.contains("temp")) job.options.sampling.temperature = j.at("temp").get<float>();
-    if (j.contains("temperature")) job.options.sampling.temperature = j.at("temperature").get<float>();
-    if (j.contains("top_p")) job.options.sampling.top_p = j.at("top_p").get<float>();
-    if (j.contains("top_k")) job.options.sampling.top_k = j.at("top_k").get<int>();
-    if (j.contains("max_tokens")) job.options.max_tokens = j.at("max_tokens").get<int>();
-    // As on the command line, n is the number of tokens.
-    if (j.contains("n")) job.options.max_tokens = j.at("n").get<int>();
-    if (j.contains("samples")) job.options.n = j.at("samples").get<int>();
-    if (j.contains("stop")) job.options.stop = j.at("stop").get<std::vector<std::string>>();
-    if (j.contains("method")) job.options.method = j.at("method").get<std::string>();
-    if (j.contains("options")) {
-      for (const auto& [key, value] : j.at("options").items()) {
-        job.options.method_options[key] = value.is_string() ? value.get<std::string>() : value.dump();
-      }
+    for (const std::string& key : job.line.unknown) {
+      if (o.model.quiet) break;
+      std::fprintf(stderr, "note: %sunknown key %s is ignored\n", place.c_str(), print_json(key).c_str());
     }
-  } catch (const Json::exception& error) {
-    throw Error(ErrorKind::kUsage, place + error.what());
+    jobs.push_back(std::move(job));
   }
-  job.alternatives = job.options.n > 1;
-  return job;
+  if (jobs.empty()) throw Error(ErrorKind::kUsage, o.prompts + ": holds no prompts; give a JSON object a line");
+  return jobs;
+}
+
+std::string what_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+}
+
+// What a number of jobs did together, as a line for people.
+struct Total {
+  size_t prompt_tokens = 0, tokens = 0;
+  double seconds = 0;
+};
+
+void print_total(const Total& t, const engine::EngineStatistics& s, const char* what, size_t count) {
+  std::fprintf(stderr, "[%zu %s, %zu prompt tokens, %zu tokens, %.1f/s; %.2f rows per forward]\n", count, what,
+               t.prompt_tokens, t.tokens, t.seconds > 0 ? double(t.tokens) / t.seconds : 0.0, s.rows_per_forward());
 }
 
 void run(const RunOptions& o) {
-  if (o.prompt.empty() + o.file.empty() + o.prompts.empty() != 2) {
-    throw Error(ErrorKind::kUsage, "run: give exactly one of -p PROMPT, -f FILE and --prompts FILE.jsonl");
+  const decode::GenerationOptions defaults = o.sampling.resolve();
+  decode::find_method(defaults.method);  // a misspelt name need not wait for the model
+  std::vector<Job> jobs;
+  if (o.from == RunOptions::From::kLines) {
+    jobs = read_jobs(o, defaults);
+  } else {
+    jobs.emplace_back();
+    jobs[0].line.options = defaults;
+    jobs[0].line.prompt = o.from == RunOptions::From::kFile ? read_input(o.file) : o.prompt;
+    jobs[0].line.options.prompt_cache = o.prompt_cache;
+    jobs[0].line.options.prompt_cache_read_only = o.prompt_cache_read_only;
+    jobs[0].streaming = !o.json && defaults.n == 1;
   }
-  if (!o.prompt_cache.empty() && !o.prompts.empty()) {
+  const bool lines = o.from == RunOptions::From::kLines;
+  if (!o.prompt_cache.empty() && lines) {
     throw Error(ErrorKind::kUsage, "run: --prompt-cache holds one prompt; use it with -p or -f, not with --prompts");
   }
   Session session(o.model);
@@ -154,35 +191,28 @@ void run(const RunOptions& o) {
     std::fprintf(stderr, "note: %s has no chat template (a base model); the prompt is taken as it is\n",
                  o.model.model.c_str());
   }
-  std::vector<Job> jobs;
-  if (o.prompts.empty()) {
-    Job job;
-    job.options = o.sampling.resolve();
-    job.alternatives = job.options.n > 1;
-    job.prompt = encode(session, o, o.file.empty() ? o.prompt : read_file(o.file));
-    job.options.prompt_cache = o.prompt_cache;
-    job.options.prompt_cache_read_only = o.prompt_cache_read_only;
-    job.streaming = !o.json && job.options.n == 1;
-    jobs.push_back(std::move(job));
-  } else {
-    std::istringstream in(read_file(o.prompts));
-    size_t number = 0;
-    for (std::string line; std::getline(in, line);) {
-      ++number;
-      if (!line.empty()) jobs.push_back(read_job(session, o, line, number));
-    }
-  }
   engine::Engine& engine = session.engine();
+  const auto start = Clock::now();
   for (Job& job : jobs) {
     job.request = engine.new_request();
-    job.start = Clock::now();
-    job.first = job.start;
+    job.start = job.first = job.end = Clock::now();
+    try {
+      job.prompt = encode(session, o, job.line);
+    } catch (const Error&) {
+      job.error = std::current_exception();
+      continue;
+    }
     engine.spawn(
         job.request,
         [&]() -> Task<void> {
           job.completions = co_await decode::generate(
-              engine, tokenizer, job.request, job.prompt, job.options, [&job](const decode::Piece& piece) {
-                if (job.first == job.start) job.first = Clock::now();
+              engine, tokenizer, job.request, job.prompt, job.line.options, [&job](const decode::Piece& piece) {
+                if (job.tokens == 0) {
+                  job.first = Clock::now();
+                  job.first_tokens = piece.ids.size();
+                  job.first_forwards = job.request->statistics.forwards;
+                }
+                job.tokens += piece.ids.size();
                 if (!job.streaming) return;
                 std::fwrite(piece.text.data(), 1, piece.text.size(), stdout);
                 std::fflush(stdout);
@@ -191,19 +221,47 @@ void run(const RunOptions& o) {
         },
         [&job](std::exception_ptr error) { job.error = error; });
   }
-  engine.run();
+  const auto total_now = [&] {
+    Total total;
+    total.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    for (const Job& job : jobs) {
+      total.prompt_tokens += job.request->statistics.prompt_tokens;
+      total.tokens += job.tokens;
+    }
+    return total;
+  };
+  {
+    ProgressLine live(o.model.quiet || jobs[0].streaming);
+    if (live.on()) {
+      engine.on_tick([&](const engine::TickReport& tick) {
+        if (!live.due()) return;
+        const Total t = total_now();
+        char text[120];
+        std::snprintf(text, sizeof text, "%zu tokens, %.1f/s; %d requests, %d rows in this forward", t.tokens,
+                      double(t.tokens) / t.seconds, tick.requests, tick.rows);
+        live.show(text);
+      });
+    }
+    engine.run();
+    engine.on_tick({});
+  }
+  const Total total = total_now();
 
+  if (!lines && jobs[0].error) {
+    // The error does not go on where the text stopped.
+    if (jobs[0].streaming && jobs[0].tokens > 0) std::cout << std::endl;
+    std::rethrow_exception(jobs[0].error);
+  }
+  size_t failed = 0;
   for (const Job& job : jobs) {
-    if (job.error && jobs.size() == 1) std::rethrow_exception(job.error);
     if (job.error) {
       // Other lines of the file still count: the failed one says why in its place.
-      try {
-        std::rethrow_exception(job.error);
-      } catch (const std::exception& error) {
-        std::cout << Json{{"error", error.what()}}.dump() << '\n';
-      }
-    } else if (o.json || !o.prompts.empty()) {
-      std::cout << job_json(job, tokenizer).dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
+      ++failed;
+      Json j{{"error", what_of(job.error)}, {"line", job.number}};
+      if (!job.line.id.is_null()) j["id"] = job.line.id;
+      std::cout << print_json(j) << '\n';
+    } else if (o.json || lines) {
+      std::cout << print_json(job_json(job, tokenizer)) << '\n';
     } else if (job.streaming) {
       std::cout << '\n';
     } else {
@@ -211,8 +269,15 @@ void run(const RunOptions& o) {
         std::cout << "--- " << i + 1 << " ---\n" << job.completions[i].text << '\n';
       }
     }
-    if (!job.error && !o.json && o.prompts.empty() && !o.model.quiet) {
-      const Json s = stats_json(job);
+  }
+  std::cout.flush();
+  if (!o.json && !o.model.quiet) {
+    if (lines) {
+      print_total(total, engine.statistics(), "prompts", jobs.size());
+    } else if (jobs[0].completions.size() > 1) {
+      print_total(total, engine.statistics(), "samples", jobs[0].completions.size());
+    } else {
+      const Json s = stats_json(jobs[0]);
       std::fprintf(stderr, "[%d prompt tokens, %.0f/s; %d tokens, %.1f/s; %.2f tokens and %.2f rows per forward]\n",
                    s["prompt_tokens"].get<int>(), s["prompt_tok_s"].get<double>(), s["tokens"].get<int>(),
                    s["tok_s"].get<double>(), s["tokens_per_forward"].get<double>(),
@@ -223,9 +288,9 @@ void run(const RunOptions& o) {
       }
     }
   }
-  std::cout.flush();
-  for (const Job& job : jobs) {
-    if (job.error) throw Error(ErrorKind::kLimit, "run: at least one prompt failed; its line says why");
+  if (failed > 0) {
+    throw Error(ErrorKind::kLimit, o.prompts + ": " + std::to_string(failed) + " of " + std::to_string(jobs.size()) +
+                                       " prompts failed; their lines say why");
   }
 }
 
@@ -236,21 +301,30 @@ void add_run(CLI::App& app) {
   CLI::App* command = app.add_subcommand("run", "answer a prompt, or a file of prompts all at once");
   o->model.add_to(*command);
   o->sampling.add_to(*command);
-  command->add_option("-p,--prompt", o->prompt, "the prompt, put through the model's chat template");
-  command->add_option("-f,--file", o->file, "read the prompt from a file");
-  command->add_option("--prompts", o->prompts,
-                      "a .jsonl file: {\"prompt\" | \"messages\", \"seed\", \"temp\", \"n\", \"method\" …} a line; all run "
-                      "in one engine, one JSON line each, in order");
-  command->add_option("--system", o->system, "system message");
+  CLI::Option* prompt =
+      command->add_option("-p,--prompt", o->prompt, "the prompt, put through the model's chat template");
+  CLI::Option* file = command->add_option("-f,--file", o->file, "read the prompt from a file; -: standard input");
+  CLI::Option* lines = command->add_option(
+      "--prompts", o->prompts,
+      "a .jsonl file: {\"prompt\" | \"messages\", \"seed\", \"temp\", \"n\" (tokens), \"method\" …} a line; all run in one "
+      "engine, one JSON line each, in order; -: standard input");
+  CLI::Option* system = command->add_option("--system", o->system, "system message (also -sys)");
   CLI::Option* cache =
       command->add_option("--prompt-cache", o->prompt_cache,
                           "a file that keeps the prompt's keys and values: what it shares with this prompt is not "
                           "computed again, then it holds this prompt");
   command->add_flag("--prompt-cache-ro", o->prompt_cache_read_only, "use the prompt cache, do not change it")
       ->needs(cache);
-  command->add_flag("--raw", o->raw, "take the text as it is, without the chat template");
+  command->add_flag("--raw", o->raw, "take the text as it is, without the chat template")->excludes(system);
   command->add_flag("--json", o->json, "one JSON document on stdout");
-  command->callback([o] { run(*o); });
+  command->callback([o, prompt, file, lines] {
+    if ((prompt->count() > 0) + (file->count() > 0) + (lines->count() > 0) != 1) {
+      throw Error(ErrorKind::kUsage, "run: give exactly one of -p PROMPT, -f FILE and --prompts FILE.jsonl");
+    }
+    using From = RunOptions::From;
+    o->from = prompt->count() ? From::kPrompt : file->count() ? From::kFile : From::kLines;
+    run(*o);
+  });
 }
 
 }  // namespace tutti::cli

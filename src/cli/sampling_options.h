@@ -15,9 +15,9 @@ namespace tutti::cli {
 struct SamplingOptions {
   decode::GenerationOptions generation;
   std::string order;
-  std::vector<std::string> bias;             // ID:VALUE
+  std::vector<std::string> bias;             // ID:VALUE, ID+VALUE, ID-VALUE
   std::vector<std::string> method_settings;  // key=value
-  long long seed = -1;
+  std::string seed = "-1";
 
   void add_to(CLI::App& app);
   // The options as the user gave them. Throws Error(kUsage).

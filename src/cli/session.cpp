@@ -1,13 +1,11 @@
 #include "cli/session.h"
 
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <chrono>
-#include <cstdio>
 
 #include "base/error.h"
 #include "base/files.h"
+#include "cli/progress_line.h"
 #include "formats/gguf.h"
 #include "formats/model_folder.h"
 #include "models/find_model.h"
@@ -18,7 +16,10 @@ void ModelOptions::add_to(CLI::App& app) {
   app.add_option("-m,--model", model, "a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m)")
       ->required()
       ->envname("TUTTI_MODEL");
-  app.add_option("-t,--threads", threads, "compute threads (default: all cores)")->envname("TUTTI_THREADS");
+  app.add_option("-t,--threads", threads, "compute threads; 0: all cores")
+      ->check(CLI::Range(0, 1024))
+      ->envname("TUTTI_THREADS")
+      ->capture_default_str();
   app.add_option("--kv,--kv-cache-dtype", kv, "type of cached keys and values")
       ->check(CLI::IsMember({"f16", "f32", "i8"}))
       ->capture_default_str();
@@ -26,7 +27,9 @@ void ModelOptions::add_to(CLI::App& app) {
                  "exact-q8: int8 activations for quantised weights; exact-f32: weights widened to fp32")
       ->check(CLI::IsMember({"exact-q8", "exact-f32"}))
       ->capture_default_str();
-  app.add_option("--kv-pages", kv_pages, "KV pool in pages of 32 slots (default: a quarter of the memory)");
+  app.add_option("--kv-pages", kv_pages, "KV pool in pages of 32 slots; 0: as many as a quarter of the memory holds")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
   app.add_flag("-q,--quiet", quiet, "no progress or notes on stderr");
 }
 
@@ -60,16 +63,12 @@ text::Tokenizer tokenizer_of(const formats::ModelFolder& folder) {
   return tokenizer;
 }
 
-// "\rloading  42 %" on a terminal, once it has taken a while.
-models::LoadProgress progress_line(bool quiet) {
-  if (quiet || isatty(STDERR_FILENO) == 0) return {};
-  const auto start = std::chrono::steady_clock::now();
-  return [start, shown = -1](double fraction) mutable {
-    const int percent = int(fraction * 100);
-    if (percent == shown || std::chrono::steady_clock::now() - start < std::chrono::milliseconds(500)) return;
-    shown = percent;
-    std::fprintf(stderr, "\rloading %3d %%%s", percent, fraction >= 1 ? "\r\033[K" : "");
-    std::fflush(stderr);
+models::LoadProgress loading_line(bool quiet) {
+  auto line = std::make_shared<ProgressLine>(quiet);
+  if (!line->on()) return {};
+  return [line](double fraction) {
+    if (line->due()) line->show("loading " + std::to_string(int(fraction * 100)) + " %");
+    if (fraction >= 1) line->clear();
   };
 }
 
@@ -87,16 +86,20 @@ text::Tokenizer load_tokenizer(const std::string& model) {
   return text::Tokenizer::from_gguf(formats::Gguf::open(path));
 }
 
-Session::Session(const ModelOptions& options, engine::EngineOptions engine_options) : options_(options) {
+Session::Session(const ModelOptions& options, engine::EngineOptions engine_options, Input input)
+    : options_(options) {
   const auto start = std::chrono::steady_clock::now();
   pool_ = std::make_shared<ComputePool>(options.threads > 0 ? options.threads : available_cores());
   auto checkpoint = std::make_shared<models::Checkpoint>(models::Checkpoint::open(models::find_model(options.model)));
-  tokenizer_ = std::make_unique<text::Tokenizer>(checkpoint->gguf() ? text::Tokenizer::from_gguf(*checkpoint->gguf())
-                                                                    : tokenizer_of(*checkpoint->folder()));
-  chat_ = chat_template_of(*tokenizer_);
+  if (input == Input::kText) {
+    tokenizer_ = std::make_unique<text::Tokenizer>(checkpoint->gguf()
+                                                       ? text::Tokenizer::from_gguf(*checkpoint->gguf())
+                                                       : tokenizer_of(*checkpoint->folder()));
+    chat_ = chat_template_of(*tokenizer_);
+  }
   const auto arithmetic =
       options.arithmetic == "exact-f32" ? tensor::Arithmetic::kExactF32 : tensor::Arithmetic::kExactQ8;
-  model_ = std::make_shared<models::Model>(std::move(checkpoint), arithmetic, *pool_, progress_line(options.quiet));
+  model_ = std::make_shared<models::Model>(std::move(checkpoint), arithmetic, *pool_, loading_line(options.quiet));
   engine_options.kv = options.kv == "f32"  ? tensor::KvType::kF32
                       : options.kv == "i8" ? tensor::KvType::kI8
                                            : tensor::KvType::kF16;

@@ -32,15 +32,18 @@ text::Tokenizer load_tokenizer(const std::string& model);
 
 class Session {
  public:
+  // What a command works on: text, or ids alone (a model file without a tokenizer serves as well).
+  enum class Input { kText, kIds };
   // Opens, packs (with a progress line on stderr when it takes long and stderr is a terminal) and starts an
   // engine. Throws Error.
-  Session(const ModelOptions& options, engine::EngineOptions engine_options = {});
+  explicit Session(const ModelOptions& options, engine::EngineOptions engine_options = {},
+                   Input input = Input::kText);
 
   const models::Model& model() const { return *model_; }
   std::shared_ptr<const models::Model> shared_model() const { return model_; }
   std::shared_ptr<ComputePool> pool() const { return pool_; }
   engine::Engine& engine() { return *engine_; }
-  const text::Tokenizer& tokenizer() const { return *tokenizer_; }
+  const text::Tokenizer& tokenizer() const { return *tokenizer_; }  // of Input::kText
   const ModelOptions& options() const { return options_; }
   double load_seconds() const { return load_seconds_; }
 

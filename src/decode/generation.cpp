@@ -22,6 +22,40 @@ std::string_view name(Finish finish) {
   return "";
 }
 
+namespace {
+
+int context_limit(const engine::Engine& engine, const GenerationOptions& options) {
+  const int most = engine.model().config().context_length;
+  return options.context_tokens > 0 ? std::min(options.context_tokens, most) : most;
+}
+
+// What can be said about the options without the prompt.
+void validate(const GenerationOptions& options, const Method& method, const models::Config& config) {
+  engine::validate(options.sampling, config.vocab);
+  if (options.max_tokens < -1) {
+    throw Error(ErrorKind::kUsage, "max_tokens: " + std::to_string(options.max_tokens) +
+                                       " is out of range; give a number from 0, or -1 for as many as fit");
+  }
+  if (options.context_tokens < 0 || options.context_tokens > config.context_length) {
+    throw Error(ErrorKind::kUsage, "context_tokens: " + std::to_string(options.context_tokens) +
+                                       " is out of range; give 1 to " + std::to_string(config.context_length) +
+                                       ", the context of the model, or 0 for all of it");
+  }
+  if (options.n < 1 || options.n > 1024) {
+    throw Error(ErrorKind::kUsage, "samples: " + std::to_string(options.n) + " is not in 1..1024");
+  }
+  for (const auto& [option, value] : options.method_options) {
+    const bool known = std::any_of(method.options.begin(), method.options.end(),
+                                   [&](const MethodOption& o) { return o.name == option; });
+    if (!known) {
+      throw Error(ErrorKind::kUsage,
+                  "method " + std::string(method.name) + ": has no option " + option + "; see 'tutti methods'");
+    }
+  }
+}
+
+}  // namespace
+
 Generation::Generation(engine::Engine& engine, const text::Tokenizer& tokenizer,
                        std::shared_ptr<engine::Request> request, std::vector<int32_t> prompt,
                        const GenerationOptions& options, int choice, uint64_t seed, uint32_t request_key,
@@ -39,7 +73,7 @@ Generation::Generation(engine::Engine& engine, const text::Tokenizer& tokenizer,
       sink_(std::move(sink)),
       detokenizer_(tokenizer),
       stops_(options.stop) {
-  const int room = engine.model().config().context_length - int(prompt_.size());
+  const int room = context_limit(engine, options) - int(prompt_.size());
   max_tokens_ = options.max_tokens < 0 ? room : std::min(options.max_tokens, room);
   if (options.sampling.needs_history()) {
     history_ = std::make_shared<engine::History>(options.sampling.penalty_window);
@@ -114,13 +148,9 @@ void Generation::emit(const engine::Picked& picked) {
   if (room() <= 0) finish(Finish::kLength);
 }
 
-void Generation::emit_all(std::span<const int32_t> ids, double score) {
+void Generation::emit_all(std::span<const engine::Picked> picked, double score) {
   completion_.score = score;
-  for (const int32_t id : ids) {
-    engine::Picked picked;
-    picked.token = id;
-    emit(picked);
-  }
+  for (const engine::Picked& one : picked) emit(one);
   if (!done()) finish(Finish::kStop);
 }
 
@@ -153,23 +183,12 @@ Task<std::vector<Completion>> generate(engine::Engine& engine, const text::Token
                                        std::shared_ptr<engine::Request> request, std::vector<int32_t> prompt,
                                        GenerationOptions options, PieceSink sink) {
   const Method& method = find_method(options.method);
-  engine::validate(options.sampling, engine.model().config().vocab);
-  const int context_length = engine.model().config().context_length;
+  validate(options, method, engine.model().config());
+  const int limit = context_limit(engine, options);
   if (prompt.empty()) throw Error(ErrorKind::kUsage, "prompt: is empty; give at least one token");
-  if (int(prompt.size()) >= context_length) {
+  if (int(prompt.size()) >= limit) {
     throw Error(ErrorKind::kLimit, "prompt: " + std::to_string(prompt.size()) + " tokens do not fit the context of " +
-                                       std::to_string(context_length) + "; shorten it");
-  }
-  for (const auto& [option, value] : options.method_options) {
-    const bool known = std::any_of(method.options.begin(), method.options.end(),
-                                   [&](const MethodOption& o) { return o.name == option; });
-    if (!known) {
-      throw Error(ErrorKind::kUsage,
-                  "method " + std::string(method.name) + ": has no option " + option + "; see 'tutti methods'");
-    }
-  }
-  if (options.n < 1 || options.n > 1024) {
-    throw Error(ErrorKind::kUsage, "n: " + std::to_string(options.n) + " is not in 1..1024");
+                                       std::to_string(limit) + "; shorten it");
   }
   request->statistics.prompt_tokens = prompt.size();
   // A given seed reproduces: its draws do not depend on which request this is.
@@ -180,19 +199,22 @@ Task<std::vector<Completion>> generate(engine::Engine& engine, const text::Token
   for (int i = 0; i < options.n; ++i) {
     choices.push_back(std::make_unique<Generation>(engine, tokenizer, request, prompt, options, i, seed, key, sink));
   }
-  if ((options.n > 1 || !options.prompt_cache.empty()) && prompt.size() > 1) {
+  const bool done = choices.front()->done();  // nothing was asked for
+  if (!done && (options.n > 1 || !options.prompt_cache.empty()) && prompt.size() > 1) {
     // All but the last prompt token once; every choice then starts from those pages.
     const std::span<const int32_t> head(prompt.data(), prompt.size() - 1);
     engine::Context shared = load_prompt(engine, request, head, options);
-    const int done = shared.size();
-    if (done < int(head.size())) {
-      co_await engine.forward(shared, engine::Rows::append(head.subspan(size_t(done)), done, std::nullopt));
+    const int known = shared.size();
+    if (known < int(head.size())) {
+      co_await engine.forward(shared, engine::Rows::append(head.subspan(size_t(known)), known, std::nullopt));
       if (!options.prompt_cache.empty() && !options.prompt_cache_read_only) shared.save(options.prompt_cache);
     }
     for (size_t i = 1; i < choices.size(); ++i) choices[i]->start_from(shared.fork());
     choices.front()->start_from(std::move(shared));
   }
-  if (options.n == 1) {
+  if (done) {
+    // Its completions stand.
+  } else if (options.n == 1) {
     co_await method.run(*choices.front());
   } else {
     const auto executor = co_await asio::this_coro::executor;

@@ -27,8 +27,9 @@ struct GenerationOptions {
   engine::Sampling sampling;
   std::optional<uint64_t> seed;   // given: the same text again, whatever else runs; else drawn per request
   int max_tokens = 256;           // -1: until the context is full
+  int context_tokens = 0;         // prompt and output together at most; 0: what the model was made for
   int n = 1;                      // samples of the same prompt, sharing its pages
-  std::vector<std::string> stop;  // the text ends before the first of these
+  std::vector<std::string> stop;  // the text ends before the first of these; `ids` keep its tokens
   bool ignore_eos = false;
   std::string method = "plain";
   std::map<std::string, std::string> method_options;
@@ -53,7 +54,7 @@ struct Completion {
   std::string text;
   std::vector<int32_t> ids;  // generated, without the end token
   Finish finish = Finish::kRunning;
-  std::vector<engine::Picked> picked;  // per id, when log-probabilities were asked for
+  std::vector<engine::Picked> picked;  // one per id when log-probabilities were asked for, else empty
   double score = 0;                    // of methods that rank (beam search): normalised log-probability
 };
 
@@ -73,8 +74,9 @@ class Generation {
   const std::vector<int32_t>& output() const { return completion_.ids; }
   int32_t last_token() const { return completion_.ids.empty() ? prompt_.back() : completion_.ids.back(); }
   bool done() const { return completion_.finish != Finish::kRunning; }
-  // Whether `token` ends the text.
+  // Whether `token` ends the text, and how many tokens do (none with ignore_eos).
   bool is_end(int32_t token) const;
+  int end_count() const { return options_.ignore_eos ? 0 : int(tokenizer_.end_ids().size()); }
   const std::shared_ptr<engine::Request>& request() const { return request_; }
   // Tokens that may still be emitted.
   int room() const { return max_tokens_ - int(completion_.ids.size()); }
@@ -97,7 +99,7 @@ class Generation {
   // Appends a token: streams its text, applies end tokens, stop strings and limits. Ignored once done.
   void emit(const engine::Picked& picked);
   // For methods that emit whole texts at the end (beam search).
-  void emit_all(std::span<const int32_t> ids, double score);
+  void emit_all(std::span<const engine::Picked> picked, double score);
 
   const Completion& completion() const { return completion_; }
   Completion take();
@@ -126,7 +128,8 @@ class Generation {
 };
 
 // Runs one request: computes the shared prompt once, then all choices side by side by the method that the options
-// name. `sink` may be empty. Throws Error(kUsage | kLimit).
+// name. `sink` may be empty. Throws Error(kUsage | kLimit), and boost::system::system_error(operation_aborted)
+// when the request is cancelled.
 Task<std::vector<Completion>> generate(engine::Engine& engine, const text::Tokenizer& tokenizer,
                                        std::shared_ptr<engine::Request> request, std::vector<int32_t> prompt,
                                        GenerationOptions options, PieceSink sink);

@@ -40,8 +40,9 @@ std::span<const Method> methods();
 // Throws Error(kUsage) that lists the names.
 const Method& find_method(std::string_view name);
 
-// A method's option as a number, or its default. Throws Error(kUsage) naming option and range.
-int int_option(const Generation& g, std::string_view option, int default_value, int least, int most);
-double number_option(const Generation& g, std::string_view option, double default_value, double least, double most);
+// An option of the method that `g` runs, as a number; the table's default when it was not given. Throws
+// Error(kUsage) naming option and range.
+int int_option(const Generation& g, std::string_view option, int least, int most);
+double number_option(const Generation& g, std::string_view option, double least, double most);
 
 }  // namespace tutti::decode

@@ -1,6 +1,7 @@
 #include "engine/context.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -8,6 +9,85 @@
 #include "engine/engine.h"
 
 namespace tutti::engine {
+
+namespace {
+
+// Rewrites what a row saw when slot x becomes to(x), or goes when that is -1. True when it saw one that goes.
+template <class To>
+bool renumber(SpecialRow& row, const To& to) {
+  std::vector<SpecialRow::Seen> seen;
+  bool lost = false;
+  for (const auto& run : row.seen) {
+    for (int x = run.first; x < run.first + run.count; ++x) {
+      const int now = to(x);
+      if (now < 0) {
+        lost = true;
+      } else if (!seen.empty() && seen.back().first + seen.back().count == now &&
+                 seen.back().softmax_class == run.softmax_class) {
+        ++seen.back().count;
+      } else {
+        seen.push_back({now, 1, run.softmax_class});
+      }
+    }
+  }
+  row.seen = std::move(seen);
+  return lost;
+}
+
+// Whether the row, as slot `self`, saw the slots before it and itself, in order and in softmax class 0.
+bool saw_all_before(const SpecialRow& row, int self) {
+  if (!row.sees_self) return false;
+  if (row.seen.empty()) return self == 0;
+  // Its own keys stand last whether the list names them or not.
+  const SpecialRow::Seen& run = row.seen.front();
+  return row.seen.size() == 1 && run.first == 0 && run.softmax_class == 0 &&
+         (run.count == self || run.count == self + 1);
+}
+
+// Gives the slots from `first` on new numbers: slot x becomes to(x), ascending, or goes when that is -1. A slot that
+// saw one that goes cannot be recomputed any more. Throws, before anything changes, when it would have to be.
+template <class To>
+void change_numbers(ContextState& s, int first, const char* what, const To& to) {
+  const int begin = s.looks_ahead ? 0 : first;
+  std::vector<SlotRecipe> tail;
+  bool lossy = false, gone = false;
+  for (int x = begin; x < s.size(); ++x) {
+    const int now = to(x);
+    if (now < 0) {
+      gone = true;
+      continue;
+    }
+    SlotRecipe slot = s.recipe[size_t(x)];
+    bool lost = gone;  // a causal row saw every slot before it
+    if (slot.special && !slot.special->causal) {
+      auto special = std::make_shared<SpecialRow>(*slot.special);
+      lost = renumber(*special, to);
+      if (!lost && saw_all_before(*special, now)) special->causal = true;
+      slot.special = std::move(special);
+      if (slot.special->causal && slot.special->plain(s.engine->model().config().layers)) {
+        slot.token = slot.special->in.token;
+        slot.special = nullptr;
+      }
+    }
+    if (lost && x >= s.resident) {
+      throw Error(ErrorKind::kUsage, std::string("context: ") + what + " leaves slot " + std::to_string(x) +
+                                         ", which saw one that goes and whose page was taken away; co_await "
+                                         "Engine::restore before");
+    }
+    lossy = lossy || lost;
+    tail.push_back(std::move(slot));
+  }
+  if (lossy) s.reproducible = false;
+  s.recipe.resize(size_t(begin));
+  std::move(tail.begin(), tail.end(), std::back_inserter(s.recipe));
+}
+
+}  // namespace
+
+bool SpecialRow::plain(int layers) const {
+  return causal && sees_self && in.kind == RowInput::kToken && active.enter <= 0 && active.leave >= layers &&
+         ordinary(classes);
+}
 
 ContextState::Place ContextState::place(PagePool& pool) {
   if (tail_owned && !spans.empty()) {
@@ -33,27 +113,6 @@ void ContextState::drop_pages() {
   tail_owned = false;
   published = 0;
   loaded = false;
-}
-
-int ContextState::rebuild_end(int count) const {
-  int end = resident + count;
-  for (int slot = resident; slot < end; ++slot) {
-    const auto& special = recipe[size_t(slot)].special;
-    if (!special || special->causal) continue;
-    for (const auto& seen : special->seen) end = std::max(end, seen.first + seen.count);
-  }
-  return end;
-}
-
-bool ContextState::saw_past(int n) const {
-  for (int slot = 0; slot < n; ++slot) {
-    const auto& special = recipe[size_t(slot)].special;
-    if (!special || special->causal) continue;
-    for (const auto& seen : special->seen) {
-      if (seen.first + seen.count > n) return true;
-    }
-  }
-  return false;
 }
 
 void ContextState::truncate_resident(int n) {
@@ -103,6 +162,7 @@ Context Context::fork() const {
   copy->tail_owned = false;
   copy->in_plan = false;
   copy->pending = 0;
+  copy->delivered = 0;
   copy->engine->register_context(copy);
   return Context(std::move(copy));
 }
@@ -112,17 +172,9 @@ void Context::truncate(int n) {
     throw Error(ErrorKind::kUsage, "context: cannot truncate " + std::to_string(size()) + " slots to " +
                                        std::to_string(n));
   }
-  if (state_->saw_past(n)) lose();
-  state_->recipe.resize(size_t(n));
-  state_->truncate_resident(std::min(n, state_->resident));
-}
-
-void Context::lose() {
-  if (state_->resident != size()) {
-    throw Error(ErrorKind::kUsage,
-                "context: slots that stay saw slots that go, and their pages were taken away; query the Context first");
-  }
-  state_->reproducible = false;
+  ContextState& s = *state_;
+  change_numbers(s, n, "truncate", [n](int x) { return x < n ? x : -1; });
+  s.truncate_resident(std::min(n, s.resident));
 }
 
 void Context::keep(int base, std::span<const int> kept) {
@@ -139,70 +191,31 @@ void Context::keep(int base, std::span<const int> kept) {
   // Where each old slot goes; -1: nowhere.
   std::vector<int> moved(size_t(count), -1);
   for (size_t i = 0; i < kept.size(); ++i) moved[size_t(kept[i])] = base + int(i);
+  change_numbers(s, base, "keep", [&](int x) { return x < base ? x : moved[size_t(x - base)]; });
 
-  bool unseen = s.saw_past(base);  // some slot that stays saw one that goes
-  std::vector<SlotRecipe> tail;
-  for (size_t i = 0; i < kept.size(); ++i) {
-    SlotRecipe slot = s.recipe[size_t(base + kept[i])];
-    if (slot.special && !slot.special->causal) {
-      // Rewrite what it saw in the new numbering; it is plain again when that is all slots before it.
-      auto special = std::make_shared<SpecialRow>(*slot.special);
-      std::vector<SpecialRow::Seen> seen;
-      bool lost = false;
-      for (const auto& run : special->seen) {
-        for (int x = run.first; x < run.first + run.count; ++x) {
-          const int to = x < base ? x : x < base + count ? moved[size_t(x - base)] : -1;
-          if (to < 0) {
-            lost = true;
-          } else if (!seen.empty() && seen.back().first + seen.back().count == to &&
-                     seen.back().softmax_class == run.softmax_class) {
-            ++seen.back().count;
-          } else {
-            seen.push_back({to, 1, run.softmax_class});
-          }
-        }
-      }
-      if (lost) unseen = true;
-      const int self = base + int(i);
-      const bool all_before =
-          special->sees_self &&
-          (self == 0 ? seen.empty()
-                     : seen.size() == 1 && seen[0].first == 0 && seen[0].count == self && seen[0].softmax_class == 0);
-      special->seen = std::move(seen);
-      special->causal = all_before;
-      const bool plain = all_before && special->in.kind == RowInput::kToken && special->active.enter == 0 &&
-                         special->active.leave >= s.engine->model().config().layers;
-      if (plain) slot.token = special->in.token;
-      slot.special = plain ? nullptr : std::move(special);
-    } else if (slot.special || kept[i] != int(i)) {
-      // It saw every slot before it: some of them go now.
-      if (kept[i] != int(i)) unseen = true;
-    }
-    tail.push_back(std::move(slot));
-  }
-
-  if (unseen) lose();
-
-  const bool is_prefix = kept.empty() || kept.back() == int(kept.size()) - 1;
-  if (!is_prefix && s.resident == size()) {
+  // The first slot that moves; those before it stay where they are.
+  size_t first = 0;
+  while (first < kept.size() && kept[first] == int(first)) ++first;
+  size_t resident = 0;  // of the kept ones
+  while (resident < kept.size() && base + kept[resident] < s.resident) ++resident;
+  if (first < resident) {
     PagePool& pool = s.engine->pages();
     bool exclusive = true;
     int at = 0;
     for (const auto& span : s.spans) {
-      if (at + span.count > base && span.page.shared()) exclusive = false;
+      if (at + span.count > base + int(first) && span.page.shared()) exclusive = false;
       at += span.count;
     }
     if (exclusive) {
-      for (size_t i = 0; i < kept.size(); ++i) {
-        if (kept[i] == int(i)) continue;
+      for (size_t i = first; i < resident; ++i) {
         const auto from = s.find(base + kept[i]), to = s.find(base + int(i));
         pool.copy_slot(from.page, from.slot, to.page, to.slot);
       }
     } else {
       // Somebody else sees these pages: name the kept slots where they are.
       std::vector<PageSpan> spans;
-      for (const int k : kept) {
-        int slot = base + k;
+      for (size_t i = first; i < resident; ++i) {
+        int slot = base + kept[i];
         for (const auto& span : s.spans) {
           if (slot < span.count) {
             spans.push_back({span.page, uint8_t(span.first + slot), 1});
@@ -211,15 +224,14 @@ void Context::keep(int base, std::span<const int> kept) {
           slot -= span.count;
         }
       }
-      s.truncate_resident(base);
+      s.truncate_resident(base + int(first));
       for (auto& span : spans) s.spans.push_back(std::move(span));
-      s.resident += int(kept.size());
+      s.resident += int(spans.size());
       s.tail_owned = false;
     }
   }
-  s.recipe.resize(size_t(base));
-  for (auto& slot : tail) s.recipe.push_back(std::move(slot));
-  s.truncate_resident(std::min(size(), s.resident));
+  s.published = std::min(s.published, (base + int(first)) / tensor::kPageSlots);
+  s.truncate_resident(std::min(base + int(resident), s.resident));
   for (int i = std::max(1, base); i < size(); ++i) {
     if (s.recipe[size_t(i)].position.t <= s.recipe[size_t(i) - 1].position.t) s.monotonic = false;
   }
@@ -233,10 +245,7 @@ void Context::drop(int first, int count) {
   }
   if (count == 0) return;
   if (first + count == size()) return truncate(first);
-  s.reproducible = false;  // later slots saw what goes
-  if (s.resident != size()) {
-    throw Error(ErrorKind::kUsage, "context: drop needs resident pages; query the Context first");
-  }
+  change_numbers(s, first, "drop", [&](int x) { return x < first ? x : x < first + count ? -1 : x - count; });
   std::vector<PageSpan> spans;
   int at = 0;
   for (const auto& span : s.spans) {
@@ -250,8 +259,8 @@ void Context::drop(int first, int count) {
     at = to;
   }
   s.spans = std::move(spans);
-  s.resident -= count;
-  s.recipe.erase(s.recipe.begin() + first, s.recipe.begin() + first + count);
+  if (s.resident <= first + count) s.tail_owned = false;  // the last page's next slot is none of ours any more
+  s.resident -= std::clamp(s.resident - first, 0, count);
   s.published = std::min(s.published, first / tensor::kPageSlots);
 }
 
@@ -262,18 +271,21 @@ void Context::concat(const Context& other, int first) {
     throw Error(ErrorKind::kUsage, "context: cannot concatenate slots [" + std::to_string(first) + ", " +
                                        std::to_string(o.size()) + ")");
   }
-  if (s.resident != s.size() || o.resident != o.size()) {
-    throw Error(ErrorKind::kUsage, "context: concat needs resident pages; query both Contexts first");
-  }
   const int base = size();
-  int at = 0;
-  for (const auto& span : o.spans) {
-    const int skip = std::clamp(first - at, 0, int(span.count));
-    if (skip < span.count) {
-      s.spans.push_back({span.page, uint8_t(span.first + skip), uint8_t(span.count - skip)});
-      s.resident += span.count - skip;
+  if (s.resident == base) {
+    int at = 0;
+    for (const auto& span : o.spans) {
+      const int skip = std::clamp(first - at, 0, int(span.count));
+      if (skip < span.count) {
+        s.spans.push_back({span.page, uint8_t(span.first + skip), uint8_t(span.count - skip)});
+        s.resident += span.count - skip;
+      }
+      at += span.count;
     }
-    at += span.count;
+  } else if (!o.reproducible) {
+    throw Error(ErrorKind::kUsage,
+                "context: concat of slots that cannot be recomputed to a Context whose pages were taken away; co_await "
+                "Engine::restore before");
   }
   s.tail_owned = false;
   s.published = std::min(s.published, base / tensor::kPageSlots);
@@ -305,6 +317,7 @@ void Context::concat(const Context& other, int first) {
   s.reproducible = s.reproducible && o.reproducible;
   s.loaded = s.loaded || o.loaded;
   s.partial_layers = s.partial_layers || o.partial_layers;
+  s.looks_ahead = s.looks_ahead || o.looks_ahead;
 }
 
 void Context::release() {

@@ -29,6 +29,9 @@ struct SpecialRow {
   bool sees_self = true;
   std::vector<Seen> seen;  // when not causal: slots of the Context, in View order
   std::vector<tensor::SoftmaxClass> classes;
+
+  // Whether it is "this token, seeing everything before it" after all.
+  bool plain(int layers) const;
 };
 
 // How one cached slot was made.
@@ -58,10 +61,12 @@ struct ContextState {
   bool monotonic = true;             // positions strictly ascend with slots
   bool loaded = false;               // its keys and values come from a file: the prefix cache does not take them
   bool partial_layers = false;       // some slot has keys on some layers only
+  bool looks_ahead = false;          // some slot saw a later one (a bidirectional block)
   uint64_t salt = 0;                 // keeps caches of different tenants or variants apart
   int published = 0;                 // leading pages offered to, or taken from, the prefix cache
   bool in_plan = false;
   int pending = 0;  // queries that name this Context and are not answered
+  int delivered = 0;  // answered queries whose program has not run since: the pages stay for it
 
   int size() const { return int(recipe.size()); }
   // Room for one more slot: the next of the owned tail page, else a new page. page -1: the pool is empty.
@@ -71,11 +76,6 @@ struct ContextState {
   };
   Place place(PagePool& pool);
   void drop_pages();                // resident = 0
-  // The least end >= resident + count to which slots can be recomputed in one forward: rows that saw one another
-  // come back together.
-  int rebuild_end(int count) const;
-  // Whether some slot of [0, n) saw a slot at or past n.
-  bool saw_past(int n) const;
   void truncate_resident(int n);    // gives back pages past slot n
   Place find(int slot) const;       // of a resident slot
 };
@@ -98,15 +98,21 @@ class Context {
 
   // A Context that sees the same slots. Shares every page; the first append of the fork starts a page of its own.
   Context fork() const;
-  // Keeps slots [0, n). Throws Error(kUsage) when n is not in [0, size], or when slots that stay saw slots that go
-  // and are not resident.
+  // What remains keeps its keys and values, also where it saw a slot that goes: such a slot cannot be recomputed, so
+  // the three functions below throw Error(kUsage) when it would have to be, that is, when its page was taken away
+  // meanwhile. Pages stay at least until the program that got a query's answer waits again; for other Contexts
+  // `co_await engine.restore(context)` brings them back.
+
+  // Keeps slots [0, n). Throws Error(kUsage) when n is not in [0, size].
   void truncate(int n);
   // Of the slots [base, size), keeps base + kept[0], base + kept[1], … (strictly ascending) and drops the rest.
   void keep(int base, std::span<const int> kept);
-  // Takes slots [first, first + count) out of the Context. What later slots saw stays in their keys and values.
+  // Takes slots [first, first + count) out of the Context; positions stay as they are.
   void drop(int first, int count);
+
   // Appends slots [first, size) of `other` without copying or computing: other must agree with this Context on
-  // slots [0, first) (a fork of it).
+  // slots [0, first) (a fork of it). Throws Error(kUsage) when those of `other` cannot be recomputed and pages of
+  // this Context were taken away.
   void concat(const Context& other, int first);
   // Writes the Context as a file (saved_context.h), whole or not at all. Throws Error(kSystem).
   void save(const std::filesystem::path& path) const;
@@ -116,15 +122,14 @@ class Context {
   static Context load(Engine& engine, std::shared_ptr<Request> request, const std::filesystem::path& path,
                       uint64_t salt = 0);
 
-  // Gives all pages back; the recipe stays, so that a later query recomputes them.
+  // Gives all pages back; the recipe stays, so that a later query recomputes them. Throws Error(kUsage) when some
+  // slot cannot be recomputed.
   void release();
 
   const ContextState& state() const { return *state_; }
   const std::shared_ptr<ContextState>& shared_state() const { return state_; }
 
  private:
-  // Slots will go that others need to be recomputed. Throws Error(kUsage) when these are not resident.
-  void lose();
   explicit Context(std::shared_ptr<ContextState> state) : state_(std::move(state)) {}
   friend class Engine;
   friend class ContextFile;

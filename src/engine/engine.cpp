@@ -116,6 +116,22 @@ Task<std::vector<Answer>> Engine::forward(std::vector<Part> parts) {
     query->parts.push_back(std::move(p));
   }
   validate(*query);
+  co_await answered(query);
+  co_return std::move(query->answers);
+}
+
+Task<void> Engine::restore(Context& context) {
+  if (context.state().resident == context.size()) co_return;
+  auto query = std::make_shared<Query>();
+  query->order = next_query_++;
+  query->answers.emplace_back();
+  query->parts.emplace_back();
+  query->parts.back().context = context.shared_state();
+  co_await answered(query);
+}
+
+// Puts the query down and waits until the engine has done it.
+Task<void> Engine::answered(QueryPtr query) {
   query->request = query->parts.front().context->request;
   if (query->request->cancelled) {
     throw boost::system::system_error(asio::error::operation_aborted);
@@ -142,7 +158,6 @@ Task<std::vector<Answer>> Engine::forward(std::vector<Part> parts) {
         pending_.push_back(query);
       },
       asio::use_awaitable);
-  co_return std::move(query->answers);
 }
 
 void Engine::validate(const Query& query) const {
@@ -192,6 +207,9 @@ void Engine::validate(const Query& query) const {
         case RowInput::kFromRow:
           if (row.in.row < 0 || size_t(row.in.row) >= r) bad(p, r, "takes its input from a row that is not before it");
           if (row.in.map && row.in.map->width != c.hidden) bad(p, r, "the map's width is not the hidden size");
+          if (part.rows.rows[size_t(row.in.row)].active.enter > std::max(row.active.enter, 0)) {
+            bad(p, r, "takes its input from a row that enters at a later layer");
+          }
           break;
       }
       if (row.view != kCausalView && (row.view < 0 || size_t(row.view) >= part.rows.views.size())) {
@@ -208,16 +226,22 @@ void Engine::validate(const Query& query) const {
       if (!row.want) continue;
       for (const int layer : row.want->hidden) {
         if (layer < 0 || layer > c.layers) bad(p, r, "wants the state at layer " + std::to_string(layer));
+        if (row.in.kind == RowInput::kFromRow && layer < std::min(row.active.enter, c.layers)) {
+          bad(p, r, "wants the state at layer " + std::to_string(layer) + ", before it has one");
+        }
       }
       for (const int32_t id : row.want->at) {
         if (id < 0 || id >= c.vocab) bad(p, r, "wants the logit of id " + std::to_string(id));
       }
+      if (!row.want->mix.empty() && part.rows.splittable) {
+        bad(p, r, "mixes rows of a splittable append, which may lie in different ticks");
+      }
       for (const auto& term : row.want->mix) {
         const bool known = term.part >= 0 && size_t(term.part) < query.parts.size() && term.row >= 0 &&
                            size_t(term.row) < query.parts[size_t(term.part)].rows.rows.size();
-        if (!known || !query.parts[size_t(term.part)].rows.rows[size_t(term.row)].want) {
-          bad(p, r, "mixes a row that is not wanted");
-        }
+        if (!known) bad(p, r, "mixes a row that does not exist");
+        const auto& mixed = query.parts[size_t(term.part)].rows.rows[size_t(term.row)].want;
+        if (!mixed || !mixed->needs_head()) bad(p, r, "mixes a row whose logits are not wanted");
       }
     }
     for (const View& view : part.rows.views) {
@@ -383,7 +407,8 @@ bool Engine::preempt(const std::function<bool(const ContextState&)>& eligible) {
   ContextState* victim = nullptr;
   const auto live = live_contexts();
   for (const auto& state : live) {
-    if (state->resident == 0 || state->in_plan || !state->reproducible || !eligible(*state)) continue;
+    if (state->resident == 0 || state->in_plan || state->delivered > 0 || !state->reproducible) continue;
+    if (!eligible(*state)) continue;
     if (!victim || state->request->id > victim->request->id) victim = state.get();
   }
   if (!victim) return false;
@@ -419,7 +444,7 @@ PageRef Engine::take_page(const Request& request) {
 
 void Engine::take_cached(Query::QueryPart& part, Query& query) {
   ContextState& c = *part.context;
-  if (!options_.prefix_cache) return;
+  if (!options_.prefix_cache || !c.reproducible || !ordinary(part.rows.classes)) return;
   // Whole pages only, while everything so far stands on page borders as plain causal tokens.
   const auto aligned = [&] {
     if (c.resident % tensor::kPageSlots != 0) return false;
@@ -476,8 +501,9 @@ void Engine::take_cached(Query::QueryPart& part, Query& query) {
 }
 
 void Engine::publish(ContextState& c) {
-  // What saw slots that are gone or overwritten is no function of the tokens that the cache goes by.
-  if (!options_.prefix_cache || c.loaded || !c.reproducible || c.resident < tensor::kPageSlots) return;
+  // What saw slots that are gone or were replaced looks like any other token, but is not what the tokens say; and a
+  // file's word is not taken for what other requests read.
+  if (!options_.prefix_cache || !c.reproducible || c.loaded || c.resident < tensor::kPageSlots) return;
   const int pages = c.resident / tensor::kPageSlots;
   if (c.published >= pages) return;
   ChainHash hash = PrefixCache::root(model_->version(), options_.kv, c.salt);
@@ -494,6 +520,17 @@ void Engine::publish(ContextState& c) {
   c.published = pages;
 }
 
+// How many slots to recompute next: `budget`, and what it takes to end where no row sees a slot that is still to come.
+int Engine::rebuild_rows(const ContextState& c, int budget) {
+  int end = std::min(c.size(), c.resident + budget);
+  for (int x = c.resident; c.looks_ahead && x < end; ++x) {
+    const auto& special = c.recipe[size_t(x)].special;
+    if (!special || special->causal) continue;
+    for (const auto& run : special->seen) end = std::max(end, run.first + run.count);
+  }
+  return end - c.resident;
+}
+
 Engine::Placed Engine::place(Query& query, Plan& plan, int budget) {
   const auto room = [&] {
     return make_room(query.request->id, [&](const ContextState& c) {
@@ -504,20 +541,20 @@ Engine::Placed Engine::place(Query& query, Plan& plan, int budget) {
   bool rebuilding = false;
   for (auto& part : query.parts) {
     ContextState& c = *part.context;
+    if (c.resident < c.size() && !c.in_plan) take_cached(part, query);
     if (c.resident == c.size()) continue;
     rebuilding = true;
-    if (c.in_plan) continue;
-    take_cached(part, query);
-    if (budget <= 0 || c.resident == c.size()) continue;
-    const int count = c.rebuild_end(std::min(budget, c.size() - c.resident)) - c.resident;
+    if (c.in_plan || budget <= 0) continue;
+    const int count = rebuild_rows(c, budget);
     while (!plan.add_rebuild(c, count)) {
       if (!room()) return Placed::kNo;
     }
     statistics_.rebuilt_rows += uint64_t(count);
     query.request->statistics.rebuilt_rows += uint64_t(count);
-    return Placed::kPart;
+    return query.restores() && c.resident == c.size() ? Placed::kWhole : Placed::kPart;
   }
   if (rebuilding) return Placed::kPart;
+  if (query.restores()) return Placed::kWhole;
 
   for (auto& part : query.parts) {
     if (part.context->in_plan) return Placed::kNo;  // another query of the same Context goes first
@@ -624,7 +661,18 @@ void Engine::tick() {
   }
   for (const auto& query : prompts) put_prompt(query, INT_MAX);
 
+  const auto finish_whole = [&] {
+    std::stable_sort(whole.begin(), whole.end(), [](const QueryPtr& a, const QueryPtr& b) {
+      return std::pair(a->request->id, a->order) < std::pair(b->request->id, b->order);
+    });
+    for (const auto& query : whole) {
+      std::erase(pending_, query);
+      finish(query);
+    }
+  };
   if (plan.empty()) {
+    if (!whole.empty()) return finish_whole();  // the cache held all that they wanted
+    if (delivering_ > 0) return;                // programs that have not seen their answers yet hold the pages
     // Nothing fits, not even the oldest with everything else out of the way.
     const QueryPtr query = queries.front();
     query->error = std::make_exception_ptr(
@@ -668,13 +716,7 @@ void Engine::tick() {
   std::sort(served.begin(), served.end());
   served.erase(std::unique(served.begin(), served.end()), served.end());
   for (Request* request : served) ++request->statistics.forwards;
-  std::stable_sort(whole.begin(), whole.end(), [](const QueryPtr& a, const QueryPtr& b) {
-    return std::pair(a->request->id, a->order) < std::pair(b->request->id, b->order);
-  });
-  for (const auto& query : whole) {
-    std::erase(pending_, query);
-    finish(query);
-  }
+  finish_whole();
   statistics_.plan_seconds += seconds_since(deliver_start);
   if (listener_) {
     listener_({statistics_.ticks, plan.rows(), int(served.size()), int(pending_.size()), seconds});
@@ -784,11 +826,17 @@ void Engine::answer_rows(const std::vector<QueryPtr>& planned, Plan& plan) {
 
 void Engine::finish(const QueryPtr& query) {
   query->finished = true;
-  for (auto& part : query->parts) --part.context->pending;
+  for (auto& part : query->parts) {
+    --part.context->pending;
+    ++part.context->delivered;
+  }
   --query->request->waiting;
+  ++delivering_;
   // Posted, not called: programs run between ticks, in the order of delivery.
-  asio::post(io_, [query] {
+  asio::post(io_, [this, query] {
     if (query->resume) std::move(query->resume)(query->error);
+    for (auto& part : query->parts) --part.context->delivered;
+    --delivering_;
   });
 }
 

@@ -99,6 +99,8 @@ class Engine {
   // Several parts, answered in one tick.
   Task<std::vector<Answer>> forward(std::vector<Part> parts);
 
+  // Recomputes the pages that were taken away from a Context, if any. They stay until the program waits again.
+  Task<void> restore(Context& context);
   // Puts `input` through a network between ticks, batched with other jobs that wait for it. Throws what the network
   // throws: for this input only, as a failing batch is tried again job by job.
   template <class SomeNetwork>
@@ -159,10 +161,14 @@ class Engine {
     bool cancelled = false;
     bool finished = false;  // its program is about to be resumed
     asio::any_completion_handler<void(std::exception_ptr)> resume;
+
+    // Wants the Context's pages and nothing else.
+    bool restores() const { return parts.front().rows.rows.empty(); }
   };
   using QueryPtr = std::shared_ptr<Query>;
 
   void validate(const Query& query) const;
+  Task<void> answered(QueryPtr query);
   Task<void> run_job(NetworkQueue::JobPtr job);
   void resume_job(const NetworkQueue::JobPtr& job);
   void network_slot(bool streaming);
@@ -177,6 +183,7 @@ class Engine {
   Placed place(Query& query, Plan& plan, int budget);
   bool make_room(uint64_t request, const std::function<bool(const ContextState&)>& needed);
   bool preempt(const std::function<bool(const ContextState&)>& eligible);
+  static int rebuild_rows(const ContextState& context, int budget);
   void take_cached(Query::QueryPart& part, Query& query);
   void publish(ContextState& context);
   void answer_rows(const std::vector<QueryPtr>& planned, Plan& plan);
@@ -199,6 +206,7 @@ class Engine {
   std::vector<std::weak_ptr<ContextState>> contexts_;
   std::vector<std::shared_ptr<ContextState>> prefixes_;
   std::deque<QueryPtr> pending_;
+  int delivering_ = 0;  // answered queries whose program has not run since
   NetworkQueue networks_;
   std::function<void(const TickReport&)> listener_;
   uint64_t next_request_ = 1;

@@ -2,12 +2,12 @@
 #include "engine/engine.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <functional>
 #include <numeric>
 
 #include "base/error.h"
+#include "engine/run_programs.h"
 #include "engine/tiny_model.h"
 
 namespace tutti::engine {
@@ -35,21 +35,6 @@ Want greedy() {
   want.pick = true;
   want.sampling.temperature = 0;
   return want;
-}
-
-// Runs programs side by side and passes the first exception on.
-void run_all(Engine& engine, const std::vector<std::function<Task<void>(std::shared_ptr<Request>)>>& programs) {
-  std::exception_ptr first;
-  for (const auto& program : programs) {
-    const auto request = engine.new_request();
-    engine.spawn(
-        request, [&program, request]() -> Task<void> { co_await program(request); },
-        [&](std::exception_ptr e) {
-          if (e && !first) first = e;
-        });
-  }
-  engine.run();
-  if (first) std::rethrow_exception(first);
 }
 
 // Logits after `tokens`, appended in pieces of the given sizes (the rest in one).
@@ -119,7 +104,7 @@ TEST_P(Invariance, NeighboursDoNotMatter) {
   const auto tokens = tokens_of(1, 70);
   const Logits alone = logits_after(engine, tokens);
   Logits together;
-  std::vector<std::function<Task<void>(std::shared_ptr<Request>)>> programs;
+  std::vector<TestProgram> programs;
   for (uint32_t s = 0; s < 32; ++s) {
     programs.push_back([&, s](std::shared_ptr<Request> request) -> Task<void> {
       Context context(engine, request);
@@ -279,7 +264,7 @@ TEST(Scheduler, HalfThePagesGiveTheSameTokens) {
   const auto all = [&](int pages, uint64_t& preemptions) {
     Engine engine(tiny.model, tiny.pool, small(pages, true));
     std::vector<std::vector<int32_t>> texts(32);
-    std::vector<std::function<Task<void>(std::shared_ptr<Request>)>> programs;
+    std::vector<TestProgram> programs;
     for (uint32_t s = 0; s < 32; ++s) {
       programs.push_back([&, s](std::shared_ptr<Request> request) -> Task<void> {
         Context context(engine, request);

@@ -22,13 +22,14 @@ bool all_layers(const LayerRange& range, int layers) { return range.enter == 0 &
 bool Plan::claim(PlannedRows& unit) {
   ContextState& context = *unit.context;
   unit.base = context.resident;
+  // Pages that are written over come first: a tail page that is copied moves, and with it the places behind its slots.
+  for (int i = 0; unit.rows && i < unit.count; ++i) {
+    const Write& write = unit.rows->rows[size_t(unit.first + i)].write;
+    if (write.to == Write::kSlot && !own_page(context, write.slot)) return false;
+  }
   for (int i = 0; i < unit.count; ++i) {
     const bool append = !unit.rows || unit.rows->rows[size_t(unit.first + i)].write.to == Write::kAppend;
     ContextState::Place place{-1, 0};
-    if (unit.rows && unit.rows->rows[size_t(unit.first + i)].write.to == Write::kSlot &&
-        !own_page(context, unit.rows->rows[size_t(unit.first + i)].write.slot)) {
-      return false;
-    }
     if (append) {
       place = context.place(pool_);
     } else if (!scratch_.empty() && scratch_.back().count < tensor::kPageSlots) {
@@ -231,8 +232,20 @@ void Plan::build_runs(const PlannedRows& unit, int i, const Row& row, const Spec
 models::Batch& Plan::build() {
   const int layers = config_.layers;
   bool classes_differ = false;
+  // Between two boundaries the same rows are active and the same slots have keys.
   std::vector<int> boundaries{0, layers};
+  const auto slot_boundaries = [&](const ContextState& context) {
+    if (!context.partial_layers) return;
+    for (const SlotRecipe& slot : context.recipe) {
+      if (!slot.special) continue;
+      const LayerRange range = clamp_layers(slot.special->active, layers);
+      boundaries.push_back(range.enter);
+      boundaries.push_back(range.leave);
+    }
+  };
+  for (const auto& prefix : prefixes_) slot_boundaries(*prefix);
   for (const PlannedRows& unit : units_) {
+    slot_boundaries(*unit.context);
     if (unit.rows && !unit.rows->classes.empty()) classes_differ = true;
     for (int i = 0; i < unit.count; ++i) {
       Row made;
@@ -296,103 +309,88 @@ double Plan::mean_keys() const {
   return batch_.epochs.front().full.empty() ? 0 : keys / double(batch_.epochs.front().full.size());
 }
 
+SlotRecipe Plan::recipe_of(const PlannedRows& unit, int i) {
+  ContextState& context = *unit.context;
+  const Row& row = unit.rows->rows[size_t(unit.first + i)];
+  SlotRecipe recipe;
+  recipe.position = row.position;
+  recipe.segment = row.segment_id;
+  SpecialRow special;
+  special.in = row.in;
+  special.active = row.active;
+  special.sees_self = row.sees_self;
+  special.classes = unit.rows->classes;
+  // A causal row saw every slot before the query and the fresh rows before it; that is every slot before it only if
+  // those fresh rows were all appended.
+  special.causal = row.view == kCausalView && row.write.to == Write::kAppend;
+  for (int j = 0; special.causal && j < i; ++j) special.causal = unit.appended[size_t(j)] == unit.base + j;
+  if (special.plain(config_.layers)) {
+    recipe.token = row.in.token;
+    return recipe;
+  }
+  const int self = unit.appended[size_t(i)];
+  const auto see = [&](int slot, uint8_t softmax_class) {
+    auto& seen = special.seen;
+    if (slot > self) context.looks_ahead = true;
+    if (!seen.empty() && seen.back().first + seen.back().count == slot && seen.back().softmax_class == softmax_class) {
+      ++seen.back().count;
+    } else {
+      seen.push_back({slot, 1, softmax_class});
+    }
+  };
+  bool self_done = false;
+  const auto see_fresh = [&](int j, uint8_t softmax_class) {
+    if (j == i && (!row.sees_self || self_done)) return;
+    if (j == i) self_done = true;
+    if (unit.appended[size_t(j)] < 0) {
+      context.reproducible = false;  // it saw a row that stays nowhere
+    } else {
+      see(unit.appended[size_t(j)], softmax_class);
+    }
+  };
+  if (row.view == kCausalView) {
+    for (int slot = 0; !special.causal && slot < unit.base; ++slot) see(slot, 0);
+    for (int j = 0; !special.causal && j < i; ++j) see_fresh(j, 0);
+  } else {
+    for (const Segment& segment : unit.rows->views[size_t(row.view)]) {
+      if (segment.of == Segment::kSlots) {
+        const int end = segment.count < 0 ? unit.base : std::min(unit.base, segment.first + segment.count);
+        for (int slot = segment.first; slot < end; ++slot) see(slot, segment.softmax_class);
+      } else if (segment.of == Segment::kFreshRows) {
+        int end = segment.count < 0 ? unit.count : std::min(unit.count, segment.first + segment.count);
+        if (segment.causal) end = std::min(end, i + 1);
+        for (int j = segment.first; j < end; ++j) see_fresh(j, segment.softmax_class);
+      } else {
+        context.reproducible = false;  // model prefixes are not part of the recipe
+      }
+    }
+  }
+  if (row.in.kind == RowInput::kFromRow || row.write.to == Write::kSlot) context.reproducible = false;
+  if (!all_layers(clamp_layers(row.active, config_.layers), config_.layers)) context.partial_layers = true;
+  recipe.special = std::make_shared<SpecialRow>(std::move(special));
+  return recipe;
+}
+
 void Plan::commit() {
   for (PlannedRows& unit : units_) {
     ContextState& context = *unit.context;
     context.in_plan = false;
     if (!unit.rows) continue;
     for (int i = 0; i < unit.count; ++i) {
-      const Row& row = unit.rows->rows[size_t(unit.first + i)];
-      if (row.write.to == Write::kNone) continue;
-      const LayerRange range = clamp_layers(row.active, config_.layers);
-      SlotRecipe recipe;
-      recipe.position = row.position;
-      recipe.segment = row.segment_id;
-      // A causal row saw every slot before the query and the fresh rows before it; it is plain only if those
-      // fresh rows were all appended.
-      bool plain = row.view == kCausalView && row.sees_self && row.in.kind == RowInput::kToken &&
-                   all_layers(range, config_.layers) && row.write.to == Write::kAppend;
-      for (int j = 0; plain && j < i; ++j) plain = unit.appended[size_t(j)] == unit.base + j;
-      if (plain) {
-        recipe.token = row.in.token;
-      } else {
-        auto special = std::make_shared<SpecialRow>();
-        special->in = row.in;
-        special->active = row.active;
-        special->sees_self = row.sees_self;
-        special->classes = unit.rows->classes;
-        special->causal = false;
-        const auto see = [&](int slot, uint8_t softmax_class) {
-          auto& seen = special->seen;
-          if (!seen.empty() && seen.back().first + seen.back().count == slot &&
-              seen.back().softmax_class == softmax_class) {
-            ++seen.back().count;
-          } else {
-            seen.push_back({slot, 1, softmax_class});
-          }
-        };
-        const auto see_fresh = [&](int j, uint8_t softmax_class) {
-          if (j == i) return;
-          if (unit.appended[size_t(j)] < 0) {
-            context.reproducible = false;  // it saw a row that stays nowhere
-          } else {
-            see(unit.appended[size_t(j)], softmax_class);
-          }
-        };
-        if (row.view == kCausalView) {
-          for (int slot = 0; slot < unit.base; ++slot) see(slot, 0);
-          for (int j = 0; j < i; ++j) see_fresh(j, 0);
-        } else {
-          for (const Segment& segment : unit.rows->views[size_t(row.view)]) {
-            if (segment.of == Segment::kSlots) {
-              const int end = segment.count < 0 ? unit.base : std::min(unit.base, segment.first + segment.count);
-              for (int slot = segment.first; slot < end; ++slot) see(slot, segment.softmax_class);
-            } else if (segment.of == Segment::kFreshRows) {
-              int end = segment.count < 0 ? unit.count : std::min(unit.count, segment.first + segment.count);
-              if (segment.causal) end = std::min(end, i + 1);
-              for (int j = segment.first; j < end; ++j) {
-                if (j == i && special->sees_self) {
-                  special->seen.push_back({unit.appended[size_t(i)], 1, segment.softmax_class});
-                } else {
-                  see_fresh(j, segment.softmax_class);
-                }
-              }
-            } else {
-              context.reproducible = false;  // model prefixes are not part of the recipe
-            }
-          }
-        }
-        if (row.in.kind == RowInput::kFromRow || row.write.to == Write::kSlot) context.reproducible = false;
-        if (!all_layers(range, config_.layers)) context.partial_layers = true;
-        recipe.special = std::move(special);
+      if (unit.rows->rows[size_t(unit.first + i)].write.to != Write::kAppend) continue;
+      SlotRecipe recipe = recipe_of(unit, i);
+      if (!context.recipe.empty() && recipe.position.t <= context.recipe.back().position.t) {
+        context.monotonic = false;
       }
-      if (row.write.to == Write::kAppend) {
-        if (!context.recipe.empty() && row.position.t <= context.recipe.back().position.t) {
-          context.monotonic = false;
-        }
-        context.recipe.push_back(std::move(recipe));
-      }
+      context.recipe.push_back(std::move(recipe));
     }
     // Overwrites come last: until here every row saw the old slots.
     for (int i = 0; i < unit.count; ++i) {
       const Row& row = unit.rows->rows[size_t(unit.first + i)];
       if (row.write.to != Write::kSlot) continue;
-      int slot = row.write.slot;
-      for (PageSpan& span : context.spans) {
-        if (slot >= span.count) {
-          slot -= span.count;
-          continue;
-        }
-        const auto& place = unit.places[size_t(i)];
-        pool_.copy_slot(place.page, place.slot, span.page.id(), span.first + slot);
-        break;
-      }
-      SlotRecipe& recipe = context.recipe[size_t(row.write.slot)];
-      recipe.position = row.position;
-      recipe.segment = row.segment_id;
-      recipe.token = row.in.kind == RowInput::kToken ? row.in.token : -1;
-      recipe.special = nullptr;
-      context.reproducible = false;
+      const ContextState::Place from = unit.places[size_t(i)], to = context.find(row.write.slot);
+      pool_.copy_slot(from.page, from.slot, to.page, to.slot);
+      context.recipe[size_t(row.write.slot)] = recipe_of(unit, i);
       context.monotonic = false;
       context.published = std::min(context.published, row.write.slot / tensor::kPageSlots);
     }

@@ -52,10 +52,13 @@ class Plan {
   // After the forward: overwrites the slots of Write::kSlot rows, writes recipes of appended rows, and gives the
   // scratch pages back. Slots appended by unit u before `commit` are already part of its Context.
   void commit();
+
  private:
   bool claim(PlannedRows& unit);
   bool own_page(ContextState& context, int slot);
   void undo(PlannedRows& unit);
+  // How row i of the unit, which is kept, can be recomputed. Notes in the Context when it cannot.
+  SlotRecipe recipe_of(const PlannedRows& unit, int i);
   const Row& row_of(const PlannedRows& unit, int i, Row& made) const;
   void build_runs(const PlannedRows& unit, int i, const Row& row, const SpecialRow* recipe,
                   const models::Epoch& epoch, bool sliding, models::RunSpan& span);

@@ -42,7 +42,13 @@ struct Segment {
   }
 };
 
-// A row's own keys stand where a kFreshRows segment covers them, else last; with sees_self = false nowhere.
+// Whether softmax class 0, which causal rows use, is ordinary attention.
+inline bool ordinary(const std::vector<tensor::SoftmaxClass>& classes) {
+  return classes.empty() || (classes[0].inverse_temperature == 1.0f && classes[0].lse_scale == 1.0f);
+}
+
+// A slot or row named twice weighs twice. A row's own keys stand where the first kFreshRows segment that
+// covers them has them, else last and in class 0; with sees_self = false nowhere.
 using View = std::vector<Segment>;
 using ViewId = int;
 inline constexpr ViewId kCausalView = -1;  // all slots of the Context, then the fresh rows up to this one
@@ -50,7 +56,8 @@ inline constexpr ViewId kCausalView = -1;  // all slots of the Context, then the
 // Where a row's keys and values stay after the forward.
 struct Write {
   enum To : uint8_t { kNone, kAppend, kSlot } to = kAppend;
-  int slot = 0;  // kSlot: overwrites this slot of the Context once the forward is over
+  // kSlot: replaces this slot of the Context, on all layers, once the forward is over; of two rows the later wins
+  int slot = 0;
 
   static Write none() { return {kNone, 0}; }
   static Write append() { return {kAppend, 0}; }
@@ -67,9 +74,11 @@ struct Want {
   bool stats = false;  // max, margin, entropy, log-sum-exp
   std::vector<int32_t> at;  // the logits of these ids
   bool logits = false;      // the whole row
-  std::vector<int> hidden;  // states at the input of these layers (number of layers: after the last)
+  // States at the input of these layers (number of layers: after the last): before a row enters, its input's
+  // embedding (kFromRow has none); after it left, the state that it left with.
+  std::vector<int> hidden;
   // Guidance: this row's logits become sum of weight * logits over the rows named (part, row), itself included
-  // only if named. Every named row must be wanted in the same query.
+  // only if named. Every named row must want something of its own logits in the same query, which is not splittable.
   struct MixTerm {
     int part = 0;
     int row = 0;

@@ -306,6 +306,9 @@ Context ContextFile::read(Engine& engine, std::shared_ptr<Request> request, std:
       slot.special = get_special(r, config, slots);
       const LayerRange& active = slot.special->active;
       if (active.enter > 0 || active.leave < config.layers) state->partial_layers = true;
+      for (const auto& seen : slot.special->seen) {
+        if (uint32_t(seen.first + seen.count) > i + 1) state->looks_ahead = true;
+      }
       if (state->reproducible && slot.special->in.kind == RowInput::kFromRow) {
         r.bad("a row made from another row cannot be recomputed");
       }

@@ -20,7 +20,7 @@ void run_to_end(engine::Engine& engine, const std::shared_ptr<engine::Request>& 
 
 }  // namespace
 
-double Perplexity::ppl() const { return std::exp(nll); }
+double Perplexity::ppl() const { return std::exp(nll / double(tokens)); }
 
 Perplexity perplexity(engine::Engine& engine, std::span<const int32_t> tokens, const PerplexityOptions& options,
                       const std::function<void(int, int)>& progress) {
@@ -56,7 +56,7 @@ Perplexity perplexity(engine::Engine& engine, std::span<const int32_t> tokens, c
     });
     if (progress) progress(w + 1, total);
   }
-  return {sum / double(scored), scored};
+  return {sum, scored};
 }
 
 void window_logits(engine::Engine& engine, std::span<const int32_t> rows,

@@ -16,7 +16,7 @@ struct PerplexityOptions {
 };
 
 struct Perplexity {
-  double nll = 0;     // mean negative log-probability per scored token, in nats
+  double nll = 0;      // sum of the scored tokens' negative log-probabilities, in nats
   int64_t tokens = 0;  // scored
   double ppl() const;
 };

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -145,5 +146,12 @@ void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
 // The same into a sink; `name` stands for the file in errors.
 void write_gguf(const Sink& sink, const std::string& name, const GgufMetadata& metadata,
                 const std::vector<GgufTensor>& tensors, uint32_t version = 3);
+// The same for data that is made while it is written: `data(i, sink)` appends the
+// tensors[i].bytes() bytes of tensor i; called once for each tensor, in order. What it throws
+// leaves no file.
+using GgufTensorData = std::function<void(size_t index, const Sink& sink)>;
+void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
+                const std::vector<GgufTensor>& tensors, const GgufTensorData& data,
+                uint32_t version = 3);
 
 }  // namespace tutti::formats

@@ -163,6 +163,35 @@ TEST(Gguf, Gemma3IsReadAsThePythonReaderReadsIt) {
   EXPECT_TRUE(equal(written(file.metadata(), file.tensors()), bytes));
 }
 
+TEST(Gguf, DataCanBeMadeWhileItIsWritten) {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "made.gguf";
+  std::vector<GgufTensor> tensors(2);
+  for (size_t i = 0; i < 2; ++i) {
+    tensors[i].name = "t" + std::to_string(i);
+    tensors[i].dims = {3 + i, 2};
+  }
+  const std::vector<std::byte> data(64, std::byte(7));
+  size_t short_by = 0;
+  const GgufTensorData make = [&](size_t i, const Sink& sink) {
+    sink(std::span(data).first(5));  // in pieces of any size
+    sink(std::span(data).first(tensors[i].bytes() - 5 - (i == 1 ? short_by : 0)));
+  };
+  write_gguf(path, {}, tensors, make);
+  auto held = tensors;
+  for (GgufTensor& t : held) t.data = std::span(data).first(t.bytes());
+  const auto bytes = written({}, held);
+  EXPECT_TRUE(equal(MappedFile(path).bytes(), bytes));
+
+  // Too few bytes: an error, and the old file stays as it is with nothing beside it.
+  short_by = 4;
+  const auto message = message_of([&] { write_gguf(path, {}, tensors, make); }, ErrorKind::kUsage);
+  EXPECT_NE(message.find("\"t1\""), std::string::npos) << message;
+  EXPECT_NE(message.find("28 of its 32 bytes"), std::string::npos) << message;
+  EXPECT_TRUE(equal(MappedFile(path).bytes(), bytes));
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()), 1);
+}
+
 // Random metadata and tensors.
 class RandomFile {
  public:

@@ -69,8 +69,10 @@ uint64_t padding(uint64_t at, uint64_t alignment) {
 }
 
 // Everything before the tensors' data, padding included, and checked by the reader's own rules.
+// `sizes` are the bytes of each tensor's data.
 std::vector<std::byte> make_header(const std::string& name, const GgufMetadata& metadata,
-                                   const std::vector<GgufTensor>& tensors, uint32_t version) {
+                                   const std::vector<GgufTensor>& tensors,
+                                   const std::vector<uint64_t>& sizes, uint32_t version) {
   const uint64_t alignment = alignment_of(metadata);
   HeaderWriter header;
   header.number(kGgufMagic);
@@ -82,13 +84,14 @@ std::vector<std::byte> make_header(const std::string& name, const GgufMetadata& 
     header.value(value);
   }
   uint64_t offset = 0;
-  for (const GgufTensor& tensor : tensors) {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const GgufTensor& tensor = tensors[i];
     header.text(tensor.name);
     header.number(uint32_t(tensor.dims.size()));
     for (const uint64_t dim : tensor.dims) header.number(dim);
     header.number(uint32_t(tensor.type));
     header.number(offset);
-    offset += tensor.data.size();
+    offset += sizes[i];
     offset += padding(offset, alignment);
   }
   // Without tensors there is no data section and files end here.
@@ -98,9 +101,9 @@ std::vector<std::byte> make_header(const std::string& name, const GgufMetadata& 
   try {
     const auto checked = parse_gguf_header(header.bytes, header.bytes.size() + offset, name);
     for (size_t i = 0; i < tensors.size(); ++i) {
-      if (checked.tensors[i].bytes() != tensors[i].data.size()) {
+      if (checked.tensors[i].bytes() != sizes[i]) {
         throw Error(ErrorKind::kUsage, name + ": tensor " + shown(tensors[i].name) + ": has " +
-                                           std::to_string(tensors[i].data.size()) +
+                                           std::to_string(sizes[i]) +
                                            " bytes of data where its shape " + "needs " +
                                            std::to_string(checked.tensors[i].bytes()));
       }
@@ -111,13 +114,19 @@ std::vector<std::byte> make_header(const std::string& name, const GgufMetadata& 
   return std::move(header.bytes);
 }
 
+std::vector<uint64_t> sizes_of(const std::vector<GgufTensor>& tensors) {
+  std::vector<uint64_t> sizes;
+  for (const GgufTensor& tensor : tensors) sizes.push_back(tensor.data.size());
+  return sizes;
+}
+
 void write_parts(const Sink& sink, std::span<const std::byte> header, uint64_t alignment,
-                 const std::vector<GgufTensor>& tensors) {
+                 const std::vector<uint64_t>& sizes, const GgufTensorData& data) {
   const std::vector<std::byte> zeros(alignment);
   sink(header);
-  for (const GgufTensor& tensor : tensors) {
-    sink(tensor.data);
-    sink(std::span(zeros).first(padding(tensor.data.size(), alignment)));
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    data(i, sink);
+    sink(std::span(zeros).first(padding(sizes[i], alignment)));
   }
 }
 
@@ -125,15 +134,42 @@ void write_parts(const Sink& sink, std::span<const std::byte> header, uint64_t a
 
 void write_gguf(const Sink& sink, const std::string& name, const GgufMetadata& metadata,
                 const std::vector<GgufTensor>& tensors, uint32_t version) {
-  const auto header = make_header(name, metadata, tensors, version);
-  write_parts(sink, header, alignment_of(metadata), tensors);
+  const auto sizes = sizes_of(tensors);
+  const auto header = make_header(name, metadata, tensors, sizes, version);
+  write_parts(sink, header, alignment_of(metadata), sizes,
+              [&](size_t i, const Sink& to) { to(tensors[i].data); });
 }
 
 void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
                 const std::vector<GgufTensor>& tensors, uint32_t version) {
-  const auto header = make_header(path.string(), metadata, tensors, version);
-  write_file_atomically(
-      path, [&](const Sink& sink) { write_parts(sink, header, alignment_of(metadata), tensors); });
+  const auto sizes = sizes_of(tensors);
+  const auto header = make_header(path.string(), metadata, tensors, sizes, version);
+  write_file_atomically(path, [&](const Sink& sink) {
+    write_parts(sink, header, alignment_of(metadata), sizes,
+                [&](size_t i, const Sink& to) { to(tensors[i].data); });
+  });
+}
+
+void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
+                const std::vector<GgufTensor>& tensors, const GgufTensorData& data,
+                uint32_t version) {
+  std::vector<uint64_t> sizes;
+  for (const GgufTensor& tensor : tensors) sizes.push_back(tensor.bytes());
+  const auto header = make_header(path.string(), metadata, tensors, sizes, version);
+  write_file_atomically(path, [&](const Sink& sink) {
+    write_parts(sink, header, alignment_of(metadata), sizes, [&](size_t i, const Sink& to) {
+      uint64_t written = 0;
+      data(i, [&](std::span<const std::byte> bytes) {
+        written += bytes.size();
+        to(bytes);
+      });
+      if (written == sizes[i]) return;
+      throw Error(ErrorKind::kUsage, "cannot write " + path.string() + ": tensor " +
+                                         shown(tensors[i].name) + ": was given " +
+                                         std::to_string(written) + " of its " +
+                                         std::to_string(sizes[i]) + " bytes");
+    });
+  });
 }
 
 }  // namespace tutti::formats

@@ -49,7 +49,7 @@ struct RunSpan {
   int keys = 0;  // slots in the runs
 };
 
-// Layers [first_layer, last_layer) in which the same rows are active. `full` and `sliding` hold one entry per
+// Layers [first_layer, last_layer) in which the same rows are active and see the same slots. `full` and `sliding` hold one entry per
 // active row: what it sees on full and on sliding-window layers.
 struct Epoch {
   int first_layer = 0;

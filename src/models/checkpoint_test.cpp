@@ -6,146 +6,20 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
-#include <map>
-#include <random>
 
 #include "base/error.h"
 #include "base/files.h"
-#include "tensor/quantise.h"
+#include "models/crafted_checkpoint.h"
 
 namespace tutti::models {
 namespace {
 
-using formats::GgufMetadata;
-using formats::GgufTensor;
 using formats::GgufValue;
 using tensor::Type;
 
-// A model file in the making: metadata by key and tensors with their bytes, in GGUF's terms.
-class Draft {
- public:
-  std::map<std::string, GgufValue> keys;
-
-  // Adds a tensor of random values, dims fastest first, and returns its values.
-  std::vector<float> add(const std::string& name, std::vector<uint64_t> dims,
-                         Type type = Type::kF32) {
-    uint64_t n = 1;
-    for (const uint64_t d : dims) n *= d;
-    std::vector<float> values(n);
-    for (float& v : values) v = std::uniform_real_distribution<float>(-1, 1)(random_);
-    set(name, std::move(dims), values, type);
-    return values;
-  }
-  void set(const std::string& name, std::vector<uint64_t> dims, std::span<const float> values,
-           Type type) {
-    std::vector<std::byte> bytes(tensor::row_bytes(type, int64_t(values.size())));
-    tensor::quantise(type, values, bytes);
-    tensors_[name] = {std::move(dims), type, std::move(bytes)};
-  }
-  void remove(const std::string& name) { tensors_.erase(name); }
-  bool has(const std::string& name) const { return tensors_.contains(name); }
-
-  // The file's bytes live in the returned object's deleter.
-  std::shared_ptr<const formats::Gguf> build() const {
-    GgufMetadata metadata;
-    for (const auto& [key, value] : keys) metadata.emplace_back(key, value);
-    std::vector<GgufTensor> tensors;
-    for (const auto& [name, t] : tensors_) {
-      GgufTensor tensor;
-      tensor.name = name;
-      tensor.dims = t.dims;
-      tensor.type = t.type;
-      tensor.data = t.bytes;
-      tensors.push_back(std::move(tensor));
-    }
-    auto bytes = std::make_shared<std::vector<std::byte>>();
-    const Sink sink = [&](std::span<const std::byte> part) {
-      bytes->insert(bytes->end(), part.begin(), part.end());
-    };
-    formats::write_gguf(sink, "tiny", metadata, tensors);
-    auto* gguf = new formats::Gguf(formats::Gguf::parse(*bytes, "tiny.gguf"));
-    return {gguf, [bytes](const formats::Gguf* g) { delete g; }};
-  }
-  Checkpoint load() const { return Checkpoint::from_gguf(build()); }
-
- private:
-  struct Tensor {
-    std::vector<uint64_t> dims;
-    Type type;
-    std::vector<std::byte> bytes;
-  };
-  std::map<std::string, Tensor> tensors_;
-  std::mt19937 random_{7};
-};
-
+// The shape of draft()'s models.
 constexpr int kHidden = 64, kHeads = 4, kKvHeads = 2, kHeadDim = 32, kWide = 96, kVocab = 40,
               kLayers = 2;
-
-// A whole file of the architecture, names as the GGUF converter writes them.
-Draft draft(const std::string& a, int layers = kLayers) {
-  Draft d;
-  const auto key = [&](const char* name, uint32_t value) {
-    d.keys[a + "." + name] = GgufValue::u32(value);
-  };
-  d.keys["general.architecture"] = GgufValue::string(a);
-  d.keys["general.name"] = GgufValue::string("Tiny");
-  key("embedding_length", kHidden);
-  key("block_count", uint32_t(layers));
-  key("attention.head_count", kHeads);
-  key("attention.head_count_kv", kKvHeads);
-  key("attention.key_length", kHeadDim);
-  key("feed_forward_length", kWide);
-  key("context_length", 256);
-  d.keys[a + ".attention.layer_norm_rms_epsilon"] = GgufValue::f32(1e-6f);
-  const bool moe = a.ends_with("moe"), gemma = a.starts_with("gemma");
-  if (moe) {
-    key("expert_count", 4);
-    key("expert_used_count", 2);
-    key("expert_feed_forward_length", 32);
-    if (a == "qwen2moe") key("expert_shared_feed_forward_length", 48);
-  }
-  d.add("token_embd.weight", {kHidden, kVocab});
-  d.add("output_norm.weight", {kHidden});
-  for (int l = 0; l < layers; ++l) {
-    const std::string at = "blk." + std::to_string(l) + ".";
-    d.add(at + "attn_norm.weight", {kHidden});
-    d.add(at + "attn_q.weight", {kHidden, kHeads * kHeadDim});
-    d.add(at + "attn_k.weight", {kHidden, kKvHeads * kHeadDim});
-    d.add(at + "attn_v.weight", {kHidden, kKvHeads * kHeadDim});
-    d.add(at + "attn_output.weight", {kHeads * kHeadDim, kHidden});
-    if (a.starts_with("qwen2")) {
-      d.add(at + "attn_q.bias", {kHeads * kHeadDim});
-      d.add(at + "attn_k.bias", {kKvHeads * kHeadDim});
-      d.add(at + "attn_v.bias", {kKvHeads * kHeadDim});
-    }
-    if (a.starts_with("qwen3") || a == "gemma3") {
-      d.add(at + "attn_q_norm.weight", {kHeadDim});
-      d.add(at + "attn_k_norm.weight", {kHeadDim});
-    }
-    d.add(at + "ffn_norm.weight", {kHidden});
-    if (gemma) {
-      d.add(at + "post_attention_norm.weight", {kHidden});
-      d.add(at + "post_ffw_norm.weight", {kHidden});
-    }
-    if (moe) {
-      d.add(at + "ffn_gate_inp.weight", {kHidden, 4});
-      d.add(at + "ffn_gate_exps.weight", {kHidden, 32, 4});
-      d.add(at + "ffn_up_exps.weight", {kHidden, 32, 4});
-      d.add(at + "ffn_down_exps.weight", {32, kHidden, 4});
-      if (a == "qwen2moe") {
-        d.add(at + "ffn_gate_inp_shexp.weight", {kHidden});
-        d.add(at + "ffn_gate_shexp.weight", {kHidden, 48});
-        d.add(at + "ffn_up_shexp.weight", {kHidden, 48});
-        d.add(at + "ffn_down_shexp.weight", {48, kHidden});
-      }
-    } else {
-      d.add(at + "ffn_gate.weight", {kHidden, kWide});
-      d.add(at + "ffn_up.weight", {kHidden, kWide});
-      d.add(at + "ffn_down.weight", {kWide, kHidden});
-    }
-  }
-  return d;
-}
 
 // The error that `f` throws; an empty message when it throws none.
 struct Thrown {
@@ -373,17 +247,7 @@ TEST(Checkpoint, ReadsExpertWeighting) {
   EXPECT_TRUE(load_error(d).names("expert_gating_func"));
   d.keys.erase("qwen3moe.expert_gating_func");
   // Mixtral is the architecture llama with experts; the first layers may be dense.
-  d = draft("llama");
-  d.keys["llama.expert_count"] = GgufValue::u32(4);
-  d.keys["llama.expert_used_count"] = GgufValue::u32(2);
-  d.keys["llama.leading_dense_block_count"] = GgufValue::u32(1);
-  for (const char* part : {"ffn_gate", "ffn_up", "ffn_down"})
-    d.remove(std::string("blk.1.") + part + ".weight");
-  d.add("blk.1.ffn_gate_inp.weight", {kHidden, 4});
-  d.add("blk.1.ffn_gate_exps.weight", {kHidden, kWide, 4});
-  d.add("blk.1.ffn_up_exps.weight", {kHidden, kWide, 4});
-  d.add("blk.1.ffn_down_exps.weight", {kWide, kHidden, 4});
-  const Checkpoint mixtral = d.load();
+  const Checkpoint mixtral = mixtral_draft().load();
   EXPECT_TRUE(mixtral.config().experts.normalise);
   EXPECT_FALSE(mixtral.config().is_sparse(0));
   EXPECT_TRUE(mixtral.config().is_sparse(1));
@@ -402,7 +266,9 @@ TEST(Checkpoint, ReadsSlidingWindows) {
   EXPECT_EQ(d.load().config().window, 4096);
   EXPECT_EQ(d.load().config().attention_cap, 50.0f);
   EXPECT_EQ(d.load().config().logit_cap, 30.0f);
-  d = draft("gemma3", 7);
+  DraftShape seven;
+  seven.layers = 7;
+  d = draft("gemma3", seven);
   d.keys["gemma3.attention.sliding_window"] = GgufValue::u32(16);
   EXPECT_EQ(d.load().config().sliding,
             std::vector<bool>({true, true, true, true, true, false, true}));

@@ -145,7 +145,7 @@ tensor::Activation activation(const Keys& keys, const Config& config) {
 }
 
 // `rope` holds rope_type (old: type) and its numbers; `base` is used unless it says rope_theta.
-Rope read_rope(const Keys& keys, const Keys& rope, double base, const Config& config) {
+RopeParameters read_rope(const Keys& keys, const Keys& rope, double base, const Config& config) {
   RopeParameters p;
   const double partial =
       rope.number_or("partial_rotary_factor", keys.number_or("partial_rotary_factor", 1.0));
@@ -180,10 +180,11 @@ Rope read_rope(const Keys& keys, const Keys& rope, double base, const Config& co
   } else if (s.kind != RopeScaling::kNone) {
     s.factor = rope.number("factor");
   }
-  return make_rope(p, keys.place());
+  return p;
 }
 
-void read_ropes(const Keys& keys, Config& config) {
+HfRopes read_ropes(const Keys& keys, const Config& config) {
+  HfRopes ropes;
   const double base =
       config.architecture == "mixtral" || config.architecture == "gemma3" ? 1e6 : 1e4;
   const Keys parameters = keys.object("rope_parameters");
@@ -194,20 +195,20 @@ void read_ropes(const Keys& keys, Config& config) {
     // Both spellings in one file: the old one wins, as in transformers.
     const Keys old = keys.object("rope_scaling");
     const Keys rope = old.empty() ? (nested ? parameters.object(nested) : parameters) : old;
-    config.rope = read_rope(keys, rope, stated_base, config);
+    ropes.full = read_rope(keys, rope, stated_base, config);
     if (nested && !config.sliding.empty() && parameters.find("sliding_attention")) {
-      config.sliding_rope =
-          read_rope(keys, parameters.object("sliding_attention"), stated_base, config);
+      ropes.sliding = read_rope(keys, parameters.object("sliding_attention"), stated_base, config);
     }
-    return;
+    return ropes;
   }
   const bool nested = parameters.find("full_attention") || parameters.find("sliding_attention");
-  config.rope =
+  ropes.full =
       read_rope(keys, nested ? parameters.object("full_attention") : keys.object("rope_scaling"),
                 stated_base, config);
   // Local layers are never scaled unless they say so themselves.
-  config.sliding_rope = read_rope(keys, parameters.object("sliding_attention"),
-                                  keys.number_or("rope_local_base_freq", 1e4), config);
+  ropes.sliding = read_rope(keys, parameters.object("sliding_attention"),
+                            keys.number_or("rope_local_base_freq", 1e4), config);
+  return ropes;
 }
 
 // The layer types that the file lists, or nothing.
@@ -362,11 +363,17 @@ Config hf_config(const json& object, const std::string& place, TensorLayout& lay
   config.attention_scale = float(1.0 / std::sqrt(double(config.head_dim)));
   if (is_gemma(config)) read_gemma(keys, config);
   read_sliding(keys, config);
-  read_ropes(keys, config);
+  const HfRopes ropes = read_ropes(keys, config);
+  config.rope = make_rope(ropes.full, place);
+  if (ropes.sliding) config.sliding_rope = make_rope(*ropes.sliding, place);
   read_experts(keys, config);
   read_layout(keys, config, layout);
   check_config(config, place);
   return config;
+}
+
+HfRopes hf_ropes(const json& object, const std::string& place, const Config& config) {
+  return read_ropes(Keys(object, place), config);
 }
 
 }  // namespace tutti::models

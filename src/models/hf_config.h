@@ -6,6 +6,7 @@
 #include <string>
 
 #include "models/config.h"
+#include "models/rope.h"
 #include "models/tensor_layout.h"
 
 namespace tutti::models {
@@ -14,5 +15,13 @@ namespace tutti::models {
 // file, for errors. Throws Error(kBadFile | kUnsupported) naming the key, the architecture or the
 // scaling.
 Config hf_config(const nlohmann::json& config, const std::string& place, TensorLayout& layout);
+
+// The rotary embedding as the folder states it, before it becomes frequencies: of full layers, and of sliding ones
+// where they have their own. `config` is hf_config's. Throws Error(kBadFile | kUnsupported).
+struct HfRopes {
+  RopeParameters full;
+  std::optional<RopeParameters> sliding;
+};
+HfRopes hf_ropes(const nlohmann::json& object, const std::string& place, const Config& config);
 
 }  // namespace tutti::models

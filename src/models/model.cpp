@@ -17,19 +17,20 @@ Model::Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic ar
     return 0;
   };
   struct Sizes {
-    using MatrixType = int;
-    using VectorType = int;
+    using MatrixType [[maybe_unused]] = int;  // convert_weights uses them; g++ does not see it
+    using VectorType [[maybe_unused]] = int;
     int embedding = 0, output_norm = 0, head = 0;
     std::vector<LayerWeights<int, int>> layers;
   };
   if (progress) convert_weights<Sizes>(stored, count, count);
 
+  tensor::WeightMemory memory;
   const auto pack = [&](const StoredTensor& t) {
     if (t.empty()) return tensor::Matrix();
     // An untied embedding is only looked up, row by row, in the file's own blocks.
     const bool only_rows = &t == &stored.embedding && !stored.head.empty();
     if (only_rows) return tensor::Matrix();
-    tensor::Matrix matrix = tensor::Matrix::allocate(t.type, t.rows, t.cols, arithmetic);
+    tensor::Matrix matrix = tensor::Matrix::allocate(t.type, t.rows, t.cols, arithmetic, &memory);
     pool.run([&](Worker& worker) {
       const auto [first, last] = worker.share(matrix.tiles());
       matrix.pack_tiles(t.type, t.data, first, last);

@@ -86,14 +86,18 @@ void RowWorkspace::prepare(const Config& c, const Batch& batch, int workers) {
   const size_t most_rows = rows * size_t(std::max(1, c.experts.used));
   q32.reserve(int(most_rows), int((widest + 31) / 32 * 32), 32);
   q256.reserve(int(most_rows), int((widest + 255) / 256 * 256), 256);
-  int most_keys = 0;
+  const int group = c.heads / c.kv_heads;
+  int64_t most_keys = 0;
+  full_groups.clear();
+  sliding_groups.clear();
   for (const auto& epoch : batch.epochs) {
-    for (const auto& span : epoch.full) most_keys = std::max(most_keys, span.keys);
-    for (const auto& span : epoch.sliding) most_keys = std::max(most_keys, span.keys);
+    full_groups.push_back(group_rows(batch, epoch, epoch.full, group));
+    sliding_groups.push_back(group_rows(batch, epoch, epoch.sliding, group));
+    for (const auto& g : full_groups.back()) most_keys = std::max(most_keys, g.keys);
+    for (const auto& g : sliding_groups.back()) most_keys = std::max(most_keys, g.keys);
   }
   scores.resize(size_t(workers));
-  const size_t group = size_t(c.heads / c.kv_heads);
-  for (auto& s : scores) grow(s, group * size_t(most_keys + 64));
+  for (auto& s : scores) grow(s, size_t(group * most_keys + tensor::kPageSlots * c.head_dim));
 }
 
 RowOps::RowOps(const Shared& shared, Worker& worker)
@@ -308,41 +312,50 @@ RowOps::Rows RowOps::attend(int layer, Rows qkv) {
   params.pages = shared_.kv.pages;
   params.layout = shared_.kv.layout;
   params.layer = layer;
-  params.group = group;
   params.scale = config_.attention_scale;
   params.cap = config_.attention_cap;
   params.class_count = tensor::kMaxSoftmaxClasses;
   std::copy(std::begin(batch_.classes), std::end(batch_.classes), std::begin(params.classes));
 
-  // Items (row, KV head) in order, shared out by visible keys; the constant stands for an item's fixed cost.
-  constexpr int64_t kItemCost = 16;
+  // Query heads of groups of rows in order, shared out by visible keys; the constant stands for a row's fixed cost.
+  constexpr int64_t kRowCost = 16;
+  const auto& by_epoch = config_.is_sliding(layer) ? space_.sliding_groups : space_.full_groups;
+  const auto& groups = by_epoch[size_t(epoch_ - batch_.epochs.data())];
   int64_t total = 0;
-  for (const auto& span : spans) total += (span.keys + kItemCost) * kv_heads;
+  for (const auto& g : groups) total += (g.keys + kRowCost * g.count) * config_.heads;
   const int64_t from = total * worker_.index() / worker_.count();
   const int64_t to = total * (worker_.index() + 1) / worker_.count();
+  float* scratch = space_.scores[size_t(worker_.index())].data();
   int64_t at = 0;
-  for (int i = 0; i < active(); ++i) {
-    const RunSpan& span = spans[size_t(i)];
-    const int64_t cost = span.keys + kItemCost;
-    if (at >= to) break;
-    if (at + cost * kv_heads <= from) {
-      at += cost * kv_heads;
-      continue;
-    }
-    const int row = epoch_->rows[size_t(i)];
+  for (const auto& g : groups) {
+    const int64_t cost = g.keys + kRowCost * g.count;
+    // A head belongs to the worker in whose share it starts.
+    const auto heads_before = [&](int64_t border) {
+      return int(std::clamp((border - at + cost - 1) / cost, int64_t(0), int64_t(config_.heads)));
+    };
+    const int first = heads_before(from), last = heads_before(to);
+    at += cost * config_.heads;
+    if (first >= last) continue;
     if (!batch_.row_classes.empty()) {
-      const auto& classes = batch_.row_classes[size_t(row)];
+      const auto& classes = batch_.row_classes[size_t(epoch_->rows[size_t(g.first)])];
       for (int c = 0; c < tensor::kMaxSoftmaxClasses; ++c) {
         params.classes[c] = size_t(c) < classes.size() ? classes[size_t(c)] : tensor::SoftmaxClass{};
       }
     }
-    for (int h = 0; h < kv_heads; ++h, at += cost) {
-      if (at < from || at >= to) continue;  // an item belongs to the worker in whose share it starts
-      params.kv_head = h;
-      k_.attend(params, qkv.data + size_t(i) * size_t(qkv.width) + h * group * d,
-                batch_.runs.data() + span.first, span.count,
-                space_.attended.data() + size_t(i) * size_t(width) + h * group * d, nullptr,
-                space_.scores[size_t(worker_.index())].data());
+    for (int h = first; h < last; h += params.group) {
+      params.kv_head = h / group;
+      params.group = std::min(last, (params.kv_head + 1) * group) - h;
+      tensor::AttendRow rows[tensor::kMaxSharedRows];
+      for (int i = 0; i < g.count; ++i) {
+        const RunSpan& span = spans[size_t(g.first + i)];
+        rows[i] = {qkv.data + size_t(g.first + i) * size_t(qkv.width) + h * d, batch_.runs.data() + span.first,
+                   span.count, space_.attended.data() + size_t(g.first + i) * size_t(width) + h * d};
+      }
+      if (g.count > 1) {
+        k_.attend_shared(params, rows, g.count, g.shared, scratch);
+      } else {
+        k_.attend(params, rows[0].q, rows[0].runs, rows[0].run_count, rows[0].out, nullptr, scratch);
+      }
     }
   }
   worker_.barrier();

@@ -9,6 +9,7 @@
 #include "models/batch.h"
 #include "models/checkpoint.h"
 #include "models/config.h"
+#include "models/row_groups.h"
 #include "models/weights.h"
 #include "tensor/kernels.h"
 
@@ -42,6 +43,7 @@ class RowWorkspace {
   std::vector<float> sliding_cos_sin;
   std::vector<float> logits;    // [kHeadRows, vocab]
   std::vector<std::vector<float>> scores;  // per worker: attention scratch
+  std::vector<std::vector<RowGroup>> full_groups, sliding_groups;  // per epoch
   // experts
   std::vector<float> router;             // [active, experts]
   std::vector<int> chosen;               // [active, used]

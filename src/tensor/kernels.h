@@ -52,6 +52,16 @@ struct AttendParams {
   int class_count = 1;  // classes above 0 may occur in runs only below this count
 };
 
+// One of the rows that share slots: its query heads [group][head_dim] of the KV head, its runs, its output.
+struct AttendRow {
+  const float* q = nullptr;
+  const KvRun* runs = nullptr;
+  int run_count = 0;
+  float* out = nullptr;
+};
+// The most rows of one attend_shared call.
+inline constexpr int kMaxSharedRows = 8;
+
 // Facts about one row of logits, in one pass over the vocabulary.
 struct VocabStats {
   int best = -1;         // argmax, lowest id on ties; -1 when every logit is -inf or NaN
@@ -96,6 +106,11 @@ struct Kernels {
   // runs in order. No runs: out 0, lse -inf. `lse` (group floats) may be null. scratch: group * keys floats.
   void (*attend)(const AttendParams& p, const float* q, const KvRun* runs, int run_count, float* out,
                  float* lse, float* scratch);
+
+  // The same for `count` rows whose first `shared` runs are alike (not none), all of one softmax class: each row gets
+  // the bits that `attend` gives it, and the slots of those runs are read once. scratch: count * group * keys of the
+  // longest row + 32 * head_dim floats.
+  void (*attend_shared)(const AttendParams& p, const AttendRow* rows, int count, int shared, float* scratch);
 
   VocabStats (*vocab_stats)(const float* logits, int n, float inverse_temperature);
   // ids/values of the k largest logits, descending, lower id first on ties; returns how many (NaN never).

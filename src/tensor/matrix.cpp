@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -180,7 +181,18 @@ AlignedBytes::AlignedBytes(size_t size, bool zeroed) : size_(size) {
 
 void AlignedBytes::Free::operator()(std::byte* p) const { std::free(p); }
 
-Matrix Matrix::allocate(Type type, int out, int in, Arithmetic arithmetic) {
+std::shared_ptr<std::byte> WeightMemory::take(size_t size) {
+  constexpr size_t kPiece = size_t(64) << 20;  // what is left of a piece is never touched
+  size = (size + 63) / 64 * 64;
+  if (!piece_ || piece_->size() - used_ < size) {
+    piece_ = std::make_shared<AlignedBytes>(std::max(size, kPiece), false);
+    used_ = 0;
+  }
+  const size_t at = std::exchange(used_, used_ + size);
+  return {piece_, piece_->data() + at};
+}
+
+Matrix Matrix::allocate(Type type, int out, int in, Arithmetic arithmetic, WeightMemory* memory) {
   if (out <= 0 || in <= 0) {
     throw Error(ErrorKind::kBadFile, "matrix of " + std::to_string(out) + " x " +
                                          std::to_string(in) + ": both sides must be positive");
@@ -192,7 +204,13 @@ Matrix Matrix::allocate(Type type, int out, int in, Arithmetic arithmetic) {
   matrix.in_ = in;
   matrix.tile_bytes_ = packed_tile_bytes(packed_shape(matrix.type_), in);
   // At most 2^31 / 16 tiles of 2^31 * 64 bytes: no overflow of 64 bits.
-  matrix.data_ = AlignedBytes(matrix.tile_bytes_ * size_t(matrix.tiles()), false);
+  const size_t bytes = matrix.tile_bytes_ * size_t(matrix.tiles());
+  if (memory) {
+    matrix.data_ = memory->take(bytes);
+  } else {
+    auto own = std::make_shared<AlignedBytes>(bytes, false);
+    matrix.data_ = {own, own->data()};
+  }
   return matrix;
 }
 
@@ -212,7 +230,7 @@ void Matrix::pack_tiles(Type type, std::span<const std::byte> raw, int first, in
   for (int t = std::max(first, 0); t < std::min(last, tiles()); ++t) {
     const int count = std::min(kTileOutputs, out_ - t * kTileOutputs);
     const std::byte* rows = raw.data() + size_t(t) * kTileOutputs * stride;
-    std::byte* tile = data_.data() + size_t(t) * tile_bytes_;
+    std::byte* tile = data_.get() + size_t(t) * tile_bytes_;
     if (count < kTileOutputs) std::memset(tile, 0, tile_bytes_);
     if (type != type_) {
       dequantise(type, {rows, size_t(count) * stride},

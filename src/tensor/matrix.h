@@ -29,6 +29,19 @@ class AlignedBytes {
   size_t size_ = 0;
 };
 
+// Memory for the matrices of one model, cut from large pieces in the order of their packing: huge pages serve them
+// however small each is, and what is read one after the other lies one after the other.
+class WeightMemory {
+ public:
+  // `size` bytes, 64-byte aligned, contents undefined; the piece lives as long as anything cut from it. Throws
+  // Error(kLimit).
+  std::shared_ptr<std::byte> take(size_t size);
+
+ private:
+  std::shared_ptr<AlignedBytes> piece_;
+  size_t used_ = 0;
+};
+
 inline constexpr int kTileOutputs = 16;
 
 // How products with this matrix are computed (DESIGN: arithmetic classes).
@@ -42,14 +55,17 @@ enum class Arithmetic : uint8_t {
 class Matrix {
  public:
   Matrix() = default;
+  Matrix(Matrix&&) = default;
+  Matrix& operator=(Matrix&&) = default;
   // `raw` holds `out` rows of row_bytes(type, in). Throws Error(kBadFile) when in is no multiple of
   // the block.
   static Matrix pack(Type type, std::span<const std::byte> raw, int out, int in,
                      Arithmetic arithmetic);
   // The same in two steps, so that a pool of workers can share the packing: memory for a matrix
-  // stored as `type`, then tiles [first, last) of it. Until all are packed the contents are
-  // undefined.
-  static Matrix allocate(Type type, int out, int in, Arithmetic arithmetic);
+  // stored as `type` (from `memory` when given), then tiles [first, last) of it. Until all are
+  // packed the contents are undefined.
+  static Matrix allocate(Type type, int out, int in, Arithmetic arithmetic,
+                         WeightMemory* memory = nullptr);
   void pack_tiles(Type type, std::span<const std::byte> raw, int first, int last);
 
   bool empty() const { return out_ == 0; }
@@ -58,8 +74,8 @@ class Matrix {
   int in() const { return in_; }
   int tiles() const { return (out_ + kTileOutputs - 1) / kTileOutputs; }
   size_t tile_bytes() const { return tile_bytes_; }
-  const std::byte* tile(int t) const { return data_.data() + size_t(t) * tile_bytes_; }
-  size_t bytes() const { return data_.size(); }
+  const std::byte* tile(int t) const { return data_.get() + size_t(t) * tile_bytes_; }
+  size_t bytes() const { return tile_bytes_ * size_t(tiles()); }
   bool quantised() const { return info(type_).quantised; }
   // Elements per activation block: 32, or 256 for K-quants; 0 for dense types.
   int activation_block() const { return quantised() ? info(type_).block : 0; }
@@ -68,7 +84,7 @@ class Matrix {
   Type type_ = Type::kF32;
   int out_ = 0, in_ = 0;
   size_t tile_bytes_ = 0;
-  AlignedBytes data_;
+  std::shared_ptr<std::byte> data_;
 };
 
 // The same as plain data, for files compiled for one instruction set: they may call no inline

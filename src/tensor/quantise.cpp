@@ -102,15 +102,34 @@ void dequantise_k6(Reader block, float* out) {
 
 // ---- floats to blocks: scale searches
 
-int clamped(float value, int low, int high) {
-  // Not finite (a NaN or infinity in the tensor): any code will do, but the same everywhere.
-  if (!(std::fabs(value) < 1e9f)) return value > 0 ? high : low;
-  return std::clamp(int(std::nearbyintf(value)), low, high);
+// The nearest whole number (halves to even) in low..high, |bounds| < 2^22, as a float: adding 1.5 * 2^23 leaves
+// no bit for a fraction. A NaN gives `low`: any code will do, but the same everywhere.
+float rounded(float value, float low, float high) {
+  constexpr float kWhole = 12582912.0f;
+  const float bounded = value > low ? (value < high ? value : high) : low;
+  return (bounded + kWhole) - kWhole;
+}
+int clamped(float value, int low, int high) { return int(rounded(value, float(low), float(high))); }
+
+// Sums over a sub-block in four lanes, so that they need not wait for one another.
+template <size_t kSums, class Terms>
+std::array<double, kSums> sums_over(size_t n, const Terms& terms) {
+  std::array<std::array<double, 4>, kSums> lanes{};
+  for (size_t i = 0; i < n; i += 4) {
+    for (size_t lane = 0; lane < 4; ++lane) {
+      const std::array<double, kSums> term = terms(i + lane);
+      for (size_t s = 0; s < kSums; ++s) lanes[s][lane] += term[s];
+    }
+  }
+  std::array<double, kSums> out;
+  for (size_t s = 0; s < kSums; ++s) {
+    out[s] = (lanes[s][0] + lanes[s][1]) + (lanes[s][2] + lanes[s][3]);
+  }
+  return out;
 }
 
-// x ~ scale * q - min, q in 0..top, min >= 0 unless `free_min`. Grid of scales around the range's
-// own, each followed by the weighted least-squares solution for its codes; the best weighted square
-// error wins.
+// x ~ scale * q - min, q in 0..top, min >= 0 unless `free_min`; 32 elements. Grid of scales around the range's own,
+// each followed by the weighted least-squares solution for its codes, twice; the best weighted square error wins.
 struct Affine {
   float scale = 0, min = 0;
 };
@@ -118,34 +137,23 @@ Affine search_affine(std::span<const float> x, std::span<const float> w, int top
   const auto [lowest, highest] = std::ranges::minmax(x);
   const float low = free_min ? lowest : std::min(lowest, 0.0f);
   if (!(highest > low)) return {0.0f, -low};
-  double sum_w = 0, sum_x = 0;
-  for (size_t i = 0; i < x.size(); ++i) {
-    sum_w += double(w[i]);
-    sum_x += double(w[i]) * double(x[i]);
-  }
-  const auto error_of = [&](Affine a) {
-    const float inverse = 1.0f / a.scale;
-    double error = 0;
-    for (size_t i = 0; i < x.size(); ++i) {
-      const int q = clamped((x[i] + a.min) * inverse, 0, top);
-      const double difference = double(a.scale) * q - double(a.min) - double(x[i]);
-      error += double(w[i]) * difference * difference;
-    }
-    return error;
-  };
-  Affine best{(highest - low) / float(top), -low};
-  double best_error = error_of(best);
+  const auto [sum_w, sum_x, sum_xx] = sums_over<3>(x.size(), [&](size_t i) {
+    const double v = double(x[i]), weighed = double(w[i]) * v;
+    return std::array<double, 3>{double(w[i]), weighed, weighed * v};
+  });
+  Affine best;
+  double best_error = 0;
+  bool found = false;
+  std::array<float, 32> q;
   for (int step = -5; step <= 15; ++step) {
     Affine a{(highest - low) / (float(top) + 0.1f * float(step)), -low};
     for (int round = 0; round < 2; ++round) {
-      double sum_q = 0, sum_qq = 0, sum_qx = 0;
       const float inverse = 1.0f / a.scale;
-      for (size_t i = 0; i < x.size(); ++i) {
-        const double q = clamped((x[i] + a.min) * inverse, 0, top), weighed = double(w[i]) * q;
-        sum_q += weighed;
-        sum_qq += weighed * q;
-        sum_qx += weighed * double(x[i]);
-      }
+      for (size_t i = 0; i < 32; ++i) q[i] = rounded((x[i] + a.min) * inverse, 0.0f, float(top));
+      const auto [sum_q, sum_qq, sum_qx] = sums_over<3>(x.size(), [&](size_t i) {
+        const double weighed = double(w[i]) * double(q[i]);
+        return std::array<double, 3>{weighed, weighed * double(q[i]), weighed * double(x[i])};
+      });
       const double determinant = sum_w * sum_qq - sum_q * sum_q;
       if (!(determinant > 0)) break;
       double scale = (sum_w * sum_qx - sum_x * sum_q) / determinant;
@@ -156,18 +164,21 @@ Affine search_affine(std::span<const float> x, std::span<const float> w, int top
       }
       if (!(scale > 0)) break;
       a = {float(scale), float(min)};
-      const double error = error_of(a);
-      if (error < best_error) {
+      // Of these codes; rounding anew can only lower it.
+      const double error = scale * scale * sum_qq - 2 * scale * (sum_qx + min * sum_q) +
+                           min * min * sum_w + 2 * min * sum_x + sum_xx;
+      if (!found || error < best_error) {
+        found = true;
         best_error = error;
         best = a;
       }
     }
   }
-  return best;
+  return found ? best : Affine{(highest - low) / float(top), -low};
 }
 
-// x ~ scale * q, q in -bottom..bottom-1; the scale's sign puts the largest magnitude on the longer
-// side.
+// x ~ scale * q, q in -bottom..bottom-1; the scale's sign puts the largest magnitude on the longer side. At most 32
+// elements.
 float search_symmetric(std::span<const float> x, std::span<const float> w, int bottom) {
   float extreme = 0;
   for (float v : x) {
@@ -176,14 +187,16 @@ float search_symmetric(std::span<const float> x, std::span<const float> w, int b
   if (extreme == 0) return 0;
   float best = 0;
   double best_gain = 0;  // of the least-squares scale: (sum w q x)^2 / sum w q^2, to be maximised
+  std::array<float, 32> q;
   for (int step = -9; step <= 9; ++step) {
     const float inverse = -(float(bottom) + 0.1f * float(step)) / extreme;
-    double sum_qx = 0, sum_qq = 0;
     for (size_t i = 0; i < x.size(); ++i) {
-      const double q = clamped(x[i] * inverse, -bottom, bottom - 1);
-      sum_qx += double(w[i]) * q * double(x[i]);
-      sum_qq += double(w[i]) * q * q;
+      q[i] = rounded(x[i] * inverse, float(-bottom), float(bottom - 1));
     }
+    const auto [sum_qx, sum_qq] = sums_over<2>(x.size(), [&](size_t i) {
+      const double weighed = double(w[i]) * double(q[i]);
+      return std::array<double, 2>{weighed * double(x[i]), weighed * double(q[i])};
+    });
     if (sum_qq > 0 && sum_qx * sum_qx > best_gain * sum_qq) {
       best_gain = sum_qx * sum_qx / sum_qq;
       best = float(sum_qx / sum_qq);

@@ -24,13 +24,16 @@ class Normalizer {
   std::string apply(std::string_view text) const;
   bool empty() const { return steps_.empty(); }
 
- private:
   struct Step {
     enum class Kind { kNfc, kPrepend, kReplace, kStrip } kind = Kind::kNfc;
     std::string content;
     std::shared_ptr<const Regex> regex;
     bool left = false, right = false;
   };
+  // In order, for those who write them down again.
+  const std::vector<Step>& steps() const { return steps_; }
+
+ private:
   std::vector<Step> steps_;
 };
 

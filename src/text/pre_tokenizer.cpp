@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "text/byte_alphabet.h"
 #include "text/unicode.h"
 
 namespace tutti::text {
@@ -79,6 +80,7 @@ void PreTokenizer::add_split(std::string_view pattern, SplitBehavior behavior, b
   step.regex = std::make_shared<const Regex>(pattern);
   step.behavior = behavior;
   step.invert = invert;
+  step.byte_level = byte_level_;
   steps_.push_back(std::move(step));
 }
 
@@ -126,11 +128,25 @@ void PreTokenizer::apply_split(const Step& step, PreTokens& tokens) {
   out.reserve(tokens.pieces.size() * 2);
   for (size_t i = 0; i < tokens.pieces.size(); ++i) {
     const PreTokens::Piece& piece = tokens.pieces[i];
+    const size_t base = piece.range.begin;
+    if (step.byte_level) {
+      const std::string printable = printable_of_bytes(tokens.view(i));
+      size_t at = 0, byte = 0;  // in `printable` and in the piece: a character there is a byte here
+      for (const Range& range :
+           arrange(parts_of(*step.regex, printable, step.invert), step.behavior)) {
+        const auto bytes_until = [&](size_t end) {
+          for (; at < end; ++byte) at += decode_utf8(printable, at).length;
+          return base + byte;
+        };
+        const size_t begin = bytes_until(range.begin);
+        out.push_back({{begin, bytes_until(range.end)}, piece.valid_utf8});
+      }
+      continue;
+    }
     if (!piece.valid_utf8) {
       out.push_back(piece);
       continue;
     }
-    const size_t base = piece.range.begin;
     for (const Range& range :
          arrange(parts_of(*step.regex, tokens.view(i), step.invert), step.behavior)) {
       out.push_back({{base + range.begin, base + range.end}, true});

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,8 +44,16 @@ class PreTokenizer {
   static PreTokenizer named(std::string_view pre);
   // Whether `named` knows it.
   static bool knows(std::string_view pre);
+  // Whether the published tokenizers of that name take a whole piece that is a token as it is.
+  static bool ignores_merges(std::string_view pre);
+  // The name that a GGUF file gives to these very steps; nullopt when it has none for them.
+  std::optional<std::string_view> gguf_name(bool ignore_merges) const;
 
   void add_split(std::string_view pattern, SplitBehavior behavior, bool invert = false);
+  // Splits added after this see each byte as its printable character (byte_alphabet.h), as `tokenizers` has it in steps
+  // after a ByteLevel step: there 0xB2 is the digit ².
+  void begin_byte_level() { byte_level_ = true; }
+  bool in_byte_level() const { return byte_level_; }
   // ByteLevel's add_prefix_space: each piece that does not begin with a space gets one.
   void add_prefix_space();
   // Metaspace: spaces become `replacement`, put first too as `prefix` says; with `split`, pieces begin there.
@@ -53,21 +62,25 @@ class PreTokenizer {
   // `first` says that no text and no special token came before.
   PreTokens split(std::string text, bool first) const;
 
- private:
   struct Step {
     enum class Kind { kSplit, kPrefixSpace, kMetaspace } kind = Kind::kSplit;
     std::shared_ptr<const Regex> regex;
     SplitBehavior behavior = SplitBehavior::kIsolated;
     bool invert = false;
+    bool byte_level = false;
     std::string replacement;
     PrefixScheme prefix = PrefixScheme::kNever;
   };
+  // In order, for those who write them down again; add_metaspace with `split` is two of them.
+  const std::vector<Step>& steps() const { return steps_; }
 
+ private:
   static void apply_split(const Step& step, PreTokens& tokens);
   static void apply_prefix_space(PreTokens& tokens);
   static void apply_metaspace(const Step& step, bool first, PreTokens& tokens);
 
   std::vector<Step> steps_;
+  bool byte_level_ = false;
 };
 
 }  // namespace tutti::text

@@ -83,6 +83,7 @@ struct Named {
   std::span<const std::string_view> passes;
 };
 
+// Of names with equal passes the first is what a converter writes.
 constexpr Named kNamed[] = {
     {"default", kDefaultPasses},
     {"gpt-2", kOnlyGpt2},
@@ -99,12 +100,12 @@ constexpr Named kNamed[] = {
     {"codeshell", kDigitsGpt2},
     {"exaone", kDigitsGpt2},
     {"minerva-7b", kDigitsGpt2},
+    {"llama-bpe", kOnlyLlama3},
     {"llama3", kOnlyLlama3},
     {"llama-v3", kOnlyLlama3},
-    {"llama-bpe", kOnlyLlama3},
     {"falcon3", kOnlyLlama3},
-    {"dbrx", kOnlyLlama3},
     {"smaug-bpe", kOnlyLlama3},
+    {"dbrx", kOnlyLlama3},
     {"chatglm-bpe", kOnlyLlama3},
     {"glm4", kOnlyLlama3},
     {"qwen2", kOnlyQwen2},
@@ -131,6 +132,27 @@ const Named* find_named(std::string_view pre) {
 }  // namespace
 
 bool PreTokenizer::knows(std::string_view pre) { return find_named(pre) != nullptr; }
+
+bool PreTokenizer::ignores_merges(std::string_view pre) {
+  for (const std::string_view name : {"llama3", "llama-v3", "llama-bpe", "falcon3", "tekken"}) {
+    if (name == pre) return true;
+  }
+  return false;
+}
+
+std::optional<std::string_view> PreTokenizer::gguf_name(bool ignore_merges) const {
+  for (const Named& named : kNamed) {
+    if (ignores_merges(named.name) != ignore_merges || named.passes.size() != steps_.size()) continue;
+    bool same = true;
+    for (size_t i = 0; i < steps_.size(); ++i) {
+      const Step& step = steps_[i];
+      same = same && step.kind == Step::Kind::kSplit && !step.invert &&
+             step.behavior == SplitBehavior::kIsolated && step.regex->pattern() == named.passes[i];
+    }
+    if (same) return named.name;
+  }
+  return std::nullopt;
+}
 
 PreTokenizer PreTokenizer::named(std::string_view pre) {
   const Named* named = find_named(pre);

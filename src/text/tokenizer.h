@@ -20,6 +20,12 @@
 
 namespace tutti::text {
 
+// What GGUF's own keys cannot say about a tokenizer that was converted to them; other programs ignore these two.
+inline constexpr std::string_view kGgufNfc = "tutti.tokenizer.nfc";  // true: text goes through NFC first
+// "first", "always": the space prefix goes only before text that begins with no space; "first" before the very text
+// only, not after special tokens.
+inline constexpr std::string_view kGgufMetaspace = "tutti.tokenizer.metaspace";
+
 enum class TokenizerKind {
   kByteLevelBpe,      // merges over bytes, written in the printable alphabet of GPT-2
   kCharacterBpe,      // merges over characters, byte tokens <0xHH> for those not in the vocabulary
@@ -71,6 +77,9 @@ class Tokenizer {
   // folder in them.
   static Tokenizer from_hf(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
                            const std::string& name = "tokenizer.json");
+  // The same, for those who write it down again.
+  static TokenizerSpec read_hf(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
+                               const std::string& name);
   // Throws Error(kBadFile) when parts do not fit: merges of texts that are no tokens, ids out of range.
   explicit Tokenizer(TokenizerSpec spec);
 

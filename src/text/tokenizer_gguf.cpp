@@ -11,17 +11,6 @@ namespace {
 
 using formats::Gguf;
 
-// Families whose files may lack `add_bos_token` although the model wants its bos, and whose published
-// tokenizers take a whole piece that is a token as it is.
-constexpr std::string_view kLlama3Names[] = {"llama3", "llama-v3", "llama-bpe", "falcon3"};
-
-bool is_llama3(std::string_view pre) {
-  for (const std::string_view name : kLlama3Names) {
-    if (name == pre) return true;
-  }
-  return false;
-}
-
 [[noreturn]] void bad(const Gguf& file, const std::string& what) {
   throw Error(ErrorKind::kBadFile, file.name() + ": " + what + "; the file is damaged");
 }
@@ -101,16 +90,23 @@ Tokenizer Tokenizer::from_gguf(const Gguf& file) {
     spec.kind = TokenizerKind::kByteLevelBpe;
     spec.family = pre;
     spec.pre_tokenizer = PreTokenizer::named(pre);
-    spec.ignore_merges = is_llama3(pre) || pre == "tekken";
-    spec.add_bos = is_llama3(pre) || pre == "tekken";
+    spec.ignore_merges = PreTokenizer::ignores_merges(pre);
+    // The same files may lack `add_bos_token` although the model wants its bos.
+    spec.add_bos = spec.ignore_merges;
+    if (file.boolean(kGgufNfc).value_or(false)) spec.normalizer.add_nfc();
     spec.merges = read_merges(file);
   } else if (*model == "llama") {
     spec.kind = TokenizerKind::kSentencePieceBpe;
     spec.family = "spm";
     spec.add_bos = true;
-    spec.normalizer.add_replace(" ", "\xE2\x96\x81");
     const bool prefix = file.boolean("tokenizer.ggml.add_space_prefix").value_or(true);
-    spec.space_prefix = prefix ? PrefixScheme::kAlways : PrefixScheme::kNever;
+    if (const auto metaspace = file.string(kGgufMetaspace); prefix && metaspace) {
+      spec.pre_tokenizer.add_metaspace(
+          "\xE2\x96\x81", *metaspace == "first" ? PrefixScheme::kFirst : PrefixScheme::kAlways, false);
+    } else {
+      spec.normalizer.add_replace(" ", "\xE2\x96\x81");
+      spec.space_prefix = prefix ? PrefixScheme::kAlways : PrefixScheme::kNever;
+    }
     spec.decoding = {true, prefix, Malformed::kByte};
   } else if (*model == "gemma4") {
     // SentencePiece text, but with ranked merges instead of scores; pieces end at line breaks.

@@ -126,11 +126,13 @@ class Reader {
         read_pre_tokenizer(step, depth + 1);
       }
     } else if (type == "ByteLevel") {
+      if (pre.in_byte_level()) unsupported("a second ByteLevel pre-tokenizer");
       byte_level_ = true;
       if (flag(value, "add_prefix_space", true)) pre.add_prefix_space();
       if (flag(value, "use_regex", true)) {
         pre.add_split(PreTokenizer::kGpt2Pattern, SplitBehavior::kIsolated);
       }
+      pre.begin_byte_level();
     } else if (type == "Split") {
       pre.add_split(pattern(value), behavior(value), flag(value, "invert", false));
     } else if (type == "Digits") {
@@ -138,6 +140,7 @@ class Reader {
                                     ? SplitBehavior::kIsolated
                                     : SplitBehavior::kContiguous);
     } else if (type == "Metaspace") {
+      if (pre.in_byte_level()) unsupported("a Metaspace pre-tokenizer after ByteLevel");
       pre.add_metaspace(string(value, "replacement"), prefix_scheme(value),
                         flag(value, "split", true));
     } else if (type == "Punctuation") {
@@ -317,11 +320,16 @@ json parse(std::string_view text, const std::string& name) {
 
 Tokenizer Tokenizer::from_hf(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
                              const std::string& name) {
+  return Tokenizer(read_hf(tokenizer_json, tokenizer_config_json, name));
+}
+
+TokenizerSpec Tokenizer::read_hf(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
+                                 const std::string& name) {
   const json tokenizer = parse(tokenizer_json, name);
   const json config = tokenizer_config_json.empty()
                           ? json::object()
                           : parse(tokenizer_config_json, name + " (tokenizer_config.json)");
-  return Tokenizer(Reader(name).read(tokenizer, config));
+  return Reader(name).read(tokenizer, config);
 }
 
 }  // namespace tutti::text

@@ -1,4 +1,4 @@
-"""Reads the metadata of a GGUF file with nothing but struct: independent of our reader, and quick."""
+"""Reads the header of a GGUF file with nothing but struct: independent of our reader, and quick."""
 import struct
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -6,6 +6,11 @@ HEADER_LIMIT = 64 << 20  # the metadata of the vocabularies at hand is shorter t
 
 
 def read_metadata(path):
+    return read_header(path)[0]
+
+
+def read_header(path):
+    """The metadata, and of every tensor (name, dims, number of its type)."""
     with open(path, "rb") as file:
         data = file.read(HEADER_LIMIT)
     at = 24
@@ -38,4 +43,11 @@ def read_metadata(path):
         key = text()
         (kind,) = take("I")
         result[key] = value(kind)
-    return result
+    tensors = []
+    for _ in range(struct.unpack_from("<Q", data, 8)[0]):
+        name = text()
+        (dims,) = take("I")
+        shape = list(take("%dQ" % dims))
+        kind, _offset = take("IQ")
+        tensors.append((name, shape, kind))
+    return result, tensors

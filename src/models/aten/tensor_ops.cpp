@@ -38,8 +38,8 @@ TensorKv::TensorKv(const Config& config, int pages, at::ScalarType dtype) {
   }
 }
 
-TensorOps::TensorOps(const Config& config, const Batch& batch, TensorKv& kv)
-    : config_(config), batch_(batch), kv_(kv) {
+TensorOps::TensorOps(const Config& config, const Batch& batch, TensorKv& kv, const TensorInputs& inputs)
+    : config_(config), batch_(batch), kv_(kv), inputs_(inputs) {
   answer_.hidden.resize(batch.hidden.size());
 }
 
@@ -65,17 +65,19 @@ void TensorOps::add_rows(at::Tensor& h, const at::Tensor& delta) const {
 
 at::Tensor TensorOps::embed(const at::Tensor& embedding, float scale) {
   std::vector<at::Tensor> rows;
-  for (const RowInput& in : batch_.inputs) {
+  for (size_t r = 0; r < batch_.inputs.size(); ++r) {
+    const RowInput& in = batch_.inputs[r];
+    const at::Tensor given = r < inputs_.rows.size() ? inputs_.rows[r] : at::Tensor();
     switch (in.kind) {
       case RowInput::kToken:
         rows.push_back(embedding[in.token] * double(scale));
         break;
       case RowInput::kVector:
-        rows.push_back(at::tensor(in.vector).to(embedding.dtype()));
+        rows.push_back(given.defined() ? given : at::tensor(in.vector).to(embedding.dtype()));
         break;
       case RowInput::kMix: {
         const std::vector<int64_t> ids(in.ids.begin(), in.ids.end());
-        const at::Tensor weights = at::tensor(in.weights).to(embedding.dtype());
+        const at::Tensor weights = given.defined() ? given : at::tensor(in.weights).to(embedding.dtype());
         rows.push_back(weights.matmul(embedding.index_select(0, index_tensor(ids)) * double(scale)));
         break;
       }
@@ -96,7 +98,9 @@ void TensorOps::enter(at::Tensor& h, int layer) {
     const RowInput& in = batch_.inputs[size_t(r)];
     if (in.kind != RowInput::kFromRow || batch_.active[size_t(r)].enter != layer) continue;
     at::Tensor x = h[in.row];
-    if (in.map) {
+    if (const auto given = inputs_.maps.find(in.map.get()); in.map && given != inputs_.maps.end()) {
+      x = linear(x, given->second);
+    } else if (in.map) {
       x = at::tensor(in.map->weight).view({in.map->width, in.map->width}).to(h.dtype()).matmul(x);
       if (!in.map->bias.empty()) x = x + at::tensor(in.map->bias).to(h.dtype());
     }
@@ -140,10 +144,16 @@ void TensorOps::rope_store(int layer, Qkv& qkv, const at::Tensor& q_norm, const 
   if (q_norm.defined()) qkv.q = norm(qkv.q, q_norm);
   if (k_norm.defined()) qkv.k = norm(qkv.k, k_norm);
   if (segments.defined()) {
+    // Ids past the table have no vector.
+    at::Tensor table = segments.view({-1, config_.head_dim});
+    const int64_t known = table.size(0);
+    table = at::cat({table, at::zeros({1, config_.head_dim}, table.options())});
     std::vector<int64_t> ids;
-    for (const int row : epoch_->rows) ids.push_back(batch_.segments[size_t(row)]);
-    const at::Tensor s =
-        segments.view({-1, config_.head_dim}).index_select(0, index_tensor(ids)).unsqueeze(1);
+    for (const int row : epoch_->rows) {
+      const int64_t id = batch_.segments[size_t(row)];
+      ids.push_back(id >= 0 && id < known ? id : known);
+    }
+    const at::Tensor s = table.index_select(0, index_tensor(ids)).unsqueeze(1);
     qkv.k = qkv.k + s;
     qkv.v = qkv.v + s;
   }
@@ -163,21 +173,22 @@ at::Tensor TensorOps::attend(int layer, const Qkv& qkv) {
     const auto slot = batch_.slots[size_t(r)];
     row_of_slot[size_t(slot.page) * tensor::kPageSlots + size_t(slot.slot)] = r;
   }
-  // All keys: earlier slots, then this forward's rows. A mask per softmax class says who sees what.
+  // All keys: earlier slots, then this forward's rows. Per softmax class, a matrix says how often who sees what: a
+  // key that a View names twice weighs twice.
   const at::Tensor keys = at::cat({kv_.k[size_t(layer)], fresh_k_}).repeat_interleave(heads / config_.kv_heads, 1);
   const at::Tensor values =
       at::cat({kv_.v[size_t(layer)], fresh_v_}).repeat_interleave(heads / config_.kv_heads, 1);
   const int64_t total = keys.size(0);
   const auto& spans = config_.is_sliding(layer) ? epoch_->sliding : epoch_->full;
-  at::Tensor masks = at::zeros({tensor::kMaxSoftmaxClasses, rows, total}, at::kBool);
-  auto mask = masks.accessor<bool, 3>();
+  const at::Tensor counts = at::zeros({tensor::kMaxSoftmaxClasses, rows, total}, at::kDouble);
+  auto count = counts.accessor<double, 3>();
   for (int64_t i = 0; i < rows; ++i) {
     for (int j = 0; j < spans[size_t(i)].count; ++j) {
       const tensor::KvRun& run = batch_.runs[size_t(spans[size_t(i)].first + j)];
       for (int s = run.first; s < run.first + run.count; ++s) {
         const int64_t slot = int64_t(run.page) * tensor::kPageSlots + s;
         const int64_t fresh = row_of_slot[size_t(slot)];
-        mask[run.softmax_class][i][fresh >= 0 ? old_slots + fresh : slot] = true;
+        count[run.softmax_class][i][fresh >= 0 ? old_slots + fresh : slot] += 1;
       }
     }
   }
@@ -187,7 +198,7 @@ at::Tensor TensorOps::attend(int layer, const Qkv& qkv) {
   }
   std::vector<at::Tensor> outs, exponents;
   for (int c = 0; c < tensor::kMaxSoftmaxClasses; ++c) {
-    if (!masks[c].any().item<bool>()) continue;
+    if (!counts[c].any().item<bool>()) continue;
     std::vector<float> inverse_temperature, lse_scale;
     for (int64_t i = 0; i < rows; ++i) {
       tensor::SoftmaxClass softmax = batch_.classes[c];
@@ -198,8 +209,9 @@ at::Tensor TensorOps::attend(int layer, const Qkv& qkv) {
       inverse_temperature.push_back(softmax.inverse_temperature);
       lse_scale.push_back(softmax.lse_scale);
     }
-    const at::Tensor hidden = masks[c].logical_not().unsqueeze(1);
-    const at::Tensor s = (scores * at::tensor(inverse_temperature).to(scores.dtype()).view({rows, 1, 1}))
+    const at::Tensor hidden = (counts[c] == 0).unsqueeze(1);
+    const at::Tensor s = (scores * at::tensor(inverse_temperature).to(scores.dtype()).view({rows, 1, 1}) +
+                          counts[c].clamp_min(1).log().to(scores.dtype()).unsqueeze(1))
                              .masked_fill(hidden, -INFINITY);
     const at::Tensor lse = s.logsumexp(-1);  // [rows, heads], -inf without keys
     const at::Tensor p = s.softmax(-1).masked_fill(hidden, 0.0);
@@ -249,6 +261,7 @@ void TensorOps::experts_residual(at::Tensor& h, const LayerWeights<at::Tensor, a
                           const at::Tensor& down) {
     return (activate(in.matmul(gate.t())) * in.matmul(up.t())).matmul(down.t());
   };
+  if (x.size(0) == 0) return;
   std::vector<at::Tensor> rows;
   const auto ids = chosen.accessor<int64_t, 2>();
   for (int64_t i = 0; i < x.size(0); ++i) {
@@ -280,8 +293,8 @@ void TensorOps::head(const at::Tensor& h, const at::Tensor& norm_weight, const a
 }
 
 TensorAnswer tensor_forward(const Config& config, const TensorWeights& weights, const Batch& batch,
-                            TensorKv& kv) {
-  TensorOps ops(config, batch, kv);
+                            TensorKv& kv, const TensorInputs& inputs) {
+  TensorOps ops(config, batch, kv, inputs);
   forward(ops, config, weights);
   return std::move(ops.answer());
 }

@@ -4,7 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <optional>
+#include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "models/batch.h"
@@ -26,6 +27,12 @@ struct TensorKv {
   TensorKv(const Config& config, int pages, at::ScalarType dtype = at::kFloat);
 };
 
+// Inputs of a batch that gradients shall reach: what is given here stands for the floats of the batch.
+struct TensorInputs {
+  std::vector<at::Tensor> rows;  // per row or empty: of a kVector row the vector [hidden], of a kMix row the weights
+  std::unordered_map<const LinearMap*, Linear<at::Tensor, at::Tensor>> maps;  // of kFromRow rows
+};
+
 // logits[i] is [vocab] for head row i; hidden[i] is [hidden] for Batch::hidden[i] (whose `out` is not written).
 struct TensorAnswer {
   at::Tensor logits;  // [head rows, vocab]
@@ -34,7 +41,7 @@ struct TensorAnswer {
 
 class TensorOps {
  public:
-  TensorOps(const Config& config, const Batch& batch, TensorKv& kv);
+  TensorOps(const Config& config, const Batch& batch, TensorKv& kv, const TensorInputs& inputs = {});
 
   bool has(const at::Tensor& t) const { return t.defined(); }
   struct Qkv {
@@ -68,13 +75,16 @@ class TensorOps {
   const Config& config_;
   const Batch& batch_;
   TensorKv& kv_;
+  TensorInputs inputs_;
   const Epoch* epoch_ = nullptr;
   at::Tensor active_;            // [active] indices of the epoch's rows
   at::Tensor fresh_k_, fresh_v_;  // this layer's, by row (inactive rows zero)
   TensorAnswer answer_;
 };
 
-// One forward of the batch through TensorOps.
-TensorAnswer tensor_forward(const Config& config, const TensorWeights& weights, const Batch& batch, TensorKv& kv);
+// One forward of the batch through TensorOps, in the dtype of the weights. Gradients reach weights and inputs through
+// the rows of this forward; keys and values of earlier ones are constants.
+TensorAnswer tensor_forward(const Config& config, const TensorWeights& weights, const Batch& batch, TensorKv& kv,
+                            const TensorInputs& inputs = {});
 
 }  // namespace tutti::models

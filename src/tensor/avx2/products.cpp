@@ -17,7 +17,8 @@
 namespace tutti::tensor::avx2 {
 namespace {
 
-constexpr int kRowBlock = 32;  // rows between two passes over a tile
+constexpr int kRowBlock = 32;       // rows between two passes over a tile
+constexpr size_t kPrefetch = 2560;  // bytes ahead in the one-row products
 
 // What depends on a row and a block only, computed once per panel and row block and used by every
 // tile. Row r's terms for 32 elements each stand at r * stride.
@@ -38,7 +39,7 @@ inline int32_t word(const void* p) {
   return w;
 }
 
-inline __m256 halves(const uint8_t* p) {
+inline __m256 halves_of(const uint8_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 
@@ -50,67 +51,99 @@ inline __m256i lanes_below(int outputs) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(outputs), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-// The eight groups of a sub-block (of one half of the tile): unsigned bytes; signed ones for 8
-// bits.
+// Four groups of a sub-block (of one half of the tile) as unsigned bytes: 4-bit types and the low bits of the others.
+inline __m256i low_nibbles(__m256i both) { return _mm256_and_si256(both, _mm256_set1_epi8(15)); }
+inline __m256i high_nibbles(__m256i both) { return low_nibbles(_mm256_srli_epi16(both, 4)); }
+
+// Group g of a sub-block of 5 or 6 bits.
 template <int bits>
-inline void unpack(const uint8_t* sub, __m256i (&w)[8]) {
-  if constexpr (bits == 8) {
-#pragma GCC unroll 8
-    for (int g = 0; g < 8; ++g)
-      w[g] = _mm256_xor_si256(chunk(sub + 64 * g), _mm256_set1_epi8(-128));
-    return;
-  }
-  const __m256i low = _mm256_set1_epi8(15);
-#pragma GCC unroll 4
-  for (int c = 0; c < 4; ++c) {
-    const __m256i both = chunk(sub + 64 * c);
-    w[c] = _mm256_and_si256(both, low);
-    w[c + 4] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
-  }
+inline __m256i wide_group(const uint8_t* sub, int g) {
+  const __m256i both = chunk(sub + 64 * (g % 4));
+  const __m256i nibbles = g < 4 ? low_nibbles(both) : high_nibbles(both);
   if constexpr (bits == 5) {
-    const __m256i plane = chunk(sub + 256), fifth = _mm256_set1_epi8(16);
-#pragma GCC unroll 8
-    for (int g = 0; g < 8; ++g) {
-      const __m256i moved =
-          g < 4 ? _mm256_slli_epi16(plane, (4 - g) & 7) : _mm256_srli_epi16(plane, (g - 4) & 7);
-      w[g] = _mm256_or_si256(w[g], _mm256_and_si256(moved, fifth));
-    }
-  } else if constexpr (bits == 6) {
-    const __m256i upper = _mm256_set1_epi8(48);
-#pragma GCC unroll 8
-    for (int g = 0; g < 8; ++g) {
-      const __m256i plane = chunk(sub + 256 + 64 * (g / 4));
-      const int i = g % 4;
-      const __m256i moved =
-          i < 3 ? _mm256_slli_epi16(plane, (4 - 2 * i) & 7) : _mm256_srli_epi16(plane, 2);
-      w[g] = _mm256_or_si256(w[g], _mm256_and_si256(moved, upper));
-    }
+    const __m256i plane = chunk(sub + 256);
+    const __m256i moved =
+        g < 4 ? _mm256_slli_epi16(plane, (4 - g) & 7) : _mm256_srli_epi16(plane, (g - 4) & 7);
+    return _mm256_or_si256(nibbles, _mm256_and_si256(moved, _mm256_set1_epi8(16)));
+  } else {
+    const __m256i plane = chunk(sub + 256 + 64 * (g / 4));
+    const int i = g % 4;
+    const __m256i moved =
+        i < 3 ? _mm256_slli_epi16(plane, (4 - 2 * i) & 7) : _mm256_srli_epi16(plane, 2);
+    return _mm256_or_si256(nibbles, _mm256_and_si256(moved, _mm256_set1_epi8(48)));
   }
 }
 
-// The exact dots of `n` groups with the bytes of one row, as 32-bit integers.
-template <int bits, int n>
-inline __m256i dots(const __m256i* w, const int8_t* a) {
-  constexpr int kFit = bits == 4   ? 8
-                       : bits == 5 ? 4
-                       : bits == 6 ? 2
-                                   : 1;  // groups whose 16-bit sums fit
-  const __m256i ones = _mm256_set1_epi16(1);
-  __m256i sum = _mm256_setzero_si256();
-#pragma GCC unroll 8
-  for (int from = 0; from < n; from += kFit) {
-    __m256i narrow = _mm256_setzero_si256();
-#pragma GCC unroll 8
-    for (int g = from; g < n && g < from + kFit; ++g) {
-      const __m256i bytes = _mm256_set1_epi32(word(a + 4 * g));
-      const __m256i products =
-          bits == 8 ? _mm256_maddubs_epi16(_mm256_abs_epi8(w[g]), _mm256_sign_epi8(bytes, w[g]))
-                    : _mm256_maddubs_epi16(w[g], bytes);
-      narrow = g == from ? products : _mm256_add_epi16(narrow, products);
+inline __m256i spread(const int8_t* a) { return _mm256_set1_epi32(word(a)); }
+inline __m256i widened(__m256i narrow) { return _mm256_madd_epi16(narrow, _mm256_set1_epi16(1)); }
+
+// The exact dots of one sub-block of 32 with the bytes of `rows` rows, for `halves` halves of the tile: dot r * halves
+// + h. Groups are taken as they are unpacked, so that few registers hold weights. With 6 bits, `dot` gets the first 16
+// elements and `second` the others (they have scales of their own).
+template <int bits, int rows, int halves>
+inline void dots(const uint8_t* sub, const int8_t* a, size_t a_stride,
+                 __m256i (&dot)[rows * halves], __m256i* second) {
+  __m256i narrow[rows * halves];
+  if constexpr (bits == 4) {
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      __m256i low[halves], high[halves];
+#pragma GCC unroll 2
+      for (int h = 0; h < halves; ++h) {
+        const __m256i both = chunk(sub + 64 * c + 32 * h);
+        low[h] = low_nibbles(both);
+        high[h] = high_nibbles(both);
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < rows; ++r) {
+        const int8_t* from = a + size_t(r) * a_stride + 4 * c;
+        const __m256i x = spread(from), y = spread(from + 16);
+#pragma GCC unroll 2
+        for (int h = 0; h < halves; ++h) {
+          __m256i& n = narrow[r * halves + h];
+          const __m256i two =
+              _mm256_add_epi16(_mm256_maddubs_epi16(low[h], x), _mm256_maddubs_epi16(high[h], y));
+          n = c == 0 ? two : _mm256_add_epi16(n, two);
+        }
+      }
     }
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(narrow, ones));
+#pragma GCC unroll 8
+    for (int i = 0; i < rows * halves; ++i) dot[i] = widened(narrow[i]);
+    return;
   }
-  return sum;
+  constexpr int kFit = bits == 5 ? 4 : bits == 6 ? 2 : 1;  // groups whose 16-bit sums fit
+#pragma GCC unroll 8
+  for (int g = 0; g < 8; ++g) {
+    __m256i w[halves], magnitude[halves];
+#pragma GCC unroll 2
+    for (int h = 0; h < halves; ++h) {
+      if constexpr (bits == 8) {
+        w[h] = _mm256_xor_si256(chunk(sub + 64 * g + 32 * h), _mm256_set1_epi8(-128));
+        magnitude[h] = _mm256_abs_epi8(w[h]);
+      } else {
+        w[h] = wide_group<bits>(sub + 32 * h, g);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r) {
+      const __m256i x = spread(a + size_t(r) * a_stride + 4 * g);
+#pragma GCC unroll 2
+      for (int h = 0; h < halves; ++h) {
+        const int i = r * halves + h;
+        __m256i products;
+        if constexpr (bits == 8) {
+          products = _mm256_maddubs_epi16(magnitude[h], _mm256_sign_epi8(x, w[h]));
+        } else {
+          products = _mm256_maddubs_epi16(w[h], x);
+        }
+        narrow[i] = g % kFit == 0 ? products : _mm256_add_epi16(narrow[i], products);
+        if (g % kFit != kFit - 1) continue;
+        __m256i& sum = bits == 6 && g >= 4 ? second[i] : dot[i];
+        const bool first = g < kFit || (bits == 6 && g == 4 + kFit - 1);
+        sum = first ? widened(narrow[i]) : _mm256_add_epi32(sum, widened(narrow[i]));
+      }
+    }
+  }
 }
 
 // The rows of one call: pointers at the first row and the panel's first block.
@@ -125,27 +158,42 @@ struct Rows {
   int stride;  // of the three
 };
 
+// Few rows are bound by memory: the first to pass over a tile asks for the weights well ahead of their use.
+template <bool ahead>
+inline void prefetch(const uint8_t* p, int bytes) {
+  if constexpr (ahead) {
+    for (int i = 0; i < bytes; i += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(p) + kPrefetch + i, _MM_HINT_T0);
+    }
+  }
+}
+
 // Blocks of 32: adds `blocks` blocks to the chains of `rows` rows.
-template <Type type, int rows>
+template <Type type, int rows, int halves, bool ahead>
 inline void small_blocks(const uint8_t* quants, const uint8_t* records, int blocks, const Rows& x,
-                         __m256 (&sum)[rows]) {
+                         __m256 (&sum)[rows * halves]) {
   constexpr PackedShape shape = packed_shape(type);
   constexpr bool starts = shape.offset != 0 && shape.bits != 8;
   for (int b = 0; b < blocks; ++b, quants += shape.sub_bytes, records += shape.record_bytes) {
-    __m256i w[8];
-    unpack<shape.bits>(quants, w);
-    const __m256 d = halves(records);
-    const __m256 m = shape.minimum ? halves(records + 32) : _mm256_setzero_ps();
+    prefetch<ahead>(quants, shape.sub_bytes);
+    __m256i dot[rows * halves];
+    dots<shape.bits, rows, halves>(quants, x.a + 32 * b, x.a_stride, dot, nullptr);
+#pragma GCC unroll 2
+    for (int h = 0; h < halves; ++h) {
+      const __m256 d = halves_of(records + 16 * h);
+      const __m256 m = shape.minimum ? halves_of(records + 32 + 16 * h) : _mm256_setzero_ps();
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r) {
-      __m256i dot = dots<shape.bits, 8>(w, x.a + size_t(r) * x.a_stride + 32 * b);
-      if constexpr (starts)
-        dot = _mm256_add_epi32(dot, _mm256_set1_epi32(x.start[r * x.stride + b]));
-      const __m256 scale =
-          _mm256_mul_ps(d, _mm256_set1_ps(x.scales[size_t(r) * x.scale_stride + size_t(b)]));
-      sum[r] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dot), sum[r]);
-      if constexpr (shape.minimum) {
-        sum[r] = _mm256_fmadd_ps(m, _mm256_set1_ps(x.minimum[r * x.stride + b]), sum[r]);
+      for (int r = 0; r < rows; ++r) {
+        const int i = r * halves + h;
+        if constexpr (starts) {
+          dot[i] = _mm256_add_epi32(dot[i], _mm256_set1_epi32(x.start[r * x.stride + b]));
+        }
+        const __m256 scale =
+            _mm256_mul_ps(d, _mm256_set1_ps(x.scales[size_t(r) * x.scale_stride + size_t(b)]));
+        sum[i] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dot[i]), sum[i]);
+        if constexpr (shape.minimum) {
+          sum[i] = _mm256_fmadd_ps(m, _mm256_set1_ps(x.minimum[r * x.stride + b]), sum[i]);
+        }
       }
     }
   }
@@ -163,81 +211,93 @@ inline __m256i even_scales(__m256i pair) {
 inline __m256i odd_scales(__m256i pair) { return _mm256_srai_epi32(pair, 16); }
 
 // Blocks of 256.
-template <Type type, int rows>
+template <Type type, int rows, int halves, bool ahead>
 inline void large_blocks(const uint8_t* quants, const uint8_t* records, int blocks, const Rows& x,
-                         __m256 (&sum)[rows]) {
+                         __m256 (&sum)[rows * halves]) {
   constexpr PackedShape shape = packed_shape(type);
   constexpr bool six = shape.bits == 6;
   for (int b = 0; b < blocks; ++b, records += shape.record_bytes) {
-    __m256i total[rows];
+    __m256i total[rows * halves];
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r) {
-      total[r] = _mm256_setzero_si256();
+    for (int i = 0; i < rows * halves; ++i) {
+      const int r = i / halves, h = i % halves;
+      total[i] = _mm256_setzero_si256();
       if constexpr (six) {  // -32 * sum of scale * sum of q
         for (int p = 0; p < 8; ++p) {
           const __m256i sums = _mm256_set1_epi32(x.pairs[r * x.stride + 8 * b + p]);
-          total[r] = _mm256_add_epi32(
-              total[r], _mm256_madd_epi16(pair_of_scales<true>(records + 32 + 32 * p), sums));
+          total[i] = _mm256_add_epi32(
+              total[i],
+              _mm256_madd_epi16(pair_of_scales<true>(records + 32 + 32 * p + 16 * h), sums));
         }
-        total[r] = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(total[r], 5));
+        total[i] = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(total[i], 5));
       }
     }
     for (int s = 0; s < 8; ++s, quants += shape.sub_bytes) {
-      __m256i w[8];
-      unpack<shape.bits>(quants, w);
-      const __m256i pair = pair_of_scales<six>(records + (six ? 32 + 32 * s : 64 + 32 * (s / 2)));
-      const __m256i scale = six || s % 2 == 0 ? even_scales(pair) : odd_scales(pair);
-      const __m256i second = odd_scales(pair);
+      prefetch<ahead>(quants, shape.sub_bytes);
+      __m256i dot[rows * halves], second[rows * halves];
+      dots<shape.bits, rows, halves>(quants, x.a + 256 * b + 32 * s, x.a_stride, dot, second);
+#pragma GCC unroll 2
+      for (int h = 0; h < halves; ++h) {
+        const __m256i pair =
+            pair_of_scales<six>(records + (six ? 32 + 32 * s : 64 + 32 * (s / 2)) + 16 * h);
+        const __m256i scale = six || s % 2 == 0 ? even_scales(pair) : odd_scales(pair);
+        const __m256i upper = odd_scales(pair);
 #pragma GCC unroll 4
-      for (int r = 0; r < rows; ++r) {
-        const int8_t* a = x.a + size_t(r) * x.a_stride + 256 * b + 32 * s;
-        if constexpr (six) {
-          const __m256i one = _mm256_mullo_epi32(dots<6, 4>(w, a), scale);
-          const __m256i two = _mm256_mullo_epi32(dots<6, 4>(w + 4, a + 16), second);
-          total[r] = _mm256_add_epi32(total[r], _mm256_add_epi32(one, two));
-        } else {
-          total[r] =
-              _mm256_add_epi32(total[r], _mm256_mullo_epi32(dots<shape.bits, 8>(w, a), scale));
+        for (int r = 0; r < rows; ++r) {
+          const int i = r * halves + h;
+          total[i] = _mm256_add_epi32(total[i], _mm256_mullo_epi32(dot[i], scale));
+          if constexpr (six) {
+            total[i] = _mm256_add_epi32(total[i], _mm256_mullo_epi32(second[i], upper));
+          }
         }
       }
     }
-    const __m256 d = halves(records);
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r) {
+    for (int i = 0; i < rows * halves; ++i) {
+      const int r = i / halves, h = i % halves;
+      const __m256 d = halves_of(records + 16 * h);
       const __m256 scale = _mm256_set1_ps(x.scales[size_t(r) * x.scale_stride + size_t(b)]);
-      sum[r] = _mm256_fmadd_ps(_mm256_mul_ps(d, scale), _mm256_cvtepi32_ps(total[r]), sum[r]);
+      sum[i] = _mm256_fmadd_ps(_mm256_mul_ps(d, scale), _mm256_cvtepi32_ps(total[i]), sum[i]);
       if constexpr (shape.minimum) {
         __m256i minimum = _mm256_setzero_si256();
 #pragma GCC unroll 4
         for (int p = 0; p < 4; ++p) {
           const __m256i sums = _mm256_set1_epi32(x.pairs[r * x.stride + 4 * b + p]);
           minimum = _mm256_add_epi32(
-              minimum, _mm256_madd_epi16(pair_of_scales<false>(records + 192 + 32 * p), sums));
+              minimum,
+              _mm256_madd_epi16(pair_of_scales<false>(records + 192 + 32 * p + 16 * h), sums));
         }
-        sum[r] = _mm256_fnmadd_ps(halves(records + 32),
-                                  _mm256_mul_ps(scale, _mm256_cvtepi32_ps(minimum)), sum[r]);
+        sum[i] = _mm256_fnmadd_ps(halves_of(records + 32 + 16 * h),
+                                  _mm256_mul_ps(scale, _mm256_cvtepi32_ps(minimum)), sum[i]);
       }
     }
   }
 }
 
-// One panel of half a tile for `rows` rows. The chain goes on from y unless this is the first
-// panel.
-template <Type type, int rows>
+// One panel of `halves` halves of a tile for `rows` rows. The chain goes on from y unless this is
+// the first panel.
+template <Type type, int rows, int halves, bool ahead>
 inline void panel(const uint8_t* quants, const uint8_t* records, int blocks, const Rows& x,
-                  bool begin, float* y, size_t y_stride, __m256i lanes) {
-  __m256 sum[rows];
-#pragma GCC unroll 4
-  for (int r = 0; r < rows; ++r) {
-    sum[r] = begin ? _mm256_setzero_ps() : _mm256_maskload_ps(y + size_t(r) * y_stride, lanes);
+                  bool begin, float* y, size_t y_stride, int outputs) {
+  __m256 sum[rows * halves];
+  __m256i lanes[halves];
+#pragma GCC unroll 2
+  for (int h = 0; h < halves; ++h) lanes[h] = lanes_below(outputs - 8 * h);
+#pragma GCC unroll 8
+  for (int i = 0; i < rows * halves; ++i) {
+    const float* from = y + size_t(i / halves) * y_stride + 8 * (i % halves);
+    sum[i] = begin ? _mm256_setzero_ps() : _mm256_maskload_ps(from, lanes[i % halves]);
   }
   if constexpr (packed_shape(type).block == 32) {
-    small_blocks<type, rows>(quants, records, blocks, x, sum);
+    small_blocks<type, rows, halves, ahead>(quants, records, blocks, x, sum);
   } else {
-    large_blocks<type, rows>(quants, records, blocks, x, sum);
+    large_blocks<type, rows, halves, ahead>(quants, records, blocks, x, sum);
   }
-#pragma GCC unroll 4
-  for (int r = 0; r < rows; ++r) _mm256_maskstore_ps(y + size_t(r) * y_stride, lanes, sum[r]);
+#pragma GCC unroll 8
+  for (int i = 0; i < rows * halves; ++i) {
+    _mm256_maskstore_ps(y + size_t(i / halves) * y_stride + 8 * (i % halves), lanes[i % halves],
+                        sum[i]);
+  }
 }
 
 // Terms of `rows` rows for elements [k, k + length).
@@ -268,6 +328,33 @@ inline void fill_terms(const QuantisedRows& x, int row, int rows, int k, int len
   }
 }
 
+// A tile for `count` rows, both halves at once where registers allow it, so that weights are read and activations
+// spread once for both; else (four rows of nibbles, which keep a 16-bit sum each) one half after the other. `ahead`:
+// nobody has read the tile before.
+template <Type type, bool ahead>
+inline void tile_rows(int count, const uint8_t* quants, const uint8_t* records, int blocks,
+                      const Rows& x, bool begin, float* y, size_t y_stride, int outputs) {
+  switch (count) {
+    case 4:
+      if constexpr (packed_shape(type).bits == 8) {
+        panel<type, 4, 2, ahead>(quants, records, blocks, x, begin, y, y_stride, outputs);
+      } else {
+        panel<type, 4, 1, ahead>(quants, records, blocks, x, begin, y, y_stride, outputs);
+        // Within chunks a half is 32 bytes, within rows of halves or of pairs of scales 16.
+        if (outputs > 8) {
+          panel<type, 4, 1, false>(quants + 32, records + 16, blocks, x, begin, y + 8, y_stride,
+                                   outputs - 8);
+        }
+      }
+      break;
+    case 2:
+      panel<type, 2, 2, ahead>(quants, records, blocks, x, begin, y, y_stride, outputs);
+      break;
+    default:
+      panel<type, 1, 2, ahead>(quants, records, blocks, x, begin, y, y_stride, outputs);
+  }
+}
+
 template <Type type>
 void product(const MatrixView& m, const QuantisedRows& x, int rows, int tile_first, int tile_last,
              float* y, size_t y_stride) {
@@ -283,15 +370,11 @@ void product(const MatrixView& m, const QuantisedRows& x, int rows, int tile_fir
     for (int k = 0; k < m.in; k += panel_length) {
       const int length = m.in - k < panel_length ? m.in - k : panel_length;
       fill_terms<type>(x, row, some, k, length, terms);
-      for (int half = 2 * tile_first; half < 2 * tile_last && 8 * half < m.out; ++half) {
-        const uint8_t* tile =
-            reinterpret_cast<const uint8_t*>(m.data) + size_t(half / 2) * m.tile_bytes;
-        // Within chunks a half is 32 bytes, within rows of halves or of pairs of scales 16.
-        const uint8_t* quants = tile + size_t(k / 32) * size_t(shape.sub_bytes) + 32 * (half % 2);
-        const uint8_t* records = tile + records_at +
-                                 size_t(k / shape.block) * size_t(shape.record_bytes) +
-                                 16 * (half % 2);
-        const __m256i lanes = lanes_below(m.out - 8 * half);
+      for (int t = tile_first; t < tile_last; ++t) {
+        const uint8_t* tile = reinterpret_cast<const uint8_t*>(m.data) + size_t(t) * m.tile_bytes;
+        const uint8_t* quants = tile + size_t(k / 32) * size_t(shape.sub_bytes);
+        const uint8_t* records =
+            tile + records_at + size_t(k / shape.block) * size_t(shape.record_bytes);
         for (int r = 0; r < some;) {
           const size_t at = size_t(row + r);
           const Rows group{x.q + at * size_t(m.in) + k,
@@ -302,18 +385,10 @@ void product(const MatrixView& m, const QuantisedRows& x, int rows, int tile_fir
                            terms.start + r * terms.stride,
                            terms.pairs + r * terms.stride,
                            terms.stride};
-          float* to = y + at * y_stride + size_t(half) * 8;
-          const int count = group_of(some - r), blocks = length / shape.block;
-          switch (count) {
-            case 4:
-              panel<type, 4>(quants, records, blocks, group, k == 0, to, y_stride, lanes);
-              break;
-            case 2:
-              panel<type, 2>(quants, records, blocks, group, k == 0, to, y_stride, lanes);
-              break;
-            default:
-              panel<type, 1>(quants, records, blocks, group, k == 0, to, y_stride, lanes);
-          }
+          const int count = group_of(some - r);
+          const auto take = r == 0 ? tile_rows<type, true> : tile_rows<type, false>;
+          take(count, quants, records, length / shape.block, group, k == 0,
+               y + at * y_stride + size_t(t) * 16, y_stride, m.out - 16 * t);
           r += count;
         }
       }
@@ -328,7 +403,7 @@ template <Type type>
 inline __m256 weights(const uint8_t* tile, size_t i) {
   if constexpr (type == Type::kF32)
     return _mm256_loadu_ps(reinterpret_cast<const float*>(tile) + i);
-  if constexpr (type == Type::kF16) return halves(tile + 2 * i);
+  if constexpr (type == Type::kF16) return halves_of(tile + 2 * i);
   const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + 2 * i));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
 }

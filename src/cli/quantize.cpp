@@ -1,0 +1,214 @@
+// tutti quantize: a model as a GGUF file of another type.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "cli/commands.h"
+#include "convert/convert_model.h"
+#include "models/find_model.h"
+
+namespace tutti::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct QuantizeOptions {
+  std::string model, out, type;
+  std::vector<std::string> tensor_types;
+  std::string output_type, embedding_type, importance;
+  int threads = 0;
+  bool pure = false, leave_output = false, requantize = false, force = false, dry_run = false,
+       json = false, quiet = false;
+};
+
+std::string name_of(tensor::Type type) { return std::string(tensor::info(type).name); }
+
+convert::TypeRules rules_of(const QuantizeOptions& o) {
+  convert::TypeRules rules;
+  rules.file_type = convert::file_type(o.type);
+  rules.pure = o.pure;
+  rules.leave_output = o.leave_output;
+  rules.importances = !o.importance.empty();
+  if (!o.output_type.empty())
+    rules.output = convert::tensor_type(o.output_type, "--output-tensor-type");
+  if (!o.embedding_type.empty())
+    rules.token_embedding = convert::tensor_type(o.embedding_type, "--token-embedding-type");
+  for (const std::string& text : o.tensor_types) {
+    const size_t equals = text.rfind('=');
+    if (equals == std::string::npos || equals == 0) {
+      throw Error(ErrorKind::kUsage,
+                  "--tensor-type: \"" + text + "\" is not of the form PATTERN=TYPE");
+    }
+    rules.overrides.push_back({text::Regex(text.substr(0, equals)),
+                               convert::tensor_type(text.substr(equals + 1), "--tensor-type")});
+  }
+  return rules;
+}
+
+std::string shape_of(const convert::TensorReport& t) {
+  std::string text = "[";
+  for (const uint64_t d : t.dims) text += (text.size() > 1 ? ", " : "") + std::to_string(d);
+  return text + "]";
+}
+
+Json json_of(const convert::TensorReport& t, bool dry_run) {
+  Json j{{"name", t.name},
+         {"shape", t.dims},
+         {"from", name_of(t.from)},
+         {"to", name_of(t.to)},
+         {"wanted", t.wanted ? Json(name_of(*t.wanted)) : Json()},
+         {"bytes_before", t.bytes_before},
+         {"bytes", t.bytes}};
+  if (dry_run) return j;
+  j["copied"] = t.copied;
+  j["rms_error"] = t.rms_error();
+  j["max_error"] = t.max_error;
+  j["relative_rms"] = t.squares > 0 ? std::sqrt(t.square_error / t.squares) : 0.0;
+  return j;
+}
+
+Json json_of(const convert::Source& source, const QuantizeOptions& o,
+             const convert::ConvertReport& report) {
+  Json tensors = Json::array();
+  for (const auto& t : report.tensors) tensors.push_back(json_of(t, o.dry_run));
+  Json total{{"tensors", report.tensors.size()},
+             {"elements", report.elements},
+             {"bytes_before", report.bytes_before},
+             {"bytes", report.bytes},
+             {"bits_per_weight", report.bits_per_weight()}};
+  if (!o.dry_run) total["relative_rms"] = report.relative_rms();
+  return {{"model", source.path.string()},
+          {"output", o.out},
+          {"type", std::string(convert::file_type(o.type).name)},
+          {"dry_run", o.dry_run},
+          {"tensors", std::move(tensors)},
+          {"total", std::move(total)},
+          {"notes", source.notes}};
+}
+
+void print_tensor(const convert::TensorReport& t, size_t index, size_t count, bool dry_run) {
+  const std::string types = name_of(t.from) + " -> " + name_of(t.to);
+  std::printf("[%4zu/%4zu] %-36s %-20s %-14s %9.3f -> %9.3f MiB", index, count, t.name.c_str(),
+              shape_of(t).c_str(), types.c_str(), double(t.bytes_before) / (1 << 20),
+              double(t.bytes) / (1 << 20));
+  if (!dry_run && !t.copied) std::printf("  rms %.3e  max %.3e", t.rms_error(), t.max_error);
+  if (t.wanted) {
+    std::printf("  (rows of %llu do not fit %s)", static_cast<unsigned long long>(t.dims[0]),
+                name_of(*t.wanted).c_str());
+  }
+  std::printf("\n");
+}
+
+void print_totals(const convert::ConvertReport& report, bool dry_run) {
+  std::printf("%zu tensors, %.2f -> %.2f MiB, %.3f bits a weight", report.tensors.size(),
+              double(report.bytes_before) / (1 << 20), double(report.bytes) / (1 << 20),
+              report.bits_per_weight());
+  if (!dry_run) std::printf(", relative RMS error %.4e", report.relative_rms());
+  std::printf("\n");
+}
+
+void quantize(const QuantizeOptions& o) {
+  convert::ConvertOptions options;
+  options.rules = rules_of(o);
+  options.allow_requantize = o.requantize;
+  options.force = o.force;
+  if (o.threads < 0) throw Error(ErrorKind::kUsage, "--threads: must be positive");
+  const convert::Importance importance =
+      o.importance.empty() ? convert::Importance() : convert::Importance::open(o.importance);
+  const auto source = convert::Source::open(models::find_model(o.model));
+  if (!o.quiet) {
+    for (const std::string& note : source.notes)
+      std::fprintf(stderr, "tutti: note: %s\n", note.c_str());
+  }
+  if (o.dry_run) {
+    const auto plan = convert::plan_conversion(source, options);
+    if (o.json) {
+      std::cout << json_of(source, o, plan).dump() << '\n';
+      return;
+    }
+    for (size_t i = 0; i < plan.tensors.size(); ++i)
+      print_tensor(plan.tensors[i], i + 1, plan.tensors.size(), true);
+    print_totals(plan, true);
+    return;
+  }
+  ComputePool pool(o.threads > 0 ? o.threads : available_cores());
+  size_t index = 0;
+  const size_t count = source.tensors.size();
+  const bool show = !o.quiet && isatty(STDERR_FILENO) != 0;
+  const auto report = convert::convert_model(
+      source, o.out, options, importance, pool,
+      [&](const convert::TensorReport& t) {
+        ++index;
+        if (show) std::fprintf(stderr, "\r\033[K");
+        if (o.json) return;
+        print_tensor(t, index, count, false);
+        std::fflush(stdout);
+      },
+      [&](const convert::TensorReport& t, double fraction) {
+        if (show) std::fprintf(stderr, "\r\033[K%3.0f %%  %s", 100 * fraction, t.name.c_str());
+      });
+  if (o.json) {
+    std::cout << json_of(source, o, report).dump() << '\n';
+  } else {
+    print_totals(report, false);
+  }
+}
+
+std::string types_help() {
+  std::string text = "what the matrices become:";
+  for (const convert::FileType& t : convert::file_types()) {
+    text += "\n  " + std::string(t.name) + std::string(8 - t.name.size(), ' ') +
+            std::string(t.description);
+  }
+  return text;
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& app) {
+  auto o = std::make_shared<QuantizeOptions>();
+  CLI::App* command =
+      app.add_subcommand("quantize", "write a model as a GGUF file of another type");
+  command->footer(
+      "Reads a GGUF file or a Hugging Face folder (Llama, Mistral, Mixtral, Qwen2, Qwen3, their "
+      "MoE kinds, Gemma-2 and\n"
+      "-3). Types of tensors follow llama.cpp: norms, biases and routers stay F32; the head (the "
+      "embedding, when tied)\n"
+      "is Q6_K or better; a row that is no multiple of 256 takes Q5_0 for Q4_K, Q5_1 for Q5_K, "
+      "Q8_0 for Q6_K. Options\n"
+      "have llama.cpp's names. Example: tutti quantize -m FOLDER model.gguf Q4_K_M --tensor-type "
+      "'attn_v=Q8_0'");
+  command
+      ->add_option("-m,--model", o->model, "a .gguf file, a Hugging Face folder, or a short name")
+      ->required()
+      ->envname("TUTTI_MODEL");
+  command->add_option("out", o->out, "the file to write: whole, or not at all")->required();
+  command->add_option("type", o->type, types_help())->required();
+  command->add_option("--tensor-type", o->tensor_types,
+                      "PATTERN=TYPE: tensors in whose name the expression is found; the first that "
+                      "matches decides");
+  command->add_option("--output-tensor-type", o->output_type,
+                      "type of output.weight (of a tied embedding too)");
+  command->add_option("--token-embedding-type", o->embedding_type, "type of token_embd.weight");
+  command->add_flag("--pure", o->pure, "no mixtures: one type for all matrices");
+  command->add_flag("--leave-output-tensor", o->leave_output,
+                    "output.weight stays as it is stored");
+  command->add_option("--imatrix", o->importance,
+                      "importances of columns, a file of llama-imatrix (GGUF form)");
+  command->add_flag("--allow-requantize", o->requantize,
+                    "also from quantised tensors, at a loss of quality");
+  command->add_flag("--force", o->force, "replace an existing file");
+  command->add_flag("--dry-run", o->dry_run, "only say what would be written");
+  command->add_option("-t,--threads", o->threads, "compute threads (default: all cores)")
+      ->envname("TUTTI_THREADS");
+  command->add_flag("--json", o->json, "one JSON document on stdout");
+  command->add_flag("-q,--quiet", o->quiet, "no progress or notes on stderr");
+  command->callback([o] { quantize(*o); });
+}
+
+}  // namespace tutti::cli
