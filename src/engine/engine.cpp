@@ -26,8 +26,8 @@ double seconds_since(Clock::time_point start) {
 
 // Longest that programs run between two ticks while queries wait.
 constexpr double kProgramSeconds = 200e-6;
-// A prompt always advances by this many rows in a tick, so that it ends whatever the load.
-constexpr int kLeastPromptRows = 8;
+// A second prompt joins a tick only with this many rows; fewer are not worth their overhead.
+constexpr int kWorthwhileRows = 8;
 // Rows of a prompt beside streams before any forward was measured.
 constexpr int kFirstPromptRows = 32;
 
@@ -563,7 +563,7 @@ Engine::Placed Engine::place(Query& query, Plan& plan, int budget) {
   if (first.rows.splittable) {
     take_cached(first, query);
     const int left = int(first.rows.rows.size()) - first.done;
-    const int count = left <= kLeastPromptRows ? left : std::min(left, budget);
+    const int count = left <= 1 ? left : std::min(left, budget);
     if (count <= 0) return Placed::kNo;
     while (!plan.add(*first.context, first.rows, first.done, count)) {
       if (!room()) return Placed::kNo;
@@ -591,11 +591,11 @@ void Engine::tick() {
   std::stable_sort(queries.begin(), queries.end(), [](const QueryPtr& a, const QueryPtr& b) {
     return std::pair(a->request->id, a->order) < std::pair(b->request->id, b->order);
   });
-  // What may go in pieces over several ticks: long appends, and Contexts that must come back first. A few rows go
-  // whole, like a token of a stream.
+  // What may go in pieces over several ticks: appends of more than a stream's one token, and Contexts that must come
+  // back first.
   const auto divisible = [](const Query& q) {
     const auto& first = q.parts.front();
-    if (first.rows.splittable && int(first.rows.rows.size()) - first.done > kLeastPromptRows) return true;
+    if (first.rows.splittable && int(first.rows.rows.size()) - first.done > 1) return true;
     return std::any_of(q.parts.begin(), q.parts.end(),
                        [](const auto& p) { return p.context->resident < p.context->size(); });
   };
@@ -624,17 +624,20 @@ void Engine::tick() {
     for (size_t i = before; i < plan.units().size(); ++i) planned.push_back(query);
     if (placed == Placed::kWhole) whole.push_back(query);
   };
+  // Many or deep streams may take all of a tick's time themselves: prompts then add a quarter of it.
+  const double tick_seconds = std::max(options_.streaming_tick_seconds,
+                                       cost_.predict(load.rows, load.mean_keys()) + options_.streaming_tick_seconds / 4);
   int prompt_rows = 0;
   const auto put_prompt = [&](const QueryPtr& query, int most) {
     const int room = options_.max_prompt_rows - prompt_rows;
     const double depth = query->parts.front().context->resident;
     int budget = room;
     if (streaming) {
-      budget = cost_.rows_within(options_.streaming_tick_seconds, load, depth, room, kFirstPromptRows);
+      budget = cost_.rows_within(tick_seconds, load, depth, room, kFirstPromptRows);
     }
-    // The first prompt of a tick always advances; a few rows more of the others are not worth their overhead.
-    if (prompt_rows == 0) budget = std::max(budget, kLeastPromptRows);
-    if (budget < kLeastPromptRows) return;
+    // The first prompt of a tick always advances.
+    if (prompt_rows == 0) budget = std::max(budget, 1);
+    if (prompt_rows > 0 && budget < kWorthwhileRows) return;
     const int before = plan.rows();
     put(query, std::min(budget, most));
     const int rows = plan.rows() - before;
@@ -648,7 +651,7 @@ void Engine::tick() {
   } else if (oldest != prompts.front()) {
     // Not its turn, but it never stands still.
     std::erase(prompts, oldest);
-    put_prompt(oldest, kLeastPromptRows);
+    put_prompt(oldest, kWorthwhileRows);
   } else {
     prompts.erase(prompts.begin());
     put_prompt(oldest, INT_MAX);
