@@ -5,11 +5,11 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
-#include <unistd.h>
 
 #include "base/error.h"
 #include "base/files.h"
 #include "cli/commands.h"
+#include "cli/progress_line.h"
 #include "cli/session.h"
 #include "eval/perplexity.h"
 
@@ -55,10 +55,11 @@ void perplexity(const EvalOptions& o) {
   options.window = o.window;
   if (session.tokenizer().add_bos_default()) options.bos = session.tokenizer().bos();
   const std::vector<int32_t> tokens = text_tokens(session, o);
-  const bool show = !o.model.quiet && isatty(STDERR_FILENO) != 0;
+  ProgressLine line(o.model.quiet);
   const auto result = eval::perplexity(session.engine(), tokens, options, [&](int done, int total) {
-    if (show) std::fprintf(stderr, "\rwindow %d of %d%s", done, total, done == total ? "\r\033[K" : "");
+    if (line.due()) line.show("window " + std::to_string(done) + " of " + std::to_string(total));
   });
+  line.clear();
   if (o.json) {
     std::cout << nlohmann::ordered_json{{"nll", result.nll}, {"tokens", result.tokens}, {"ppl", result.ppl()}}.dump()
               << '\n';

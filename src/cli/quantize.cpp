@@ -1,5 +1,4 @@
 // tutti quantize: a model as a GGUF file of another type.
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -9,6 +8,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/progress_line.h"
 #include "convert/convert_model.h"
 #include "models/find_model.h"
 
@@ -139,18 +139,18 @@ void quantize(const QuantizeOptions& o) {
   ComputePool pool(o.threads > 0 ? o.threads : available_cores());
   size_t index = 0;
   const size_t count = source.tensors.size();
-  const bool show = !o.quiet && isatty(STDERR_FILENO) != 0;
+  ProgressLine line(o.quiet);
   const auto report = convert::convert_model(
       source, o.out, options, importance, pool,
       [&](const convert::TensorReport& t) {
         ++index;
-        if (show) std::fprintf(stderr, "\r\033[K");
+        line.clear();
         if (o.json) return;
         print_tensor(t, index, count, false);
         std::fflush(stdout);
       },
       [&](const convert::TensorReport& t, double fraction) {
-        if (show) std::fprintf(stderr, "\r\033[K%3.0f %%  %s", 100 * fraction, t.name.c_str());
+        if (line.due()) line.show(std::to_string(int(100 * fraction)) + " %  " + t.name);
       });
   if (o.json) {
     std::cout << json_of(source, o, report).dump() << '\n';

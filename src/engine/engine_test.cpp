@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "engine/run_programs.h"
+#include "engine/test_programs.h"
 #include "engine/tiny_model.h"
 
 namespace tutti::engine {
@@ -15,64 +15,20 @@ namespace {
 
 using Logits = std::vector<float>;
 
-std::vector<int32_t> tokens_of(uint32_t stream, int n) {
-  DrawKey key;
-  key.purpose = Purpose::kTest;
-  key.path = stream;
-  std::vector<int32_t> tokens;
-  for (int i = 0; i < n; ++i) tokens.push_back(int32_t(draw_word(key, uint32_t(i)) % 96));
-  return tokens;
-}
-
-Want all_logits() {
-  Want want;
-  want.logits = true;
-  return want;
-}
-
-Want greedy() {
-  Want want;
-  want.pick = true;
-  want.sampling.temperature = 0;
-  return want;
-}
-
 // Logits after `tokens`, appended in pieces of the given sizes (the rest in one).
 Logits logits_after(Engine& engine, const std::vector<int32_t>& tokens, const std::vector<int>& cuts = {}) {
   Logits out;
-  run_all(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
+  run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
             Context context(engine, request);
             size_t at = 0;
             for (const int cut : cuts) {
               co_await engine.forward(context, Rows::append(std::span(tokens).subspan(at, size_t(cut)), int(at), std::nullopt));
               at += size_t(cut);
             }
-            Answer answer = co_await engine.forward(context, Rows::append(std::span(tokens).subspan(at), int(at), all_logits()));
+            Answer answer = co_await engine.forward(context, Rows::append(std::span(tokens).subspan(at), int(at), want_logits()));
             out = std::move(answer.rows.back().logits);
           }});
   return out;
-}
-
-std::vector<int32_t> decode(Engine& engine, const std::vector<int32_t>& prompt, int n) {
-  std::vector<int32_t> out;
-  run_all(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
-            Context context(engine, request);
-            Answer answer = co_await engine.forward(context, Rows::append(prompt, 0, greedy()));
-            out.push_back(answer.rows.back().picked.token);
-            while (int(out.size()) < n) {
-              const int32_t last = out.back();
-              answer = co_await engine.forward(context, Rows::append({&last, 1}, context.next_position(), greedy()));
-              out.push_back(answer.rows.back().picked.token);
-            }
-          }});
-  return out;
-}
-
-EngineOptions small(int pages = 512, bool cache = false) {
-  EngineOptions options;
-  options.pages = pages;
-  options.prefix_cache = cache;
-  return options;
 }
 
 struct Case {
@@ -90,8 +46,8 @@ INSTANTIATE_TEST_SUITE_P(Models, Invariance,
                                          Case{tensor::Type::kQ8_0, 0}, Case{tensor::Type::kQ5_0, 24}));
 
 TEST_P(Invariance, ChunksOfThePromptDoNotMatter) {
-  Engine engine(tiny_.model, tiny_.pool, small());
-  const auto tokens = tokens_of(1, 100);
+  Engine engine(tiny_.model, tiny_.pool, small_engine());
+  const auto tokens = random_tokens(1, 100);
   const Logits whole = logits_after(engine, tokens);
   EXPECT_EQ(whole, logits_after(engine, tokens, {1, 1, 1}));
   EXPECT_EQ(whole, logits_after(engine, tokens, {31, 2, 33}));
@@ -100,49 +56,49 @@ TEST_P(Invariance, ChunksOfThePromptDoNotMatter) {
 }
 
 TEST_P(Invariance, NeighboursDoNotMatter) {
-  Engine engine(tiny_.model, tiny_.pool, small());
-  const auto tokens = tokens_of(1, 70);
+  Engine engine(tiny_.model, tiny_.pool, small_engine());
+  const auto tokens = random_tokens(1, 70);
   const Logits alone = logits_after(engine, tokens);
   Logits together;
   std::vector<TestProgram> programs;
   for (uint32_t s = 0; s < 32; ++s) {
     programs.push_back([&, s](std::shared_ptr<Request> request) -> Task<void> {
       Context context(engine, request);
-      const auto own = s == 7 ? tokens : tokens_of(100 + s, 20 + int(s) * 3);
-      Answer answer = co_await engine.forward(context, Rows::append(own, 0, all_logits()));
+      const auto own = s == 7 ? tokens : random_tokens(100 + s, 20 + int(s) * 3);
+      Answer answer = co_await engine.forward(context, Rows::append(own, 0, want_logits()));
       if (s == 7) together = std::move(answer.rows.back().logits);
     });
   }
-  run_all(engine, programs);
+  run_programs(engine, programs);
   EXPECT_EQ(alone, together);
 }
 
 TEST_P(Invariance, ThreadsDoNotMatter) {
   const TinyModel two = tiny_model(GetParam().type, tensor::Arithmetic::kExactQ8, 2, GetParam().window);
-  Engine one_engine(tiny_.model, tiny_.pool, small()), two_engine(two.model, two.pool, small());
-  const auto tokens = tokens_of(3, 90);
+  Engine one_engine(tiny_.model, tiny_.pool, small_engine()), two_engine(two.model, two.pool, small_engine());
+  const auto tokens = random_tokens(3, 90);
   EXPECT_EQ(logits_after(one_engine, tokens), logits_after(two_engine, tokens));
 }
 
 TEST_P(Invariance, ForksAndCachedPrefixesDoNotMatter) {
-  Engine fresh(tiny_.model, tiny_.pool, small()), cached(tiny_.model, tiny_.pool, small(512, true));
-  const auto tokens = tokens_of(4, 101);
+  Engine fresh(tiny_.model, tiny_.pool, small_engine()), cached(tiny_.model, tiny_.pool, small_engine(512, true));
+  const auto tokens = random_tokens(4, 101);
   const Logits expected = logits_after(fresh, tokens);
   EXPECT_EQ(expected, logits_after(cached, tokens));
   const uint64_t rows = cached.statistics().rows;
   EXPECT_EQ(expected, logits_after(cached, tokens));
   EXPECT_EQ(cached.statistics().rows - rows, 101u - 96u);  // three whole pages were found
   Logits forked, parent;
-  run_all(fresh, {[&](std::shared_ptr<Request> request) -> Task<void> {
+  run_programs(fresh, {[&](std::shared_ptr<Request> request) -> Task<void> {
             Context context(fresh, request);
             co_await fresh.forward(context, Rows::append(std::span(tokens).first(45), 0, std::nullopt));
             Context child = context.fork();
-            const auto other = tokens_of(5, 30);
+            const auto other = random_tokens(5, 30);
             co_await fresh.forward(context, Rows::append(other, 45, std::nullopt));
-            Answer a = co_await fresh.forward(child, Rows::append(std::span(tokens).subspan(45), 45, all_logits()));
+            Answer a = co_await fresh.forward(child, Rows::append(std::span(tokens).subspan(45), 45, want_logits()));
             forked = std::move(a.rows.back().logits);
             context.truncate(45);
-            a = co_await fresh.forward(context, Rows::append(std::span(tokens).subspan(45), 45, all_logits()));
+            a = co_await fresh.forward(context, Rows::append(std::span(tokens).subspan(45), 45, want_logits()));
             parent = std::move(a.rows.back().logits);
           }});
   EXPECT_EQ(expected, forked);
@@ -151,8 +107,8 @@ TEST_P(Invariance, ForksAndCachedPrefixesDoNotMatter) {
 }
 
 TEST_P(Invariance, TreeRowsAndKeptPathsEqualSequences) {
-  Engine engine(tiny_.model, tiny_.pool, small());
-  const auto prompt = tokens_of(6, 40);
+  Engine engine(tiny_.model, tiny_.pool, small_engine());
+  const auto prompt = random_tokens(6, 40);
   // A tree below the prompt: 0 - {1 - 3, 2 - 4}; rows 0, 2, 4 are the path that is kept.
   const std::vector<int32_t> tree{11, 22, 33, 44, 55};
   const std::vector<int> parent{-1, 0, 0, 1, 2};
@@ -162,7 +118,7 @@ TEST_P(Invariance, TreeRowsAndKeptPathsEqualSequences) {
   path.push_back(66);
   const Logits expected_next = logits_after(engine, path);
   Logits leaf, next;
-  run_all(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
+  run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
             Context context(engine, request);
             co_await engine.forward(context, Rows::append(prompt, 0, std::nullopt));
             Rows rows;
@@ -173,7 +129,7 @@ TEST_P(Invariance, TreeRowsAndKeptPathsEqualSequences) {
               for (const int up : above) view.push_back(Segment::fresh(up, 1));
               Row row(tree[size_t(node)], 40 + int(above.size()));
               row.view = rows.add_view(view);
-              row.want = all_logits();
+              row.want = want_logits();
               rows.rows.push_back(std::move(row));
             }
             Answer answer = co_await engine.forward(context, std::move(rows));
@@ -181,7 +137,7 @@ TEST_P(Invariance, TreeRowsAndKeptPathsEqualSequences) {
             const std::vector<int> kept{0, 2, 4};
             context.keep(40, kept);
             const int32_t last = 66;
-            answer = co_await engine.forward(context, Rows::append({&last, 1}, 43, all_logits()));
+            answer = co_await engine.forward(context, Rows::append({&last, 1}, 43, want_logits()));
             next = std::move(answer.rows.back().logits);
           }});
   EXPECT_EQ(expected, leaf);
@@ -190,19 +146,19 @@ TEST_P(Invariance, TreeRowsAndKeptPathsEqualSequences) {
 
 TEST(Views, UnwrittenRowsLeaveNothingAndOverwritesShowOnlyLater) {
   const TinyModel tiny = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1);
-  Engine engine(tiny.model, tiny.pool, small());
-  const auto tokens = tokens_of(8, 40);
+  Engine engine(tiny.model, tiny.pool, small_engine());
+  const auto tokens = random_tokens(8, 40);
   auto changed = tokens;
   changed[20] = (changed[20] + 1) % 96;
   const Logits original = logits_after(engine, tokens);
-  run_all(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
+  run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
             Context context(engine, request);
             co_await engine.forward(context, Rows::append(std::span(tokens).first(39), 0, std::nullopt));
             const auto probe = [&](Write write) {
               Rows rows;
               rows.rows.emplace_back(tokens[39], 39);
               rows.rows.back().write = write;
-              rows.rows.back().want = all_logits();
+              rows.rows.back().want = want_logits();
               return rows;
             };
             Answer a = co_await engine.forward(context, probe(Write::none()));
@@ -225,10 +181,10 @@ TEST(Views, UnwrittenRowsLeaveNothingAndOverwritesShowOnlyLater) {
 
 TEST(Views, RowsThatSeeNothingAndPartialLayers) {
   const TinyModel tiny = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1);
-  Engine engine(tiny.model, tiny.pool, small());
-  run_all(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
+  Engine engine(tiny.model, tiny.pool, small_engine());
+  run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
             Context context(engine, request);
-            const auto tokens = tokens_of(9, 10);
+            const auto tokens = random_tokens(9, 10);
             co_await engine.forward(context, Rows::append(tokens, 0, std::nullopt));
             const auto blind = [&](int neighbours) {
               Rows rows;
@@ -237,7 +193,7 @@ TEST(Views, RowsThatSeeNothingAndPartialLayers) {
               row.view = nothing;
               row.sees_self = false;
               row.write = Write::none();
-              row.want = all_logits();
+              row.want = want_logits();
               rows.rows.push_back(row);
               for (int i = 0; i < neighbours; ++i) {  // rows that enter at layer 1 from row 0's state, and head only
                 Row late;
@@ -246,7 +202,7 @@ TEST(Views, RowsThatSeeNothingAndPartialLayers) {
                 late.active = {i % 2 == 0 ? 1 : 2, INT32_MAX};
                 late.position = 4 + i;
                 late.write = Write::none();
-                late.want = all_logits();
+                late.want = want_logits();
                 rows.rows.push_back(late);
               }
               return rows;
@@ -262,22 +218,22 @@ TEST(Views, RowsThatSeeNothingAndPartialLayers) {
 TEST(Scheduler, HalfThePagesGiveTheSameTokens) {
   const TinyModel tiny = tiny_model(tensor::Type::kQ4_1, tensor::Arithmetic::kExactQ8, 1);
   const auto all = [&](int pages, uint64_t& preemptions) {
-    Engine engine(tiny.model, tiny.pool, small(pages, true));
+    Engine engine(tiny.model, tiny.pool, small_engine(pages, true));
     std::vector<std::vector<int32_t>> texts(32);
     std::vector<TestProgram> programs;
     for (uint32_t s = 0; s < 32; ++s) {
       programs.push_back([&, s](std::shared_ptr<Request> request) -> Task<void> {
         Context context(engine, request);
-        Answer answer = co_await engine.forward(context, Rows::append(tokens_of(200 + s, 70), 0, greedy()));
+        Answer answer = co_await engine.forward(context, Rows::append(random_tokens(200 + s, 70), 0, want_greedy()));
         texts[s].push_back(answer.rows.back().picked.token);
         while (texts[s].size() < 60) {
           const int32_t last = texts[s].back();
-          answer = co_await engine.forward(context, Rows::append({&last, 1}, context.next_position(), greedy()));
+          answer = co_await engine.forward(context, Rows::append({&last, 1}, context.next_position(), want_greedy()));
           texts[s].push_back(answer.rows.back().picked.token);
         }
       });
     }
-    run_all(engine, programs);
+    run_programs(engine, programs);
     preemptions = engine.statistics().preemptions;
     engine.prefix_cache().clear();
     EXPECT_EQ(engine.pages().free(), engine.pages().total());
@@ -293,22 +249,22 @@ TEST(Scheduler, HalfThePagesGiveTheSameTokens) {
 
 TEST(Scheduler, TooLargeAQueryIsAnError) {
   const TinyModel tiny = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1);
-  Engine engine(tiny.model, tiny.pool, small(2));
-  EXPECT_THROW(logits_after(engine, tokens_of(1, 100)), Error);
+  Engine engine(tiny.model, tiny.pool, small_engine(2));
+  EXPECT_THROW(logits_after(engine, random_tokens(1, 100)), Error);
   EXPECT_EQ(engine.pages().free(), engine.pages().total());
-  EXPECT_EQ(decode(engine, tokens_of(2, 10), 5).size(), 5u);  // and the engine goes on
+  EXPECT_EQ(decode_alone(engine, random_tokens(2, 10), 5).size(), 5u);  // and the engine goes on
 }
 
 TEST(Scheduler, CancelReturnsAllPages) {
   const TinyModel tiny = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1);
-  Engine engine(tiny.model, tiny.pool, small());
+  Engine engine(tiny.model, tiny.pool, small_engine());
   const auto victim = engine.new_request();
   bool ended = false;
   engine.spawn(
       victim,
       [&]() -> Task<void> {
         Context context(engine, victim);
-        for (;;) co_await engine.forward(context, Rows::append(tokens_of(1, 1), context.next_position(), greedy()));
+        for (;;) co_await engine.forward(context, Rows::append(random_tokens(1, 1), context.next_position(), want_greedy()));
       },
       [&](std::exception_ptr e) { ended = e != nullptr; });
   int ticks_after = 0;
@@ -324,7 +280,7 @@ TEST(Scheduler, CancelReturnsAllPages) {
 
 TEST(Scheduler, NonsenseIsNamed) {
   const TinyModel tiny = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1);
-  Engine engine(tiny.model, tiny.pool, small());
+  Engine engine(tiny.model, tiny.pool, small_engine());
   EXPECT_THROW(logits_after(engine, {96}), Error);
   EXPECT_THROW(logits_after(engine, {-1}), Error);
   EXPECT_THROW(logits_after(engine, {}), Error);
@@ -332,12 +288,12 @@ TEST(Scheduler, NonsenseIsNamed) {
 
 TEST(Pages, RandomProgramsConserveThem) {
   const TinyModel tiny = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1);
-  Engine engine(tiny.model, tiny.pool, small(256));
+  Engine engine(tiny.model, tiny.pool, small_engine(256));
   DrawKey key;
   key.purpose = Purpose::kTest;
   uint32_t draws = 0;
   const auto draw = [&](uint32_t n) { return int(draw_word(key, draws++) % n); };
-  run_all(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
+  run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
             std::vector<Context> contexts;
             for (int step = 0; step < 3000; ++step) {
               if (contexts.empty() || (contexts.size() < 6 && draw(4) == 0)) contexts.emplace_back(engine, request);
@@ -347,7 +303,7 @@ TEST(Pages, RandomProgramsConserveThem) {
                 case 1: {
                   const int n = 1 + draw(40);
                   if (c.size() + n > 200) break;
-                  co_await engine.forward(c, Rows::append(tokens_of(uint32_t(step), n), c.next_position(), std::nullopt));
+                  co_await engine.forward(c, Rows::append(random_tokens(uint32_t(step), n), c.next_position(), std::nullopt));
                   break;
                 }
                 case 2:

@@ -138,7 +138,7 @@ TEST_P(Networks, JobsOfManyRequestsGoTogetherAndEqualEachAlone) {
   Engine engine(tiny_.model, tiny_.pool, small_engine());
   const auto mlp = std::make_shared<Mlp>();
   std::vector<std::vector<float>> got(19);
-  std::vector<Program> programs;
+  std::vector<TestProgram> programs;
   for (uint32_t i = 0; i < got.size(); ++i) {
     programs.push_back([&, i](std::shared_ptr<Request> request) -> Task<void> {
       got[i] = co_await engine.run(mlp, request, random_floats(100 + i, kWidth));
@@ -172,7 +172,7 @@ TEST_P(Networks, StreamsKeepGoingAndKeepTheirTokens) {
   std::vector<std::vector<float>> got(4);
   int running = int(got.size());
   uint64_t ticks_beside = 0;
-  std::vector<Program> programs;
+  std::vector<TestProgram> programs;
   programs.push_back([&](std::shared_ptr<Request> request) -> Task<void> {
     Context context(engine, request);
     co_await decode_greedily(engine, context, random_tokens(1, 20), 60, text);
@@ -198,7 +198,7 @@ TEST_P(Networks, ABadInputIsItsOwnCallersAlone) {
   const auto mlp = std::make_shared<Mlp>();
   mlp->poison = 7.0f;
   std::vector<std::string> outcome(6);
-  std::vector<Program> programs;
+  std::vector<TestProgram> programs;
   for (uint32_t i = 0; i < outcome.size(); ++i) {
     programs.push_back([&, i](std::shared_ptr<Request> request) -> Task<void> {
       auto input = random_floats(300 + i, i == 2 ? 5 : kWidth);
@@ -269,7 +269,7 @@ TEST_P(Networks, TwoNetworksTakeTurns) {
     network->slow = 0.001;
   }
   std::vector<uint64_t> order;
-  std::vector<Program> programs;
+  std::vector<TestProgram> programs;
   for (size_t i = 0; i < 4; ++i) {
     programs.push_back([&, i](std::shared_ptr<Request> request) -> Task<void> {
       auto network = networks[i % 2];

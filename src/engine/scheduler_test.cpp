@@ -30,7 +30,7 @@ using Clock = std::chrono::steady_clock;
 TinyModel tiny() { return tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1); }
 
 // A prompt of `n` tokens; says so in `done` (by tick) when computed.
-Program prompt_of(Engine& engine, uint32_t stream, int n, uint64_t* done = nullptr) {
+TestProgram prompt_of(Engine& engine, uint32_t stream, int n, uint64_t* done = nullptr) {
   return [&engine, stream, n, done](std::shared_ptr<Request> request) -> Task<void> {
     Context context(engine, request);
     co_await engine.forward(context, Rows::append(random_tokens(stream, n), 0, std::nullopt));
@@ -142,7 +142,7 @@ TEST(Scheduler, TheOldestProgressesInEveryTick) {
     engine.spawn(
         others.back(),
         [&, i]() -> Task<void> {
-          const Program program = prompt_of(engine, 10 + i, 1200);
+          const TestProgram program = prompt_of(engine, 10 + i, 1200);
           co_await program(others[i]);
         },
         [](std::exception_ptr) {});
@@ -317,7 +317,7 @@ TEST(Scheduler, HostWorkBetweenTicksIsBounded) {
   const TinyModel model = tiny();
   Engine engine(model.model, model.pool, small_engine());
   int since_tick = 0, most = 0;
-  std::vector<Program> programs;
+  std::vector<TestProgram> programs;
   for (uint32_t i = 0; i < 40; ++i) {
     programs.push_back([&, i](std::shared_ptr<Request> request) -> Task<void> {
       Context context(engine, request);
@@ -600,7 +600,7 @@ TEST(Statistics, RequestsAddUpToTheEngine) {
   const TinyModel model = tiny();
   EngineOptions options = small_engine(30, true);
   Engine engine(model.model, model.pool, options);
-  std::vector<Program> programs;
+  std::vector<TestProgram> programs;
   for (uint32_t i = 0; i < 12; ++i) {
     programs.push_back([&, i](std::shared_ptr<Request> request) -> Task<void> {
       Context context(engine, request);
@@ -686,7 +686,7 @@ TEST(Gaps, ALongPromptBesideStreamsAddsAtMost60Milliseconds) {
     bool begin = rows == 0, prompt_there = false, over = false;
     double worst = 0;
     worst_wall = 0;
-    std::vector<Program> programs;
+    std::vector<TestProgram> programs;
     for (uint32_t s = 0; s < 4; ++s) {
       programs.push_back([&, s](std::shared_ptr<Request> request) -> Task<void> {
         while (!begin) {

@@ -11,7 +11,7 @@
 
 namespace tutti::engine {
 
-using Program = std::function<Task<void>(std::shared_ptr<Request>)>;
+using TestProgram = std::function<Task<void>(std::shared_ptr<Request>)>;
 
 // `n` tokens of a vocabulary of `vocab`, the same for the same stream.
 inline std::vector<int32_t> random_tokens(uint32_t stream, int n, uint32_t vocab = 96) {
@@ -47,7 +47,7 @@ inline EngineOptions small_engine(int pages = 512, bool cache = false) {
 
 // Starts programs, one request each, and runs until all have ended; passes the first exception on.
 inline std::vector<std::shared_ptr<Request>> run_programs(Engine& engine,
-                                                          const std::vector<Program>& programs) {
+                                                          const std::vector<TestProgram>& programs) {
   std::exception_ptr first;
   std::vector<std::shared_ptr<Request>> requests;
   for (const auto& program : programs) {

@@ -15,7 +15,7 @@
 #include "base/error.h"
 #include "engine/dense_oracle.h"
 #include "engine/engine.h"
-#include "engine/run_programs.h"
+#include "engine/test_programs.h"
 #include "engine/tiny_model.h"
 
 namespace tutti::engine {
@@ -108,12 +108,6 @@ class Program {
     int document;
   };
 
-  static Want all_logits() {
-    Want want;
-    want.logits = true;
-    return want;
-  }
-
   // The next n tokens of the document.
   Task<void> append(size_t at, int n) {
     Thread& t = threads_[at];
@@ -121,7 +115,7 @@ class Program {
     std::vector<int32_t> tokens;
     const int position = t.context.next_position();
     for (int i = 0; i < n; ++i) tokens.push_back(word_of(t.document, position + i));
-    Rows rows = Rows::append(tokens, position, all_logits());
+    Rows rows = Rows::append(tokens, position, want_logits());
     if (draws_.chance(0.1)) rows.classes = {{draws_.uniform(0.5f, 2), draws_.uniform(0.5f, 1.5f)}};
     std::vector<size_t> threads{at};
     std::vector<Rows> parts;
@@ -289,7 +283,7 @@ class Program {
         row.write = draws_.chance(0.7) && size < 100 ? Write::append() : Write::none();
       }
       if (draws_.chance(0.7)) {
-        row.want = draws_.chance(0.8) ? all_logits() : Want();
+        row.want = draws_.chance(0.8) ? want_logits() : Want();
         if (draws_.chance(0.3)) row.want->at = {draws_.below(kVocab), draws_.below(kVocab)};
         const int from = row.in.kind == RowInput::kFromRow ? row.active.enter : 0;
         if (draws_.chance(0.3))
@@ -425,7 +419,7 @@ std::vector<int> add_prefixes(Engine& engine, const DenseOracle* oracle = nullpt
                               std::vector<DenseOracle::Slots>* slots = nullptr) {
   std::vector<int> prefixes;
   for (const int n : {3, 40}) {
-    run_all(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
+    run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
               Context context(engine, request);
               std::vector<int32_t> tokens;
               for (int i = 0; i < n; ++i) tokens.push_back(word_of(100 + n, i));
@@ -471,7 +465,7 @@ TEST(Views, RandomProgramsEqualADenseOracle) {
         kind.reproducible = seed % 4 == 3;
         Program program(engine, 1000 + seed, kind, prefixes);
         program.check_with(oracle, prefix_slots, tally);
-        run_all(engine, {[&](std::shared_ptr<Request> request) { return program.run(request); }});
+        run_programs(engine, {[&](std::shared_ptr<Request> request) { return program.run(request); }});
         ASSERT_LE(tally.worst, kNear)
             << "window " << window << ", cache " << cache << ", seed " << seed;
       }
@@ -507,7 +501,7 @@ class Promises : public testing::Test {
   // `program` over an engine of its own.
   void on_engine(EngineOptions o, const std::function<Task<void>(Engine&, Context&)>& program) {
     Engine engine(tiny_.model, tiny_.pool, o);
-    run_all(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
+    run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
               Context context(engine, request);
               co_await program(engine, context);
             }});
@@ -668,7 +662,7 @@ TEST_F(Promises, AKeptPathIsPlainText) {
 TEST_F(Promises, PagesStayUntilTheAnswerIsRead) {
   Engine engine(tiny_.model, tiny_.pool, options(tensor::KvType::kF16, 5));
   bool dropped = false;
-  run_all(engine,
+  run_programs(engine,
           {[&](std::shared_ptr<Request> request) -> Task<void> {
              Context context(engine, request);
              co_await engine.forward(context, Rows::append(words(1, 32), 0, std::nullopt));
@@ -759,9 +753,9 @@ std::vector<std::vector<float>> records(Engine& engine, Kind kind, bool alone,
     });
   }
   if (alone) {
-    for (const auto& one : runs) run_all(engine, {one});
+    for (const auto& one : runs) run_programs(engine, {one});
   } else {
-    run_all(engine, runs);
+    run_programs(engine, runs);
   }
   std::vector<std::vector<float>> out;
   for (const auto& program : programs) out.push_back(program->record());

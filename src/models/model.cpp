@@ -6,6 +6,17 @@
 #include "models/transformer.h"
 
 namespace tutti::models {
+namespace {
+
+// What convert_weights makes when only its visits matter.
+struct Visits {
+  using MatrixType [[maybe_unused]] = int;  // convert_weights uses them; g++ does not see it
+  using VectorType [[maybe_unused]] = int;
+  int embedding = 0, output_norm = 0, head = 0;
+  std::vector<LayerWeights<int, int>> layers;
+};
+
+}  // namespace
 
 Model::Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic arithmetic,
              ComputePool& pool, const LoadProgress& progress)
@@ -16,13 +27,7 @@ Model::Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic ar
     total += t.data.size();
     return 0;
   };
-  struct Sizes {
-    using MatrixType [[maybe_unused]] = int;  // convert_weights uses them; g++ does not see it
-    using VectorType [[maybe_unused]] = int;
-    int embedding = 0, output_norm = 0, head = 0;
-    std::vector<LayerWeights<int, int>> layers;
-  };
-  if (progress) convert_weights<Sizes>(stored, count, count);
+  if (progress) convert_weights<Visits>(stored, count, count);
 
   tensor::WeightMemory memory;
   const auto pack = [&](const StoredTensor& t) {
@@ -92,14 +97,8 @@ uint64_t Model::fingerprint() const {
     hash.add(arithmetic_);
     hash.add(version_);
     hash.add(checkpoint_->weights().embedding.data);
-    struct Hashed {
-      using MatrixType = int;
-      using VectorType = int;
-      int embedding = 0, output_norm = 0, head = 0;
-      std::vector<LayerWeights<int, int>> layers;
-    };
     // Sizes and presence of every tensor go in too, so that bytes cannot move from one to the next unseen.
-    convert_weights<Hashed>(
+    convert_weights<Visits>(
         weights_,
         [&](const tensor::Matrix& m) {
           hash.add(m.out());

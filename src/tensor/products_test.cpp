@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "base/draws.h"
 #include "base/half.h"
-#include "base/philox.h"
 #include "tensor/kernels.h"
 
 namespace tutti::tensor {
@@ -19,18 +19,6 @@ namespace {
 constexpr Type kQuantised[] = {Type::kQ4_0, Type::kQ4_1, Type::kQ5_0, Type::kQ5_1,
                                Type::kQ8_0, Type::kQ4_K, Type::kQ5_K, Type::kQ6_K};
 constexpr Type kDense[] = {Type::kF32, Type::kF16, Type::kBF16};
-
-// A stream of test numbers.
-class Draws {
- public:
-  explicit Draws(uint64_t seed) : key_{.seed = seed, .purpose = Purpose::kTest} {}
-  uint32_t word() { return draw_word(key_, index_++); }
-  float uniform(float low, float high) { return low + (high - low) * uniform_open(word()); }
-
- private:
-  DrawKey key_;
-  uint32_t index_ = 0;
-};
 
 using Raw = std::vector<std::byte>;
 

@@ -8,18 +8,15 @@
 #include <limits>
 #include <vector>
 
-#include "base/philox.h"
+#include "base/draws.h"
 #include "tensor/kernels.h"
 
 namespace tutti::tensor {
 
-// A reproducible source of test numbers.
-class Trial {
+// Test numbers as kernels want them.
+class Trial : public Draws {
  public:
-  explicit Trial(uint32_t seed) { key_.seed = seed, key_.purpose = Purpose::kTest; }
-  uint32_t word() { return draw_word(key_, index_++); }
-  int below(int n) { return int(word() % uint32_t(n)); }
-  float uniform(float low, float high) { return low + (high - low) * uniform_open(word()); }
+  using Draws::Draws;
   float normal() {  // Box-Muller
     const double u = uniform_open(word()), v = uniform_open(word());
     return float(std::sqrt(-2 * std::log(u)) * std::cos(6.283185307179586 * v));
@@ -29,10 +26,6 @@ class Trial {
     for (float& x : r) x = deviation * normal();
     return r;
   }
-
- private:
-  DrawKey key_;
-  uint32_t index_ = 0;
 };
 
 // Numbers where implementations differ: zeros, subnormals, range ends, infinities, NaN.
