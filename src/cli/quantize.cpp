@@ -189,9 +189,11 @@ void add_quantize(CLI::App& app) {
       ->envname("TUTTI_MODEL");
   command->add_option("out", o->out, "the file to write: whole, or not at all")->required();
   command->add_option("type", o->type, types_help())->required();
-  command->add_option("--tensor-type", o->tensor_types,
-                      "PATTERN=TYPE: tensors in whose name the expression is found; the first that "
-                      "matches decides");
+  command
+      ->add_option("--tensor-type", o->tensor_types,
+                   "PATTERN=TYPE: tensors in whose name the expression is found; the first that "
+                   "matches decides")
+      ->allow_extra_args(false);
   command->add_option("--output-tensor-type", o->output_type,
                       "type of output.weight (of a tied embedding too)");
   command->add_option("--token-embedding-type", o->embedding_type, "type of token_embd.weight");

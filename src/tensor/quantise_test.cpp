@@ -160,7 +160,9 @@ TEST(Quantise, ExtremeBlocks) {
     auto y = there_and_back(type, x);
     EXPECT_NEAR(y[17], 1000, 4) << name;
     for (size_t i = 0; i < 256; ++i) {
-      if (i != 17) EXPECT_NEAR(y[i], 0, 1e-3) << name << i;
+      if (i != 17) {
+        EXPECT_NEAR(y[i], 0, 1e-3) << name << i;
+      }
     }
     std::ranges::fill(x, -3.25f);
     y = there_and_back(type, x);
