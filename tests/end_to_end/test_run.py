@@ -190,6 +190,10 @@ def test_sampling_options_of_the_command_line():
         assert tutti(*base, "--temp", 1, *options).json()["ids"] == greedy, options
     assert tutti(*base, "--logit-bias", f"{first}:-inf").json()["ids"][0] != first
     assert tutti(*base, "--logit-bias", "42+100", "--samplers", "bias;temperature;top_k").json()["ids"] == [42] * 6
+    # The order counts: a bias comes too late once top-k has left one token.
+    late = tutti(*base, "--temp", 1, "--top-k", 1, "--logit-bias", "42+100", "--samplers", "top_k;bias").json()["ids"]
+    assert late == greedy
+    assert tutti(*base, "--temp", 1, "--top-k", 1, "--logit-bias", "42+100").json()["ids"] == [42] * 6
     penalised = tutti(*base, "--logit-bias", "42+100", "--presence-penalty", 90, "--frequency-penalty", 60).json()["ids"]
     assert penalised[0] == 42 and penalised[1:].count(42) <= 1
     assert tutti(*base, "--ctx-size", len(tutti(*base).json()["prompt_ids"]) + 3).json()["ids"] == greedy[:3]
