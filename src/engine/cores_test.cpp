@@ -17,9 +17,9 @@ namespace tutti::engine {
 namespace {
 
 TEST(CoreSplit, RefusesNonsense) {
-  EXPECT_THROW(CoreSplit({}), Error);
+  EXPECT_THROW(CoreSplit(std::vector<std::vector<int>>()), Error);
   EXPECT_THROW(CoreSplit({{0, 1}, {1}}), Error);
-  EXPECT_THROW(CoreSplit({{-1}}), Error);
+  EXPECT_THROW(CoreSplit(std::vector<std::vector<int>>{{-1}}), Error);
   CoreSplit split({{0}, {1, 2}});
   EXPECT_THROW(split.move(0, 2, 1), Error);
   EXPECT_THROW(split.move(0, 1, 2), Error);

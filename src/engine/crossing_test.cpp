@@ -94,7 +94,8 @@ TEST_F(Crossing, ExceptionsComeBack) {
                  try {
                    co_await on(other.engine, [&]() -> Task<void> {
                      Context theirs(other.engine, other.engine.new_request());
-                     co_await other.engine.forward(theirs, Rows::append(std::vector<int32_t>{999}, 0, std::nullopt));
+                     const std::vector<int32_t> unknown{999};
+                     co_await other.engine.forward(theirs, Rows::append(unknown, 0, std::nullopt));
                    });
                  } catch (const Error& e) {
                    said = e.what();
