@@ -262,10 +262,10 @@ void add_bench(CLI::App& app) {
   auto o = std::make_shared<BenchOptions>();
   CLI::App* command = app.add_subcommand("bench", "throughput by prompt rows and by concurrent sequences");
   o->model.add_to(*command);
-  command->add_option("--prompt-rows", o->prompt_rows, "prompt lengths, separated by commas")
+  command->add_option("--prompt-rows", o->prompt_rows, "prompt lengths, separated by commas; 0: none")
       ->delimiter(',')
       ->default_str("1,32,512");
-  command->add_option("--streams", o->streams, "numbers of concurrent sequences")
+  command->add_option("--streams", o->streams, "numbers of concurrent sequences; 0: none")
       ->delimiter(',')
       ->default_str("1,4,16,32");
   command->add_option("--depth", o->depths, "tokens already in each sequence")->delimiter(',')->default_str("0");
@@ -279,6 +279,9 @@ void add_bench(CLI::App& app) {
         if (x < least) throw Error(ErrorKind::kUsage, std::string(what) + ": " + std::to_string(x) + " is too small");
       }
     };
+    for (auto* list : {&o->prompt_rows, &o->streams}) {
+      if (*list == std::vector<int>{0}) list->clear();
+    }
     positive(o->prompt_rows, 1, "--prompt-rows");
     positive(o->streams, 1, "--streams");
     positive(o->depths, 0, "--depth");

@@ -59,42 +59,42 @@ auto offload(Engine& engine, Work work) {
   };
   return [](Engine& engine, std::shared_ptr<State> state) -> Task<Value> {
     const auto token = state->stop.get_token();
-    co_await asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(
-        [&engine, state](auto handler) {
-          auto slot = asio::get_associated_cancellation_slot(handler);
-          state->resume = std::move(handler);
-          const auto resume = [](State& s, std::exception_ptr error) {
-            if (std::exchange(s.resumed, true)) return;
-            std::move(s.resume)(error);
-          };
-          if (slot.is_connected()) {
-            slot.assign([&engine, weak = std::weak_ptr<State>(state), resume](asio::cancellation_type) {
-              const auto state = weak.lock();
-              if (!state) return;
-              state->stop.request_stop();
-              asio::post(engine.io(), [state, resume] {
-                resume(*state, std::make_exception_ptr(boost::system::system_error(asio::error::operation_aborted)));
-              });
-            });
-          }
-          engine.offload([state, resume, io = engine.io().get_executor()] {
-            try {
-              if constexpr (kStoppable && std::is_void_v<Value>) {
-                state->work(state->stop.get_token());
-              } else if constexpr (kStoppable) {
-                state->value.emplace(state->work(state->stop.get_token()));
-              } else if constexpr (std::is_void_v<Value>) {
-                state->work();
-              } else {
-                state->value.emplace(state->work());
-              }
-            } catch (...) {
-              state->error = std::current_exception();
-            }
-            asio::post(io, [state, resume] { resume(*state, state->error); });
+    // Named: g++ 12 destroys a closure twice that is a temporary of a co_await expression.
+    const auto start = [&engine, state](auto handler) {
+      auto slot = asio::get_associated_cancellation_slot(handler);
+      state->resume = std::move(handler);
+      const auto resume = [](State& s, std::exception_ptr error) {
+        if (std::exchange(s.resumed, true)) return;
+        std::move(s.resume)(error);
+      };
+      if (slot.is_connected()) {
+        slot.assign([&engine, weak = std::weak_ptr<State>(state), resume](asio::cancellation_type) {
+          const auto state = weak.lock();
+          if (!state) return;
+          state->stop.request_stop();
+          asio::post(engine.io(), [state, resume] {
+            resume(*state, std::make_exception_ptr(boost::system::system_error(asio::error::operation_aborted)));
           });
-        },
-        asio::use_awaitable);
+        });
+      }
+      engine.offload([state, resume, io = engine.io().get_executor()] {
+        try {
+          if constexpr (kStoppable && std::is_void_v<Value>) {
+            state->work(state->stop.get_token());
+          } else if constexpr (kStoppable) {
+            state->value.emplace(state->work(state->stop.get_token()));
+          } else if constexpr (std::is_void_v<Value>) {
+            state->work();
+          } else {
+            state->value.emplace(state->work());
+          }
+        } catch (...) {
+          state->error = std::current_exception();
+        }
+        asio::post(io, [state, resume] { resume(*state, state->error); });
+      });
+    };
+    co_await asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(start, asio::use_awaitable);
     if constexpr (!std::is_void_v<Value>) co_return std::move(*state->value);
   }(engine, std::make_shared<State>(std::move(work)));
 }

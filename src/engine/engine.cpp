@@ -136,7 +136,8 @@ Task<void> Engine::answered(QueryPtr query) {
   if (query->request->cancelled) {
     throw boost::system::system_error(asio::error::operation_aborted);
   }
-  co_await asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(
+  // Not a coroutine of its own: g++ 12 destroys a closure twice that is a temporary of a co_await expression.
+  return asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(
       [this, query](auto handler) {
         auto slot = asio::get_associated_cancellation_slot(handler);
         query->resume = std::move(handler);
@@ -342,7 +343,7 @@ double Engine::on_lease(const Compute& compute) {
 
 Task<void> Engine::run_job(NetworkQueue::JobPtr job) {
   if (job->request->cancelled) throw boost::system::system_error(asio::error::operation_aborted);
-  co_await asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(
+  return asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(
       [this, job](auto handler) {
         auto slot = asio::get_associated_cancellation_slot(handler);
         job->resume = std::move(handler);

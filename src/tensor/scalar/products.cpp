@@ -58,7 +58,7 @@ void quantise(const float* x, size_t stride, int rows, const QuantisedRows& out,
         // A block with a NaN or infinity poisons what it meets; one so small that 127/amax
         // overflows is zero.
         scales[b] = bits >= 0x7f800000u ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
-        std::memset(q, 0, size_t(block));
+        std::fill_n(q, block, int8_t{0});
       } else {
         scales[b] = largest / 127.0f;
         for (int i = 0; i < block; ++i) {
