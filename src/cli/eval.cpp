@@ -1,5 +1,6 @@
-// tutti eval: perplexity of a text, and raw logits for comparison with other implementations.
+// tutti eval: perplexity of a text, look-up in passages, and raw logits for comparison with other implementations.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <memory>
@@ -9,8 +10,10 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "cli/commands.h"
+#include "cli/context_options.h"
 #include "cli/progress_line.h"
 #include "cli/session.h"
+#include "eval/passages.h"
 #include "eval/perplexity.h"
 
 namespace tutti::cli {
@@ -107,10 +110,101 @@ void logits(const EvalOptions& o) {
   }
 }
 
+struct PassageOptions {
+  ModelOptions model;
+  std::vector<int> passages{2, 4, 8, 16};
+  int items = 40;
+  int facts = 4;
+  int first = 1000;
+  float temperature = 0.9f, scale = 0.9f;
+  bool json = false;
+};
+
+// One way of reading, over all items of one number of passages.
+struct ModeScore {
+  const char* name;
+  decode::PassageMode mode;
+  float temperature, scale;
+  double exact = 0, log_probability = 0, divergence = 0, same_top = 0;
+};
+
+void passages(const PassageOptions& o) {
+  Session session(o.model);
+  engine::Engine& engine = session.engine();
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  ProgressLine line(o.model.quiet);
+  for (const int count : o.passages) {
+    std::vector<ModeScore> modes{{"sequential", decode::PassageMode::kSequential, 1, 1},
+                                 {"pcw", decode::PassageMode::kPcw, 1, 1},
+                                 {"prefix", decode::PassageMode::kApe, 1, 1},
+                                 {"prefix, temperature", decode::PassageMode::kApe, o.temperature, 1 / o.temperature},
+                                 {"ape", decode::PassageMode::kApe, o.temperature, o.scale}};
+    for (int i = 0; i < o.items; ++i) {
+      if (line.due()) line.show(std::to_string(count) + " passages, item " + std::to_string(i) + " of " + std::to_string(o.items));
+      const auto item = eval::lookup_item(uint32_t(o.first + i), count, o.facts);
+      SplitPrompt prompt = encode_raw_around(session, item.question, "Facts:\n\n");
+      std::vector<eval::PassageScore> scores(modes.size());
+      std::exception_ptr error;
+      for (size_t m = 0; m < modes.size(); ++m) {
+        eval::PassageQuestion question;
+        question.prompt = prompt.tokens;
+        question.passages.at = prompt.at;
+        question.passages.mode = modes[m].mode;
+        question.passages.temperature = modes[m].temperature;
+        question.passages.scale = modes[m].scale;
+        for (const std::string& text : item.passages) {
+          question.passages.tokens.push_back(encode_passage(session.tokenizer(), text));
+        }
+        question.answer = session.tokenizer().encode(item.answer);
+        const auto request = engine.new_request();
+        engine.spawn(
+            request,
+            [&, m, request, question]() -> Task<void> { scores[m] = co_await eval::score(engine, request, question); },
+            [&](std::exception_ptr e) {
+              if (e && !error) error = e;
+            });
+      }
+      engine.run();
+      if (error) std::rethrow_exception(error);
+      const auto top = [](const std::vector<float>& x) { return std::max_element(x.begin(), x.end()) - x.begin(); };
+      for (size_t m = 0; m < modes.size(); ++m) {
+        modes[m].exact += scores[m].exact;
+        modes[m].log_probability += scores[m].log_probability;
+        modes[m].divergence += eval::divergence(scores[0].logits, scores[m].logits);
+        modes[m].same_top += top(scores[0].logits) == top(scores[m].logits);
+      }
+    }
+    for (const ModeScore& mode : modes) {
+      rows.push_back({{"passages", count},
+                      {"mode", mode.name},
+                      {"exact", mode.exact / o.items},
+                      {"log_probability", mode.log_probability / o.items},
+                      {"kl_from_sequential", mode.divergence / o.items},
+                      {"top_1_agreement", mode.same_top / o.items}});
+    }
+  }
+  line.clear();
+  const nlohmann::ordered_json document{{"model", o.model.model}, {"items", o.items}, {"facts_per_passage", o.facts},
+                                        {"temperature", o.temperature}, {"scale", o.scale}, {"kv", o.model.kv},
+                                        {"rows", rows}};
+  if (o.json) {
+    std::cout << document.dump() << '\n';
+    return;
+  }
+  std::printf("look-up in generated facts, %d items, %d facts a passage, T %.1f, S %.1f\n\n", o.items, o.facts,
+              double(o.temperature), double(o.scale));
+  std::printf("%8s  %-20s %8s %16s %14s %10s\n", "passages", "read", "exact", "log-probability", "KL from seq.", "same top-1");
+  for (const auto& r : rows) {
+    std::printf("%8d  %-20s %7.1f%% %16.3f %14.3f %9.1f%%\n", r["passages"].get<int>(),
+                r["mode"].get<std::string>().c_str(), 100 * r["exact"].get<double>(), r["log_probability"].get<double>(),
+                r["kl_from_sequential"].get<double>(), 100 * r["top_1_agreement"].get<double>());
+  }
+}
+
 }  // namespace
 
 void add_eval(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("eval", "measure a model: perplexity, logits");
+  CLI::App* command = app.add_subcommand("eval", "measure a model: perplexity, passages, logits");
   command->require_subcommand(1);
 
   auto p = std::make_shared<EvalOptions>();
@@ -123,6 +217,23 @@ void add_eval(CLI::App& app) {
   ppl->add_option("--tokens", p->tokens, "only the first N tokens of the text");
   ppl->add_flag("--json", p->json, "one JSON document on stdout");
   ppl->callback([p] { perplexity(*p); });
+
+  auto s = std::make_shared<PassageOptions>();
+  CLI::App* reading = command->add_subcommand("passages", "what reading contexts side by side costs: look-up questions");
+  s->model.add_to(*reading);
+  reading->add_option("--passages", s->passages, "numbers of passages, separated by commas")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 24))
+      ->default_str("2,4,8,16");
+  reading->add_option("--items", s->items, "questions")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  reading->add_option("--facts", s->facts, "facts per passage")->check(CLI::Range(1, 96))->capture_default_str();
+  reading->add_option("--first", s->first, "number of the first question; tune on others than you report")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  reading->add_option("--context-temperature", s->temperature, "T of ape")->check(CLI::Range(0.01f, 10.0f))->capture_default_str();
+  reading->add_option("--context-scale", s->scale, "S of ape")->check(CLI::Range(0.01f, 10.0f))->capture_default_str();
+  reading->add_flag("--json", s->json, "one JSON document on stdout");
+  reading->callback([s] { passages(*s); });
 
   auto l = std::make_shared<EvalOptions>();
   CLI::App* raw = command->add_subcommand("logits", "raw fp32 logits [rows, vocab] to a file");

@@ -71,6 +71,23 @@ std::vector<std::pair<int32_t, float>> biases_of(const std::string& key, const J
   return biases;
 }
 
+std::vector<ContextText> contexts_of(const std::string& key, const Json& value) {
+  constexpr const char* kWhat = "an array of texts and {\"id\": a stored context}";
+  if (!value.is_array()) wants(key, kWhat);
+  std::vector<ContextText> contexts;
+  for (const Json& one : value) {
+    ContextText text;
+    if (one.is_string()) {
+      text.text = one.get<std::string>();
+    } else if (one.is_object() && one.size() == 1 && one.contains("id") && one["id"].is_string()) {
+      text.stored = one["id"].get<std::string>();
+    }
+    if (text.text.empty() && text.stored.empty()) wants(key, kWhat);
+    contexts.push_back(std::move(text));
+  }
+  return contexts;
+}
+
 using Setter = std::function<void(JobLine&, const std::string& key, const Json& value)>;
 
 const std::map<std::string, Setter>& setters() {
@@ -96,6 +113,13 @@ const std::map<std::string, Setter>& setters() {
          }},
         {"system", [](auto& j, auto& k, auto& v) { j.system = text_of(k, v); }},
         {"raw", [](auto& j, auto& k, auto& v) { j.raw = flag_of(k, v); }},
+        {"contexts", [](auto& j, auto& k, auto& v) { j.contexts = contexts_of(k, v); }},
+        {"context_prefix", [](auto& j, auto& k, auto& v) { j.context_prefix = text_of(k, v); }},
+        {"context_mode",
+         [](auto& j, auto& k, auto& v) { j.options.passages.mode = decode::parse_passage_mode(text_of(k, v)); }},
+        {"context_temperature",
+         [](auto& j, auto& k, auto& v) { j.options.passages.temperature = number_of(k, v); }},
+        {"context_scale", [](auto& j, auto& k, auto& v) { j.options.passages.scale = number_of(k, v); }},
         {"id", [](auto& j, auto&, auto& v) { j.id = v; }},
         {"seed", [](auto& j, auto& k, auto& v) { j.options.seed = seed_of(k, v); }},
         {"n", max_tokens},

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cli/context_options.h"
 #include "decode/generation.h"
 
 namespace tutti::cli {
@@ -17,6 +18,8 @@ struct JobLine {
   std::optional<nlohmann::ordered_json> messages;  // an array
   std::optional<std::string> system;               // for a prompt: the system message
   std::optional<bool> raw;                         // for a prompt: without the chat template
+  std::optional<std::vector<ContextText>> contexts;
+  std::optional<std::string> context_prefix;
   decode::GenerationOptions options;
   nlohmann::ordered_json id;         // given back with the answer; null when the line has none
   std::vector<std::string> unknown;  // keys that say nothing to us

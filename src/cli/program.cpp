@@ -44,6 +44,7 @@ int program(int argc, char** argv) {
   app.get_formatter()->column_width(34);
   add_run(app);
   add_chat(app);
+  add_contexts(app);
   add_bench(app);
   add_eval(app);
   add_inspect(app);

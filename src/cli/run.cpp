@@ -1,5 +1,6 @@
 // tutti run: one prompt, or a file of prompts all at once.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
@@ -9,12 +10,14 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/context_options.h"
 #include "cli/job_line.h"
 #include "cli/json_text.h"
 #include "cli/progress_line.h"
 #include "cli/sampling_options.h"
 #include "cli/session.h"
 #include "cli/text_input.h"
+#include "decode/ape/passages.h"
 #include "decode/method.h"
 
 namespace tutti::cli {
@@ -26,6 +29,7 @@ using Clock = std::chrono::steady_clock;
 struct RunOptions {
   ModelOptions model;
   SamplingOptions sampling;
+  ContextOptions contexts;
   std::string prompt;
   std::string file;
   std::string system;
@@ -46,6 +50,7 @@ struct Job {
   std::vector<decode::Completion> completions;
   std::exception_ptr error;
   Clock::time_point start, first, end;
+  std::optional<decode::PassageMass> mass;
   size_t tokens = 0;        // so far
   size_t first_tokens = 0;  // in the first piece
   uint64_t first_forwards = 0;  // when it came
@@ -80,7 +85,8 @@ Json stats_json(const Job& job) {
   }
   return {{"prompt_tokens", s.prompt_tokens},
           {"cached_tokens", s.cached_tokens},
-          {"prompt_cache_tokens", s.loaded_tokens},
+          {"prompt_cache_tokens", job.line.contexts ? 0 : s.loaded_tokens},
+          {"context_store_tokens", job.line.contexts ? s.loaded_tokens : 0},
           {"tokens", tokens},
           {"forwards", s.forwards},
           {"rows", s.rows},
@@ -107,19 +113,34 @@ Json job_json(const Job& job, const text::Tokenizer& tokenizer) {
     for (const auto& c : job.completions) choices.push_back(one(c));
     j["choices"] = std::move(choices);
   }
+  if (job.mass) {
+    j["context_mass"] = {{"prefix", job.mass->prefix}, {"contexts", job.mass->passages}, {"layers", job.mass->by_layer}};
+  }
   j["stats"] = stats_json(job);
   return j;
 }
 
-// The prompt's tokens. Throws what the chat template or the tokenizer has against it.
-std::vector<int32_t> encode(const Session& session, const RunOptions& o, const JobLine& line) {
-  if (line.messages) return session.encode_chat(*line.messages);
-  if (line.raw.value_or(o.raw) || !session.has_chat_template()) return session.encode_raw(line.prompt);
-  Json messages = Json::array();
-  const std::string system = line.system.value_or(o.system);
-  if (!system.empty()) messages.push_back({{"role", "system"}, {"content", system}});
-  messages.push_back({{"role", "user"}, {"content", line.prompt}});
-  return session.encode_chat(messages);
+// The prompt's tokens; those of its contexts go to the line's options. Throws what the chat template or the tokenizer has
+// against it.
+std::vector<int32_t> encode(const Session& session, const RunOptions& o, JobLine& line) {
+  const bool raw = !line.messages && (line.raw.value_or(o.raw) || !session.has_chat_template());
+  Json messages = line.messages.value_or(Json::array());
+  if (!line.messages && !raw) {
+    const std::string system = line.system.value_or(o.system);
+    if (!system.empty()) messages.push_back({{"role", "system"}, {"content", system}});
+    messages.push_back({{"role", "user"}, {"content", line.prompt}});
+  }
+  if (!line.contexts || line.contexts->empty()) {
+    return raw ? session.encode_raw(line.prompt) : session.encode_chat(messages);
+  }
+  const std::string prefix = line.context_prefix.value_or(o.contexts.prefix);
+  SplitPrompt prompt =
+      raw ? encode_raw_around(session, line.prompt, prefix) : encode_around(session, std::move(messages), prefix);
+  decode::Passages& passages = line.options.passages;
+  passages.at = prompt.at;
+  passages.tokens = encode_passages(session, o.contexts.folder.open(), *line.contexts,
+                                    std::span(prompt.tokens).first(size_t(prompt.at)));
+  return std::move(prompt.tokens);
 }
 
 // All lines of a --prompts file, so that a mistake in the last one shows before the first one costs anything.
@@ -167,8 +188,23 @@ void print_total(const Total& t, const engine::EngineStatistics& s, const char* 
                t.prompt_tokens, t.tokens, t.seconds > 0 ? double(t.tokens) / t.seconds : 0.0, s.rows_per_forward());
 }
 
+// Attention to each context, the most read first.
+void print_mass(const decode::PassageMass& mass, const std::vector<ContextText>& texts,
+                const std::vector<std::string>& names) {
+  std::vector<size_t> order(mass.passages.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return mass.passages[a] > mass.passages[b]; });
+  std::fprintf(stderr, "attention of the answer: %.1f %% to the prefix\n", 100 * mass.prefix);
+  for (const size_t i : order) {
+    const std::string& name = i < names.size() && names.size() == texts.size() ? names[i] : texts[i].stored;
+    std::fprintf(stderr, "  %5.1f %%  context %zu%s%s\n", 100 * mass.passages[i], i + 1, name.empty() ? "" : ", ",
+                 name.c_str());
+  }
+}
+
 void run(const RunOptions& o) {
-  const decode::GenerationOptions defaults = o.sampling.resolve();
+  decode::GenerationOptions defaults = o.sampling.resolve();
+  o.contexts.resolve(defaults.passages);
   decode::find_method(defaults.method);  // a misspelt name need not wait for the model
   std::vector<Job> jobs;
   if (o.from == RunOptions::From::kLines) {
@@ -181,6 +217,12 @@ void run(const RunOptions& o) {
     jobs[0].line.options.prompt_cache_read_only = o.prompt_cache_read_only;
     jobs[0].streaming = !o.json && defaults.n == 1;
   }
+  if (!o.contexts.contexts.empty()) {
+    const std::vector<ContextText> texts = o.contexts.texts();
+    for (Job& job : jobs) {
+      if (!job.line.contexts) job.line.contexts = texts;
+    }
+  }
   const bool lines = o.from == RunOptions::From::kLines;
   if (!o.prompt_cache.empty() && lines) {
     throw Error(ErrorKind::kUsage, "run: --prompt-cache holds one prompt; use it with -p or -f, not with --prompts");
@@ -192,12 +234,17 @@ void run(const RunOptions& o) {
                  o.model.model.c_str());
   }
   engine::Engine& engine = session.engine();
+  std::shared_ptr<decode::ContextStore> store;
+  if (std::any_of(jobs.begin(), jobs.end(), [](const Job& job) { return job.line.contexts.has_value(); })) {
+    store = o.contexts.open_store(session);
+  }
   const auto start = Clock::now();
   for (Job& job : jobs) {
     job.request = engine.new_request();
     job.start = job.first = job.end = Clock::now();
     try {
       job.prompt = encode(session, o, job.line);
+      job.line.options.passages.store = store;
     } catch (const Error&) {
       job.error = std::current_exception();
       continue;
@@ -246,6 +293,20 @@ void run(const RunOptions& o) {
     engine.on_tick({});
   }
   const Total total = total_now();
+  if (o.contexts.report) {
+    for (Job& job : jobs) {
+      if (!job.line.contexts || job.error || job.completions.empty()) continue;
+      const auto request = engine.new_request();
+      engine.spawn(
+          request,
+          [&engine, &job, request]() -> Task<void> {
+            job.mass = co_await decode::passage_mass(engine, request, job.prompt, job.line.options.passages,
+                                                     job.completions.front().ids);
+          },
+          [&job](std::exception_ptr error) { job.error = error; });
+    }
+    engine.run();
+  }
 
   if (!lines && jobs[0].error) {
     // The error does not go on where the text stopped.
@@ -282,6 +343,12 @@ void run(const RunOptions& o) {
                    s["prompt_tokens"].get<int>(), s["prompt_tok_s"].get<double>(), s["tokens"].get<int>(),
                    s["tok_s"].get<double>(), s["tokens_per_forward"].get<double>(),
                    s["rows_per_forward"].get<double>());
+      if (jobs[0].line.contexts) {
+        std::fprintf(stderr, "[%zu contexts, %zu tokens, %d of them stored; %s]\n", jobs[0].line.contexts->size(),
+                     jobs[0].line.options.passages.total(), s["context_store_tokens"].get<int>(),
+                     std::string(decode::name(jobs[0].line.options.passages.mode)).c_str());
+        if (jobs[0].mass) print_mass(*jobs[0].mass, *jobs[0].line.contexts, o.contexts.contexts);
+      }
       if (!o.prompt_cache.empty()) {
         std::fprintf(stderr, "[%d prompt tokens from %s]\n", s["prompt_cache_tokens"].get<int>(),
                      o.prompt_cache.c_str());
@@ -301,6 +368,7 @@ void add_run(CLI::App& app) {
   CLI::App* command = app.add_subcommand("run", "answer a prompt, or a file of prompts all at once");
   o->model.add_to(*command);
   o->sampling.add_to(*command);
+  o->contexts.add_to(*command);
   CLI::Option* prompt =
       command->add_option("-p,--prompt", o->prompt, "the prompt, put through the model's chat template");
   CLI::Option* file = command->add_option("-f,--file", o->file, "read the prompt from a file; -: standard input");

@@ -73,7 +73,9 @@ Generation::Generation(engine::Engine& engine, const text::Tokenizer& tokenizer,
       sink_(std::move(sink)),
       detokenizer_(tokenizer),
       stops_(options.stop) {
-  const int room = context_limit(engine, options) - int(prompt_.size());
+  const Passages& passages = options_.passages;
+  const int taken = passages.parallel() ? positions_before(passages) - prompt_tokens_held(passages) : 0;
+  const int room = context_limit(engine, options) - int(prompt_.size()) - taken;
   max_tokens_ = options.max_tokens < 0 ? room : std::min(options.max_tokens, room);
   if (options.sampling.needs_history()) {
     history_ = std::make_shared<engine::History>(options.sampling.penalty_window);
@@ -106,13 +108,16 @@ engine::Context Generation::begin() {
   return start_ ? std::move(start_) : engine::Context(engine_, request_, options_.cache_salt);
 }
 
+engine::Rows Generation::rest_of_prompt(const engine::Context& begun, engine::Want want_last) const {
+  const auto rest = std::span(prompt_).subspan(size_t(started_tokens_));
+  return engine::Rows::append(rest, begun.next_position(), std::move(want_last));
+}
+
 Task<engine::Context> Generation::prefill() {
   engine::Context context = begin();
-  const int done = context.size();
-  const int size = int(prompt_.size());
   if (this->done()) co_return context;
-  const engine::Answer answer = co_await forward(
-      context, engine::Rows::append(std::span(prompt_).subspan(size_t(done)), done, want(size)));
+  const int first = context.next_position() + int(prompt_.size()) - started_tokens_;
+  const engine::Answer answer = co_await forward(context, rest_of_prompt(context, want(first)));
   emit(answer.rows.back().picked);
   co_return context;
 }
@@ -186,11 +191,36 @@ Task<std::vector<Completion>> generate(engine::Engine& engine, const text::Token
   validate(options, method, engine.model().config());
   const int limit = context_limit(engine, options);
   if (prompt.empty()) throw Error(ErrorKind::kUsage, "prompt: is empty; give at least one token");
+  if (!options.passages.tokens.empty()) {
+    validate(options.passages, prompt.size());
+    if (!options.prompt_cache.empty()) {
+      throw Error(ErrorKind::kUsage, "contexts: do not go with a prompt cache; the context store keeps them");
+    }
+    if (options.passages.mode == PassageMode::kSequential) {
+      prompt = sequential_prompt(prompt, options.passages);
+    } else {
+      for (const auto& passage : options.passages.tokens) {
+        for (const int32_t token : passage) {
+          if (token < 0 || token >= engine.model().config().vocab) {
+            throw Error(ErrorKind::kUsage, "contexts: token " + std::to_string(token) + " is not in the vocabulary");
+          }
+        }
+      }
+      const int behind = int(prompt.size()) - prompt_tokens_held(options.passages);
+      if (positions_before(options.passages) + behind >= limit) {
+        throw Error(ErrorKind::kLimit, "contexts: the longest of " + std::to_string(options.passages.longest()) +
+                                           " tokens does not fit the context of " + std::to_string(limit) +
+                                           " together with the prompt's " + std::to_string(prompt.size()) +
+                                           "; split it or shorten the prompt");
+      }
+    }
+  }
   if (int(prompt.size()) >= limit) {
     throw Error(ErrorKind::kLimit, "prompt: " + std::to_string(prompt.size()) + " tokens do not fit the context of " +
                                        std::to_string(limit) + "; shorten it");
   }
-  request->statistics.prompt_tokens = prompt.size();
+  const bool parallel = options.passages.parallel();
+  request->statistics.prompt_tokens = prompt.size() + (parallel ? options.passages.total() : 0);
   // A given seed reproduces: its draws do not depend on which request this is.
   const uint64_t seed = options.seed ? *options.seed : (uint64_t(std::random_device{}()) << 32) | std::random_device{}();
   const uint32_t key = options.seed ? 0 : uint32_t(request->id);
@@ -200,17 +230,27 @@ Task<std::vector<Completion>> generate(engine::Engine& engine, const text::Token
     choices.push_back(std::make_unique<Generation>(engine, tokenizer, request, prompt, options, i, seed, key, sink));
   }
   const bool done = choices.front()->done();  // nothing was asked for
-  if (!done && (options.n > 1 || !options.prompt_cache.empty()) && prompt.size() > 1) {
-    // All but the last prompt token once; every choice then starts from those pages.
+  if (!done && (parallel || ((options.n > 1 || !options.prompt_cache.empty()) && prompt.size() > 1))) {
+    // All but the last prompt token once; every choice then starts from those pages. One choice alone takes the rest of
+    // the prompt itself, the last token in the same forward.
     const std::span<const int32_t> head(prompt.data(), prompt.size() - 1);
-    engine::Context shared = load_prompt(engine, request, head, options);
-    const int known = shared.size();
-    if (known < int(head.size())) {
-      co_await engine.forward(shared, engine::Rows::append(head.subspan(size_t(known)), known, std::nullopt));
+    engine::Context shared;
+    int known = 0;
+    if (parallel) {
+      shared = co_await read_passages(engine, request, prompt, options.passages, options.cache_salt);
+      known = prompt_tokens_held(options.passages);
+    } else {
+      shared = load_prompt(engine, request, head, options);
+      known = shared.size();
+    }
+    if (known < int(head.size()) && (options.n > 1 || !parallel)) {
+      co_await engine.forward(
+          shared, engine::Rows::append(head.subspan(size_t(known)), shared.next_position(), std::nullopt));
+      known = int(head.size());
       if (!options.prompt_cache.empty() && !options.prompt_cache_read_only) shared.save(options.prompt_cache);
     }
-    for (size_t i = 1; i < choices.size(); ++i) choices[i]->start_from(shared.fork());
-    choices.front()->start_from(std::move(shared));
+    for (size_t i = 1; i < choices.size(); ++i) choices[i]->start_from(shared.fork(), known);
+    choices.front()->start_from(std::move(shared), known);
   }
   if (done) {
     // Its completions stand.

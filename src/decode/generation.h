@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "decode/ape/passages.h"
 #include "engine/engine.h"
 #include "text/detokenizer.h"
 #include "text/stop_strings.h"
@@ -38,6 +39,7 @@ struct GenerationOptions {
   // not computed again; afterwards it holds this prompt, unless `prompt_cache_read_only` or it held it all already.
   std::filesystem::path prompt_cache;
   bool prompt_cache_read_only = false;
+  Passages passages;  // inside the prompt, read side by side
 
   GenerationOptions() { sampling.temperature = 0.0f; }
 };
@@ -65,8 +67,11 @@ class Generation {
              std::vector<int32_t> prompt, const GenerationOptions& options, int choice, uint64_t seed,
              uint32_t request_key, PieceSink sink);
 
-  // Starts from a Context that already holds the first `start.size()` tokens of the prompt.
-  void start_from(engine::Context start) { start_ = std::move(start); }
+  // Starts from a Context that already holds the first `tokens` tokens of the prompt (and perhaps passages).
+  void start_from(engine::Context start, int tokens) {
+    start_ = std::move(start);
+    started_tokens_ = tokens;
+  }
 
   engine::Engine& engine() { return engine_; }
   const GenerationOptions& options() const { return options_; }
@@ -83,6 +88,8 @@ class Generation {
 
   // The Context to begin with: empty, or holding the first tokens of the prompt. Called once.
   engine::Context begin();
+  // Rows for the tokens of the prompt that begin()'s Context does not hold.
+  engine::Rows rest_of_prompt(const engine::Context& begun, engine::Want want_last) const;
   // Computes the prompt and emits the first token.
   Task<engine::Context> prefill();
   Task<engine::Answer> forward(engine::Context& context, engine::Rows rows) {
@@ -120,6 +127,7 @@ class Generation {
   PieceSink sink_;
   int max_tokens_;
   engine::Context start_;
+  int started_tokens_ = 0;
   std::shared_ptr<engine::History> history_;
   text::StreamingDetokenizer detokenizer_;
   text::StopMatcher stops_;

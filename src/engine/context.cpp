@@ -78,6 +78,15 @@ void change_numbers(ContextState& s, int first, const char* what, const To& to) 
     tail.push_back(std::move(slot));
   }
   if (lossy) s.reproducible = false;
+  for (auto it = s.weighed.begin(); it != s.weighed.end();) {
+    WeighedSlots left{0, 0, it->softmax_class};
+    for (int x = it->first; x < it->first + it->count; ++x) {
+      const int now = to(x);
+      if (now >= 0 && left.count++ == 0) left.first = now;
+    }
+    *it = left;
+    it = left.count > 0 ? it + 1 : s.weighed.erase(it);
+  }
   s.recipe.resize(size_t(begin));
   std::move(tail.begin(), tail.end(), std::back_inserter(s.recipe));
 }
@@ -87,6 +96,13 @@ void change_numbers(ContextState& s, int first, const char* what, const To& to) 
 bool SpecialRow::plain(int layers) const {
   return causal && sees_self && in.kind == RowInput::kToken && active.enter <= 0 && active.leave >= layers &&
          ordinary(classes);
+}
+
+uint8_t ContextState::class_of(int slot, int viewer) const {
+  for (const WeighedSlots& w : weighed) {
+    if (slot >= w.first && slot < w.first + w.count && viewer >= w.first + w.count) return w.softmax_class;
+  }
+  return 0;
 }
 
 ContextState::Place ContextState::place(PagePool& pool) {
@@ -271,6 +287,7 @@ void Context::concat(const Context& other, int first) {
     throw Error(ErrorKind::kUsage, "context: cannot concatenate slots [" + std::to_string(first) + ", " +
                                        std::to_string(o.size()) + ")");
   }
+  if (!o.weighed.empty()) throw Error(ErrorKind::kUsage, "context: concat of a Context with weighed slots");
   const int base = size();
   if (s.resident == base) {
     int at = 0;
@@ -318,6 +335,26 @@ void Context::concat(const Context& other, int first) {
   s.loaded = s.loaded || o.loaded;
   s.partial_layers = s.partial_layers || o.partial_layers;
   s.looks_ahead = s.looks_ahead || o.looks_ahead;
+}
+
+void Context::weigh(int first, tensor::SoftmaxClass softmax) {
+  ContextState& s = *state_;
+  const int taken = s.weighed.empty() ? 0 : s.weighed.back().first + s.weighed.back().count;
+  if (first < taken || first > size()) {
+    throw Error(ErrorKind::kUsage, "context: cannot weigh slots [" + std::to_string(first) + ", " +
+                                       std::to_string(size()) + "), of which " + std::to_string(taken) +
+                                       " stand before the end of weighed ones");
+  }
+  if (first == size() || ordinary(softmax)) return;
+  if (s.classes.empty()) s.classes.emplace_back();
+  const auto known = std::find(s.classes.begin() + 1, s.classes.end(), softmax);
+  if (known == s.classes.end() && s.classes.size() == size_t(tensor::kMaxSoftmaxClasses)) {
+    throw Error(ErrorKind::kUsage, "context: more than " + std::to_string(tensor::kMaxSoftmaxClasses - 1) +
+                                       " kinds of weighed slots");
+  }
+  s.weighed.push_back({first, size() - first, uint8_t(known - s.classes.begin())});
+  if (known == s.classes.end()) s.classes.push_back(softmax);
+  s.published = std::min(s.published, first / tensor::kPageSlots);
 }
 
 void Context::release() {

@@ -49,6 +49,13 @@ struct PageSpan {
   uint8_t count = 0;
 };
 
+// Slots [first, first + count) that later rows see through a softmax class of the Context.
+struct WeighedSlots {
+  int first = 0;
+  int count = 0;
+  uint8_t softmax_class = 0;
+};
+
 // The shared state behind a Context handle; the engine may take its pages away and rebuild them.
 struct ContextState {
   Engine* engine = nullptr;
@@ -62,6 +69,8 @@ struct ContextState {
   bool loaded = false;               // its keys and values come from a file: the prefix cache does not take them
   bool partial_layers = false;       // some slot has keys on some layers only
   bool looks_ahead = false;          // some slot saw a later one (a bidirectional block)
+  std::vector<WeighedSlots> weighed;          // ascending, apart
+  std::vector<tensor::SoftmaxClass> classes;  // of `weighed`; class 0 is ordinary. Empty when `weighed` is
   uint64_t salt = 0;                 // keeps caches of different tenants or variants apart
   int published = 0;                 // leading pages offered to, or taken from, the prefix cache
   bool in_plan = false;
@@ -69,6 +78,8 @@ struct ContextState {
   int delivered = 0;  // answered queries whose program has not run since: the pages stay for it
 
   int size() const { return int(recipe.size()); }
+  // The class through which slot `viewer` sees `slot` where its View says class 0.
+  uint8_t class_of(int slot, int viewer) const;
   // Room for one more slot: the next of the owned tail page, else a new page. page -1: the pool is empty.
   struct Place {
     PageId page;
@@ -112,8 +123,14 @@ class Context {
 
   // Appends slots [first, size) of `other` without copying or computing: other must agree with this Context on
   // slots [0, first) (a fork of it). Throws Error(kUsage) when those of `other` cannot be recomputed and pages of
-  // this Context were taken away.
+  // this Context were taken away, or when slots of `other` are weighed.
   void concat(const Context& other, int first);
+  // Rows that are appended from now on see slots [first, size) through `softmax` wherever their View says class 0, as
+  // the causal view does; what is there keeps what it saw. Ordinary attention changes nothing. Queries whose Rows bring
+  // classes of their own do not go with it, nor does concat of this Context to another. Throws Error(kUsage) when
+  // `first` is not in [0, size], a slot is weighed already, or kMaxSoftmaxClasses - 1 classes are in use.
+  void weigh(int first, tensor::SoftmaxClass softmax);
+
   // Writes the Context as a file (saved_context.h), whole or not at all. Throws Error(kSystem).
   void save(const std::filesystem::path& path) const;
   // A Context that continues as if the saved one had gone on. Throws Error: kNotFound; kBadFile for a file that is no

@@ -27,6 +27,8 @@ class DenseOracle {
     Numbers logits;
     std::vector<Numbers>
         states;  // at the input of layer 0.. and after the last; empty before the row has one
+    // [layers][what the row sees, in View order]: share of its attention, mean over heads; of active rows.
+    std::vector<Numbers> shares;
   };
 
   explicit DenseOracle(const models::Checkpoint& checkpoint) : c_(checkpoint.config()) {
@@ -85,10 +87,12 @@ class DenseOracle {
       }
       for (int i = 0; i < count; ++i) {
         if (!active(i)) continue;
+        Numbers shares(sees[size_t(i)].size(), 0.0);
         add(h[size_t(i)],
             maybe_normed(times(w.o.weight, attended(q[size_t(i)], sees[size_t(i)], rows.classes, l,
-                                                    fresh[size_t(i)]->position)),
+                                                    fresh[size_t(i)]->position, shares)),
                          w.post_attn_norm));
+        results[size_t(i)].shares.push_back(std::move(shares));
         const Numbers x = normed(h[size_t(i)], w.ffn_norm);
         Numbers gate = times(w.gate.weight, x);
         const Numbers up = times(w.up.weight, x);
@@ -222,20 +226,22 @@ class DenseOracle {
 
   // Each class is a softmax at its own temperature; classes are merged by their scaled log-sum-exp.
   Numbers attended(const Numbers& q, const std::vector<Seen>& sees,
-                   const std::vector<tensor::SoftmaxClass>& table, int layer, int position) const {
+                   const std::vector<tensor::SoftmaxClass>& table, int layer, int position,
+                   Numbers& shares) const {
     const size_t d = size_t(c_.head_dim), group = size_t(c_.heads / c_.kv_heads);
     Numbers out(q.size(), 0.0);
     for (size_t head = 0; head < size_t(c_.heads); ++head) {
       const size_t kv = head / group * d;
-      std::vector<Numbers> means;
+      std::vector<Numbers> means, weights;
       Numbers exponents;
       for (int softmax_class = 0; softmax_class < tensor::kMaxSoftmaxClasses; ++softmax_class) {
         const tensor::SoftmaxClass softmax = size_t(softmax_class) < table.size()
                                                  ? table[size_t(softmax_class)]
                                                  : tensor::SoftmaxClass();
         double sum = 0;
-        Numbers mean(d, 0.0);
-        for (const Seen& seen : sees) {
+        Numbers mean(d, 0.0), weight(sees.size(), 0.0);
+        for (size_t s = 0; s < sees.size(); ++s) {
+          const Seen& seen = sees[s];
           const Slot& slot = *seen.slot;
           if (seen.softmax_class != softmax_class || layer < slot.enter || layer >= slot.leave)
             continue;
@@ -245,17 +251,23 @@ class DenseOracle {
           const double p =
               std::exp(score * double(c_.attention_scale) * double(softmax.inverse_temperature));
           sum += p;
+          weight[s] = p;
           for (size_t i = 0; i < d; ++i) mean[i] += p * slot.v[size_t(layer)][kv + i];
         }
         if (sum == 0) continue;
         for (double& a : mean) a /= sum;
+        for (double& a : weight) a /= sum;
         means.push_back(std::move(mean));
+        weights.push_back(std::move(weight));
         exponents.push_back(std::pow(sum, double(softmax.lse_scale)));
       }
       double total = 0;
       for (const double e : exponents) total += e;
       for (size_t m = 0; m < means.size(); ++m) {
         for (size_t i = 0; i < d; ++i) out[head * d + i] += exponents[m] / total * means[m][i];
+        for (size_t s = 0; s < shares.size(); ++s) {
+          shares[s] += exponents[m] / total * weights[m][s] / double(c_.heads);
+        }
       }
     }
     return out;

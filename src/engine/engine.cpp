@@ -179,6 +179,9 @@ void Engine::validate(const Query& query) const {
     if (part.rows.classes.size() > size_t(tensor::kMaxSoftmaxClasses)) {
       bad(p, 0, "at most " + std::to_string(tensor::kMaxSoftmaxClasses) + " softmax classes");
     }
+    if (!part.rows.classes.empty() && !part.context->weighed.empty()) {
+      bad(p, 0, "brings softmax classes to a Context that has weighed slots");
+    }
     const int slots = part.context->size();
     for (size_t r = 0; r < part.rows.rows.size(); ++r) {
       const Row& row = part.rows.rows[r];
@@ -229,6 +232,14 @@ void Engine::validate(const Query& query) const {
         if (layer < 0 || layer > c.layers) bad(p, r, "wants the state at layer " + std::to_string(layer));
         if (row.in.kind == RowInput::kFromRow && layer < std::min(row.active.enter, c.layers)) {
           bad(p, r, "wants the state at layer " + std::to_string(layer) + ", before it has one");
+        }
+      }
+      for (const auto& range : row.want->mass) {
+        if (range.first < 0 || range.count < 0 || range.first > slots || range.count > slots - range.first) {
+          bad(p, r, "wants the attention to slots that are not there");
+        }
+        if (row.active.enter > 0 || row.active.leave < c.layers) {
+          bad(p, r, "wants its attention, but does not run through all layers");
         }
       }
       for (const int32_t id : row.want->at) {
@@ -445,7 +456,7 @@ PageRef Engine::take_page(const Request& request) {
 
 void Engine::take_cached(Query::QueryPart& part, Query& query) {
   ContextState& c = *part.context;
-  if (!options_.prefix_cache || !c.reproducible || !ordinary(part.rows.classes)) return;
+  if (!options_.prefix_cache || !c.reproducible || !ordinary(part.rows.classes) || !c.weighed.empty()) return;
   // Whole pages only, while everything so far stands on page borders as plain causal tokens.
   const auto aligned = [&] {
     if (c.resident % tensor::kPageSlots != 0) return false;
@@ -505,7 +516,9 @@ void Engine::publish(ContextState& c) {
   // What saw slots that are gone or were replaced looks like any other token, but is not what the tokens say; and a
   // file's word is not taken for what other requests read.
   if (!options_.prefix_cache || !c.reproducible || c.loaded || c.resident < tensor::kPageSlots) return;
-  const int pages = c.resident / tensor::kPageSlots;
+  // What comes behind weighed slots saw them otherwise than the tokens say.
+  const int last = c.weighed.empty() ? c.resident : std::min(c.resident, c.weighed.front().first);
+  const int pages = last / tensor::kPageSlots;
   if (c.published >= pages) return;
   ChainHash hash = PrefixCache::root(model_->version(), options_.kv, c.salt);
   for (int page = 0; page < pages && size_t(page) < c.spans.size(); ++page) {
@@ -734,8 +747,15 @@ void Engine::answer_rows(const std::vector<QueryPtr>& planned, Plan& plan) {
     const Want* want;
     std::vector<float> kept;  // logits held back for guidance
     bool hold = false;
+    std::exception_ptr error;  // each target is evaluated by one worker
   };
   std::vector<Target> targets;
+  // Of Batch::mass, which has the same rows in the same order.
+  struct Mass {
+    RowAnswer* answer;
+    std::vector<float> values;  // [layers][ranges]
+  };
+  std::vector<Mass> mass;
   for (size_t u = 0; u < plan.units().size(); ++u) {
     const PlannedRows& unit = plan.units()[u];
     if (!unit.rows) continue;
@@ -751,9 +771,13 @@ void Engine::answer_rows(const std::vector<QueryPtr>& planned, Plan& plan) {
         answer.hidden[h].resize(size_t(model_->config().hidden));
         batch.hidden.push_back({unit.batch_first + i, want->hidden[h], answer.hidden[h].data()});
       }
+      if (!want->mass.empty()) {
+        mass.push_back({&answer, std::vector<float>(size_t(model_->config().layers) * want->mass.size())});
+        batch.mass[mass.size() - 1].out = mass.back().values.data();
+      }
       if (!want->needs_head()) continue;
       batch.head_rows.push_back(unit.batch_first + i);
-      targets.push_back({&query, part, unit.first + i, &*want, {}, false});
+      targets.push_back({&query, part, unit.first + i, &*want, {}, false, {}});
     }
   }
   // Rows that take part in guidance are held until all are there.
@@ -793,11 +817,11 @@ void Engine::answer_rows(const std::vector<QueryPtr>& planned, Plan& plan) {
           sampler.pick(logits, want.sampling, want.history ? *want.history : kEmpty, want.key);
     }
   };
-  const auto guarded = [&](int worker, const Target& target, std::span<float> logits) {
+  const auto guarded = [&](int worker, Target& target, std::span<float> logits) {
     try {
       evaluate(samplers_[size_t(worker)], target, logits);
     } catch (...) {
-      target.query->error = std::current_exception();
+      target.error = std::current_exception();
     }
   };
   model_->forward(*pool_, batch, {pages_.layout(), pages_.pointers()}, workspace_,
@@ -822,6 +846,17 @@ void Engine::answer_rows(const std::vector<QueryPtr>& planned, Plan& plan) {
       }
     }
     guarded(0, targets[t], mixed);
+  }
+  for (const Target& target : targets) {
+    if (target.error && !target.query->error) target.query->error = target.error;
+  }
+  const size_t layers = size_t(model_->config().layers);
+  for (const Mass& m : mass) {
+    const size_t ranges = m.values.size() / layers;
+    for (size_t l = 0; l < layers; ++l) {
+      m.answer->mass.emplace_back(m.values.begin() + std::ptrdiff_t(l * ranges),
+                                  m.values.begin() + std::ptrdiff_t((l + 1) * ranges));
+    }
   }
 }
 

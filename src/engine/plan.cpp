@@ -15,6 +15,13 @@ LayerRange clamp_layers(LayerRange range, int layers) {
   return range;
 }
 
+// The classes of a unit's rows; of a rebuilt row, those of its recipe.
+const std::vector<tensor::SoftmaxClass>& classes_of(const PlannedRows& unit, const SpecialRow* recipe) {
+  if (unit.rows && !unit.rows->classes.empty()) return unit.rows->classes;
+  if (recipe && !recipe->classes.empty()) return recipe->classes;
+  return unit.context->classes;
+}
+
 bool all_layers(const LayerRange& range, int layers) { return range.enter == 0 && range.leave >= layers; }
 
 }  // namespace
@@ -127,15 +134,16 @@ void Plan::emit(int page, int slot, uint8_t softmax_class) {
 }
 
 void Plan::build_runs(const PlannedRows& unit, int i, const Row& row, const SpecialRow* recipe,
-                      const models::Epoch& epoch, bool sliding, models::RunSpan& span) {
+                      const models::Epoch& epoch, bool sliding, const Want::SlotRange* only,
+                      models::RunSpan& span) {
   const ContextState& context = *unit.context;
   const int lowest = sliding ? row.position.t - config_.window + 1 : INT32_MIN;  // positions visible from here
   const int layer = epoch.first_layer;
   span_first_ = batch_.runs.size();
   span.first = int(span_first_);
 
-  // Slots [first, first + count) of `state`; slots at or past `fresh_base` belong to this unit's rows.
-  const auto slots = [&](const ContextState& state, int first, int count, uint8_t softmax_class) {
+  // Slots [first, first + count) of `state`, all in one class.
+  const auto slots_of = [&](const ContextState& state, int first, int count, uint8_t softmax_class) {
     int at = 0;
     for (const PageSpan& s : state.spans) {
       const int from = std::max(first, at), to = std::min(first + count, at + int(s.count));
@@ -166,6 +174,19 @@ void Plan::build_runs(const PlannedRows& unit, int i, const Row& row, const Spec
       if (at >= first + count) break;
     }
   };
+  // Where the View says class 0, slots of the row's Context have the class that the Context gives them.
+  const int viewer = unit.rows ? INT32_MAX : unit.first + i;
+  const auto slots = [&](int first, int count, uint8_t softmax_class) {
+    const int end = first + count;
+    for (const WeighedSlots& w : context.weighed) {
+      const int from = std::max(first, w.first), to = std::min(end, w.first + w.count);
+      if (softmax_class != 0 || from >= to || viewer < w.first + w.count) continue;
+      slots_of(context, first, from - first, 0);
+      slots_of(context, from, to - from, w.softmax_class);
+      first = to;
+    }
+    slots_of(context, first, end - first, softmax_class);
+  };
   bool self_done = false;
   const auto fresh = [&](int j, uint8_t softmax_class) {  // j: row within the unit
     if (j == i) {
@@ -184,29 +205,32 @@ void Plan::build_runs(const PlannedRows& unit, int i, const Row& row, const Spec
         if (layer < range.enter || layer >= range.leave) return;
       }
     }
+    if (!unit.rows && softmax_class == 0) softmax_class = context.class_of(unit.first + j, viewer);
     emit(unit.places[size_t(j)].page, unit.places[size_t(j)].slot, softmax_class);
   };
 
-  if (recipe && !recipe->causal) {
+  if (only) {
+    slots(only->first, std::min(only->count, unit.base - only->first), 0);
+  } else if (recipe && !recipe->causal) {
     // A rebuilt row sees the slots of its recipe: earlier ones, or ones rebuilt in this very tick.
     for (const auto& seen : recipe->seen) {
       for (int x = seen.first; x < seen.first + seen.count; ++x) {
         if (x < unit.base) {
-          slots(context, x, 1, seen.softmax_class);
+          slots_of(context, x, 1, seen.softmax_class);
         } else if (x - unit.first < unit.count) {
           fresh(x - unit.first, seen.softmax_class);
         }
       }
     }
   } else if (row.view == kCausalView) {
-    slots(context, 0, unit.base, 0);
+    slots(0, unit.base, 0);
     for (int j = 0; j <= i; ++j) fresh(j, 0);
   } else {
     for (const Segment& segment : unit.rows->views[size_t(row.view)]) {
       switch (segment.of) {
         case Segment::kSlots: {
           const int end = segment.count < 0 ? unit.base : std::min(unit.base, segment.first + segment.count);
-          slots(context, segment.first, end - segment.first, segment.softmax_class);
+          slots(segment.first, end - segment.first, segment.softmax_class);
           break;
         }
         case Segment::kFreshRows: {
@@ -217,13 +241,13 @@ void Plan::build_runs(const PlannedRows& unit, int i, const Row& row, const Spec
         }
         case Segment::kModelPrefix: {
           const ContextState& prefix = *prefixes_[size_t(segment.first)];
-          slots(prefix, 0, prefix.size(), segment.softmax_class);
+          slots_of(prefix, 0, prefix.size(), segment.softmax_class);
           break;
         }
       }
     }
   }
-  fresh(i, 0);
+  if (!only) fresh(i, 0);
   span.count = int(batch_.runs.size() - span_first_);
   span.keys = 0;
   for (size_t r = span_first_; r < batch_.runs.size(); ++r) span.keys += batch_.runs[r].count;
@@ -246,7 +270,7 @@ models::Batch& Plan::build() {
   for (const auto& prefix : prefixes_) slot_boundaries(*prefix);
   for (const PlannedRows& unit : units_) {
     slot_boundaries(*unit.context);
-    if (unit.rows && !unit.rows->classes.empty()) classes_differ = true;
+    if (!classes_of(unit, nullptr).empty()) classes_differ = true;
     for (int i = 0; i < unit.count; ++i) {
       Row made;
       const Row& row = row_of(unit, i, made);
@@ -259,6 +283,9 @@ models::Batch& Plan::build() {
       batch_.segments.push_back(row.segment_id);
       batch_.active.push_back(range);
       batch_.slots.push_back({unit.places[size_t(i)].page, unit.places[size_t(i)].slot});
+      if (row.want && !row.want->mass.empty()) {
+        batch_.mass.push_back({unit.batch_first + i, int(row.want->mass.size()), nullptr});
+      }
       if (!unit.rows && unit.context->recipe[size_t(unit.first + i)].special &&
           !unit.context->recipe[size_t(unit.first + i)].special->classes.empty()) {
         classes_differ = true;
@@ -268,12 +295,8 @@ models::Batch& Plan::build() {
   if (classes_differ) {
     for (const PlannedRows& unit : units_) {
       for (int i = 0; i < unit.count; ++i) {
-        if (unit.rows) {
-          batch_.row_classes.push_back(unit.rows->classes);
-        } else {
-          const auto& special = unit.context->recipe[size_t(unit.first + i)].special;
-          batch_.row_classes.push_back(special ? special->classes : std::vector<tensor::SoftmaxClass>());
-        }
+        batch_.row_classes.push_back(
+            classes_of(unit, unit.rows ? nullptr : unit.context->recipe[size_t(unit.first + i)].special.get()));
       }
     }
   }
@@ -294,8 +317,12 @@ models::Batch& Plan::build() {
         const SpecialRow* recipe =
             unit.rows ? nullptr : unit.context->recipe[size_t(unit.first + i)].special.get();
         epoch.rows.push_back(row_index);
-        build_runs(unit, i, row, recipe, epoch, false, epoch.full.emplace_back());
-        if (slides) build_runs(unit, i, row, recipe, epoch, true, epoch.sliding.emplace_back());
+        build_runs(unit, i, row, recipe, epoch, false, nullptr, epoch.full.emplace_back());
+        if (slides) build_runs(unit, i, row, recipe, epoch, true, nullptr, epoch.sliding.emplace_back());
+        for (const auto& range : row.want ? row.want->mass : std::vector<Want::SlotRange>()) {
+          build_runs(unit, i, row, recipe, epoch, false, &range, epoch.mass_full.emplace_back());
+          if (slides) build_runs(unit, i, row, recipe, epoch, true, &range, epoch.mass_sliding.emplace_back());
+        }
       }
     }
     batch_.epochs.push_back(std::move(epoch));
@@ -319,7 +346,7 @@ SlotRecipe Plan::recipe_of(const PlannedRows& unit, int i) {
   special.in = row.in;
   special.active = row.active;
   special.sees_self = row.sees_self;
-  special.classes = unit.rows->classes;
+  special.classes = classes_of(unit, nullptr);
   // A causal row saw every slot before the query and the fresh rows before it; that is every slot before it only if
   // those fresh rows were all appended.
   special.causal = row.view == kCausalView && row.write.to == Write::kAppend;
@@ -331,6 +358,7 @@ SlotRecipe Plan::recipe_of(const PlannedRows& unit, int i) {
   const int self = unit.appended[size_t(i)];
   const auto see = [&](int slot, uint8_t softmax_class) {
     auto& seen = special.seen;
+    if (softmax_class == 0) softmax_class = context.class_of(slot, self);
     if (slot > self) context.looks_ahead = true;
     if (!seen.empty() && seen.back().first + seen.back().count == slot && seen.back().softmax_class == softmax_class) {
       ++seen.back().count;

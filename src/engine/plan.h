@@ -61,7 +61,7 @@ class Plan {
   SlotRecipe recipe_of(const PlannedRows& unit, int i);
   const Row& row_of(const PlannedRows& unit, int i, Row& made) const;
   void build_runs(const PlannedRows& unit, int i, const Row& row, const SpecialRow* recipe,
-                  const models::Epoch& epoch, bool sliding, models::RunSpan& span);
+                  const models::Epoch& epoch, bool sliding, const Want::SlotRange* only, models::RunSpan& span);
   void emit(int page, int slot, uint8_t softmax_class);
 
   const models::Config& config_;

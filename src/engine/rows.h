@@ -42,9 +42,10 @@ struct Segment {
   }
 };
 
+inline bool ordinary(const tensor::SoftmaxClass& softmax) { return softmax == tensor::SoftmaxClass{}; }
 // Whether softmax class 0, which causal rows use, is ordinary attention.
 inline bool ordinary(const std::vector<tensor::SoftmaxClass>& classes) {
-  return classes.empty() || (classes[0].inverse_temperature == 1.0f && classes[0].lse_scale == 1.0f);
+  return classes.empty() || ordinary(classes[0]);
 }
 
 // A slot or row named twice weighs twice. A row's own keys stand where the first kFreshRows segment that
@@ -77,6 +78,13 @@ struct Want {
   // States at the input of these layers (number of layers: after the last): before a row enters, its input's
   // embedding (kFromRow has none); after it left, the state that it left with.
   std::vector<int> hidden;
+  // The share of this row's attention that goes to slots [first, first + count) of its Context, as they were before
+  // the tick, of what its View lets it see by class 0. For a row that runs through all layers.
+  struct SlotRange {
+    int first = 0;
+    int count = 0;
+  };
+  std::vector<SlotRange> mass;
   // Guidance: this row's logits become sum of weight * logits over the rows named (part, row), itself included
   // only if named. Every named row must want something of its own logits in the same query, which is not splittable.
   struct MixTerm {
@@ -87,7 +95,7 @@ struct Want {
   std::vector<MixTerm> mix;
 
   bool needs_head() const { return pick || top_k > 0 || stats || !at.empty() || logits; }
-  bool anything() const { return needs_head() || !hidden.empty(); }
+  bool anything() const { return needs_head() || !hidden.empty() || !mass.empty(); }
 };
 
 struct Row {
@@ -109,7 +117,7 @@ struct Row {
 struct Rows {
   std::vector<Row> rows;
   std::vector<View> views;
-  // Softmax classes that the views name; class 0 is {1, 1} unless given.
+  // Softmax classes that the views name; class 0 is {1, 1} unless given. Empty: those of the Context (weigh).
   std::vector<tensor::SoftmaxClass> classes;
   // A causal append that the engine may cut over several ticks. Otherwise all rows go in one tick.
   bool splittable = false;
@@ -130,6 +138,7 @@ struct RowAnswer {
   std::vector<float> at;                       // in the order of Want::at
   std::vector<float> logits;
   std::vector<std::vector<float>> hidden;  // in the order of Want::hidden
+  std::vector<std::vector<float>> mass;    // [layers][Want::mass]: mean over heads, in [0, 1]
 };
 
 // One entry per row; empty entries for rows that wanted nothing.

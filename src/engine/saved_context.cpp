@@ -82,6 +82,14 @@ class Reader {
   size_t at_ = 0;
 };
 
+void put_classes(Writer& w, const std::vector<tensor::SoftmaxClass>& classes) {
+  w.put(uint32_t(classes.size()));
+  for (const auto& c : classes) {
+    w.put(c.inverse_temperature);
+    w.put(c.lse_scale);
+  }
+}
+
 // `recipe`: what the row saw goes along; without it the row cannot be recomputed, and never is.
 void put_special(Writer& w, const SpecialRow& row, bool recipe) {
   w.put(uint8_t(row.in.kind));
@@ -100,17 +108,42 @@ void put_special(Writer& w, const SpecialRow& row, bool recipe) {
     w.put(int32_t(seen.count));
     w.put(seen.softmax_class);
   }
-  w.put(uint32_t(row.classes.size()));
-  for (const auto& c : row.classes) {
-    w.put(c.inverse_temperature);
-    w.put(c.lse_scale);
-  }
+  put_classes(w, row.classes);
 }
 
 bool flag(Reader& r, const char* what) {
   const auto value = r.get<uint8_t>();
   if (value > 1) r.bad(std::string(what) + " is neither 0 nor 1");
   return value == 1;
+}
+
+std::vector<tensor::SoftmaxClass> get_classes(Reader& r) {
+  const uint32_t count = r.count(8, "softmax classes");
+  if (count > uint32_t(tensor::kMaxSoftmaxClasses)) r.bad(std::to_string(count) + " softmax classes");
+  std::vector<tensor::SoftmaxClass> classes(count);
+  for (auto& softmax : classes) {
+    softmax.inverse_temperature = r.get<float>();
+    softmax.lse_scale = r.get<float>();
+    if (!std::isfinite(softmax.inverse_temperature) || !std::isfinite(softmax.lse_scale)) {
+      r.bad("a softmax class is not finite");
+    }
+  }
+  return classes;
+}
+
+// The slots that later rows see through a class of the Context.
+void get_weighed(Reader& r, ContextState& state) {
+  state.classes = get_classes(r);
+  if (!ordinary(state.classes)) r.bad("class 0 of a context is not ordinary");
+  const uint32_t count = r.count(9, "weighed runs");
+  int taken = 0;
+  for (uint32_t i = 0; i < count; ++i) {
+    const WeighedSlots run{r.get<int32_t>(), r.get<int32_t>(), r.get<uint8_t>()};
+    if (run.first < taken || run.count < 1 || run.count > INT32_MAX - run.first) r.bad("weighed slots out of order");
+    if (run.softmax_class < 1 || run.softmax_class >= state.classes.size()) r.bad("weighed slots of no class");
+    state.weighed.push_back(run);
+    taken = run.first + run.count;
+  }
 }
 
 std::shared_ptr<const SpecialRow> get_special(Reader& r, const models::Config& c, uint32_t slots) {
@@ -152,16 +185,7 @@ std::shared_ptr<const SpecialRow> get_special(Reader& r, const models::Config& c
     if (!inside || run.softmax_class >= tensor::kMaxSoftmaxClasses) r.bad("a row saw what is not there");
     row->seen.push_back(run);
   }
-  const uint32_t classes = r.count(8, "softmax classes");
-  if (classes > uint32_t(tensor::kMaxSoftmaxClasses)) r.bad(std::to_string(classes) + " softmax classes");
-  for (uint32_t i = 0; i < classes; ++i) {
-    tensor::SoftmaxClass softmax;
-    softmax.inverse_temperature = r.get<float>();
-    softmax.lse_scale = r.get<float>();
-    finite(softmax.inverse_temperature);
-    finite(softmax.lse_scale);
-    row->classes.push_back(softmax);
-  }
+  row->classes = get_classes(r);
   return row;
 }
 
@@ -208,6 +232,13 @@ void ContextFile::write(const Context& context, const Sink& sink) {
   for (const int n : {tensor::kPageSlots, layout.layers, layout.heads, layout.head_dim}) w.put(int32_t(n));
   w.put(s.salt);
   w.put(uint8_t(s.reproducible));
+  put_classes(w, s.classes);
+  w.put(uint32_t(s.weighed.size()));
+  for (const WeighedSlots& run : s.weighed) {
+    w.put(int32_t(run.first));
+    w.put(int32_t(run.count));
+    w.put(run.softmax_class);
+  }
   w.put(uint32_t(s.recipe.size()));
   for (const SlotRecipe& slot : s.recipe) {
     w.put(slot.special ? kSpecial : kPlain);
@@ -291,6 +322,7 @@ Context ContextFile::read(Engine& engine, std::shared_ptr<Request> request, std:
   state->salt = salt;
   state->loaded = true;
   state->reproducible = flag(r, "reproducible");
+  get_weighed(r, *state);
   const uint32_t slots = r.count(21, "slots");
   state->recipe.reserve(slots);
   for (uint32_t i = 0; i < slots; ++i) {
@@ -320,6 +352,10 @@ Context ContextFile::read(Engine& engine, std::shared_ptr<Request> request, std:
     }
     if (i > 0 && slot.position.t <= state->recipe.back().position.t) state->monotonic = false;
     state->recipe.push_back(std::move(slot));
+  }
+
+  if (!state->weighed.empty() && state->weighed.back().first + state->weighed.back().count > int64_t(slots)) {
+    r.bad("weighed slots that are not there");
   }
 
   struct Span {

@@ -1,8 +1,9 @@
 // A Context as bytes: recipe, page table, and the keys and values of its resident slots, with what they depend on.
 //
 // Little-endian: "TUTTICTX", u32 format, u64 bytes of the file, u64 fingerprint of the model, its architecture, the KV
-// layout, salt, flags; slots, each a plain token or a special row; spans (page, first, count); pages as they lie in
-// memory, slots that no span names zeroed (they may be another request's); XXH64 of everything before.
+// layout, salt, flags; softmax classes and the slots that have them; slots, each a plain token or a special row; spans
+// (page, first, count); pages as they lie in memory, slots that no span names zeroed (they may be another request's);
+// XXH64 of everything before.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +17,7 @@
 namespace tutti::engine {
 
 // Raised when the layout changes, or the arithmetic of the exact classes: the bits of old files would not be ours.
-inline constexpr uint32_t kContextFormat = 1;
+inline constexpr uint32_t kContextFormat = 2;
 
 class ContextFile {
  public:

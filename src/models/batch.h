@@ -49,6 +49,14 @@ struct RunSpan {
   int keys = 0;  // slots in the runs
 };
 
+// How much of `row`'s attention goes to each of some ranges of slots, mean over heads, to out[layer * ranges + range].
+// The row runs through all layers; Epoch::mass_* holds its ranges' runs.
+struct MassWant {
+  int row = 0;
+  int ranges = 0;
+  float* out = nullptr;
+};
+
 // Layers [first_layer, last_layer) in which the same rows are active and see the same slots. `full` and `sliding` hold one entry per
 // active row: what it sees on full and on sliding-window layers.
 struct Epoch {
@@ -57,6 +65,7 @@ struct Epoch {
   std::vector<int> rows;  // active rows, ascending
   std::vector<RunSpan> full;
   std::vector<RunSpan> sliding;  // empty when the model has no sliding layers
+  std::vector<RunSpan> mass_full, mass_sliding;  // likewise of each range of each of Batch::mass, in order
 };
 
 // The hidden state of `row` at the input of `layer` (number of layers: after the last one), to out[hidden].
@@ -85,6 +94,7 @@ struct Batch {
   std::vector<Epoch> epochs;  // ascending, covering [0, layers)
   std::vector<int> head_rows;
   std::vector<HiddenWant> hidden;
+  std::vector<MassWant> mass;
   tensor::SoftmaxClass classes[tensor::kMaxSoftmaxClasses];  // when every row uses the same table
   std::vector<std::vector<tensor::SoftmaxClass>> row_classes;  // per row, or empty: `classes` for all
 

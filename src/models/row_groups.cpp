@@ -9,12 +9,6 @@ bool same(const tensor::KvRun& a, const tensor::KvRun& b) {
   return a.page == b.page && a.first == b.first && a.count == b.count && a.softmax_class == b.softmax_class;
 }
 
-bool same(const std::vector<tensor::SoftmaxClass>& a, const std::vector<tensor::SoftmaxClass>& b) {
-  return std::ranges::equal(a, b, [](const auto& x, const auto& y) {
-    return x.inverse_temperature == y.inverse_temperature && x.lse_scale == y.lse_scale;
-  });
-}
-
 }  // namespace
 
 std::vector<RowGroup> group_rows(const Batch& batch, const Epoch& epoch, std::span<const RunSpan> spans, int heads) {
@@ -22,22 +16,16 @@ std::vector<RowGroup> group_rows(const Batch& batch, const Epoch& epoch, std::sp
     const RunSpan& span = spans[size_t(i)];
     return std::span(batch.runs).subspan(size_t(span.first), size_t(span.count));
   };
-  const auto one_class = [&](int i) {
-    const auto runs = runs_of(i);
-    return !runs.empty() && std::ranges::all_of(runs, [&](const auto& run) {
-      return run.softmax_class == runs.front().softmax_class;
-    });
-  };
   std::vector<RowGroup> groups;
   const int rows = int(spans.size());
   for (int i = 0; i < rows;) {
     RowGroup group{i, 1, 0, spans[size_t(i)].keys};
     const auto first = runs_of(i);
-    int shared = one_class(i) ? int(first.size()) : 0;
+    int shared = int(first.size());
     for (int next = i + 1; shared > 0 && next < rows && group.count < tensor::kMaxSharedRows; ++next) {
-      if (!one_class(next) || (group.keys + spans[size_t(next)].keys) * heads > kGroupScores) break;
-      if (!batch.row_classes.empty() && !same(batch.row_classes[size_t(epoch.rows[size_t(i)])],
-                                              batch.row_classes[size_t(epoch.rows[size_t(next)])])) {
+      if ((group.keys + spans[size_t(next)].keys) * heads > kGroupScores) break;
+      if (!batch.row_classes.empty() && batch.row_classes[size_t(epoch.rows[size_t(i)])] !=
+                                            batch.row_classes[size_t(epoch.rows[size_t(next)])]) {
         break;
       }
       const auto runs = runs_of(next);

@@ -304,6 +304,14 @@ void RowOps::rope_store(int layer, Rows qkv, const RowVector& q_norm, const RowV
   worker_.barrier();
 }
 
+void RowOps::set_classes(int row, tensor::AttendParams& params) const {
+  if (batch_.row_classes.empty()) return;
+  const auto& classes = batch_.row_classes[size_t(row)];
+  for (int c = 0; c < tensor::kMaxSoftmaxClasses; ++c) {
+    params.classes[c] = size_t(c) < classes.size() ? classes[size_t(c)] : tensor::SoftmaxClass{};
+  }
+}
+
 RowOps::Rows RowOps::attend(int layer, Rows qkv) {
   const int d = config_.head_dim, kv_heads = config_.kv_heads, group = config_.heads / kv_heads;
   const int width = config_.heads * d;
@@ -336,12 +344,7 @@ RowOps::Rows RowOps::attend(int layer, Rows qkv) {
     const int first = heads_before(from), last = heads_before(to);
     at += cost * config_.heads;
     if (first >= last) continue;
-    if (!batch_.row_classes.empty()) {
-      const auto& classes = batch_.row_classes[size_t(epoch_->rows[size_t(g.first)])];
-      for (int c = 0; c < tensor::kMaxSoftmaxClasses; ++c) {
-        params.classes[c] = size_t(c) < classes.size() ? classes[size_t(c)] : tensor::SoftmaxClass{};
-      }
-    }
+    set_classes(epoch_->rows[size_t(g.first)], params);
     for (int h = first; h < last; h += params.group) {
       params.kv_head = h / group;
       params.group = std::min(last, (params.kv_head + 1) * group) - h;
@@ -358,6 +361,7 @@ RowOps::Rows RowOps::attend(int layer, Rows qkv) {
       }
     }
   }
+  if (!batch_.mass.empty()) attention_mass(layer, params, qkv, scratch);
   worker_.barrier();
   return {space_.attended.data(), width};
 }

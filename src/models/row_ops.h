@@ -103,6 +103,9 @@ class RowOps {
     float* out;
     size_t stride;
   };
+  // Fills Batch::mass of this layer.
+  void attention_mass(int layer, tensor::AttendParams params, Rows qkv, float* scratch);
+  void set_classes(int row, tensor::AttendParams& params) const;
   int active() const { return int(epoch_->rows.size()); }
   float* hidden_of(int row) const;
   void norm_rows(std::span<const int> rows, const RowVector& norm, bool q32, bool q256);

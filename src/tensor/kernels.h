@@ -37,6 +37,7 @@ enum class Activation : uint8_t { kSilu, kGeluTanh, kGelu, kRelu };
 struct SoftmaxClass {
   float inverse_temperature = 1.0f;
   float lse_scale = 1.0f;
+  bool operator==(const SoftmaxClass&) const = default;
 };
 inline constexpr int kMaxSoftmaxClasses = 4;
 
@@ -107,8 +108,8 @@ struct Kernels {
   void (*attend)(const AttendParams& p, const float* q, const KvRun* runs, int run_count, float* out,
                  float* lse, float* scratch);
 
-  // The same for `count` rows whose first `shared` runs are alike (not none), all of one softmax class: each row gets
-  // the bits that `attend` gives it, and the slots of those runs are read once. scratch: count * group * keys of the
+  // The same for `count` rows whose first `shared` runs are alike (not none): each row gets the
+  // bits that `attend` gives it, and the slots of those runs are read once. scratch: count * group * keys of the
   // longest row + 32 * head_dim floats.
   void (*attend_shared)(const AttendParams& p, const AttendRow* rows, int count, int shared, float* scratch);
 

@@ -66,10 +66,8 @@ Task<void> beam(Generation& g) {
   std::vector<Beam> beams;
   beams.emplace_back();
   beams.front().context = g.begin();
-  const int done = beams.front().context.size();
   engine::Answer answer =
-      co_await g.forward(beams.front().context,
-                         engine::Rows::append(std::span(g.prompt()).subspan(size_t(done)), done, want()));
+      co_await g.forward(beams.front().context, g.rest_of_prompt(beams.front().context, want()));
   std::vector<engine::RowAnswer> rows{answer.rows.back()};
   std::vector<Hypothesis> finished;  // best first, `width` at most
   const auto better = [](const Hypothesis& a, const Hypothesis& b) { return a.score > b.score; };
