@@ -596,6 +596,26 @@ Engine::Placed Engine::place(Query& query, Plan& plan, int budget) {
   return Placed::kWhole;
 }
 
+void Engine::refuse(const QueryPtr& query, const std::string& why) {
+  query->error = std::make_exception_ptr(
+      Error(ErrorKind::kLimit, "KV pages: " + why + " (" + std::to_string(pages_.free()) + " of " +
+                                   std::to_string(pages_.total()) + " pages of 32 slots are free); raise the KV budget " +
+                                   "or shorten the request"));
+  std::erase(pending_, query);
+  finish(query);
+}
+
+// The last of `queries`, by age, whose request is younger than the first's and holds pages that cannot be recomputed.
+Engine::QueryPtr Engine::unmovable(const std::vector<QueryPtr>& queries) {
+  const auto live = live_contexts();
+  for (auto it = queries.rbegin(); it != queries.rend() && (*it)->request != queries.front()->request; ++it) {
+    for (const auto& state : live) {
+      if (state->request == (*it)->request && state->resident > 0 && !state->reproducible) return *it;
+    }
+  }
+  return nullptr;
+}
+
 void Engine::tick() {
   const auto start = Clock::now();
   Plan plan(model_->config(), pages_, prefixes_);
@@ -670,6 +690,14 @@ void Engine::tick() {
     prompts.erase(prompts.begin());
     put_prompt(oldest, INT_MAX);
   }
+  if (plan.empty() && whole.empty() && delivering_ == 0) {
+    // Age decides: who is youngest of those whose pages cannot come back makes room for the oldest, with an error.
+    if (const QueryPtr youngest = unmovable(queries)) {
+      refuse(youngest, "its keys and values cannot be recomputed and an older request needs their pages");
+      std::erase(queries, youngest);
+      std::erase(prompts, youngest);
+    }
+  }
   for (const auto& query : queries) {
     if (query != oldest && !divisible(*query)) put(query, 0);
   }
@@ -688,13 +716,7 @@ void Engine::tick() {
     if (!whole.empty()) return finish_whole();  // the cache held all that they wanted
     if (delivering_ > 0) return;                // programs that have not seen their answers yet hold the pages
     // Nothing fits, not even the oldest with everything else out of the way.
-    const QueryPtr query = queries.front();
-    query->error = std::make_exception_ptr(
-        Error(ErrorKind::kLimit, "KV pages: a query needs more than the pool's " + std::to_string(pages_.total()) +
-                                     " pages of 32 slots (" + std::to_string(pages_.free()) +
-                                     " free); raise the KV budget or shorten the request"));
-    std::erase(pending_, query);
-    finish(query);
+    refuse(oldest, "a query needs more than there are");
     return;
   }
 

@@ -9,6 +9,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/pool.h"
@@ -188,6 +189,8 @@ class Engine {
   void publish(ContextState& context);
   void answer_rows(const std::vector<QueryPtr>& planned, Plan& plan);
   void finish(const QueryPtr& query);
+  void refuse(const QueryPtr& query, const std::string& why);
+  QueryPtr unmovable(const std::vector<QueryPtr>& queries);
   std::vector<std::shared_ptr<ContextState>> live_contexts();
 
   std::shared_ptr<const models::Model> model_;

@@ -198,6 +198,56 @@ TEST(Scheduler, TheOldestProgressesWhenPagesAreScarce) {
   EXPECT_EQ(engine.pages().free(), engine.pages().total());
 }
 
+// Pages that cannot be recomputed are never taken away; the youngest request that holds such gives way, not the oldest.
+TEST(Scheduler, PagesThatCannotComeBackYieldToAge) {
+  const TinyModel model = tiny();
+  Engine engine(model.model, model.pool, small_engine(16));
+  std::vector<int32_t> old_tokens;
+  std::vector<ErrorKind> refused(3, ErrorKind::kUsage);
+  std::vector<int> grown(3, 0);
+  int holding = 0;
+  const auto oldest = [&](std::shared_ptr<Request> request) -> Task<void> {
+    Context context(engine, request);
+    co_await engine.forward(context, Rows::append(random_tokens(1, 32), 0, std::nullopt));
+    asio::steady_timer wait(engine.io());
+    while (holding < 2) {
+      wait.expires_after(std::chrono::milliseconds(1));
+      co_await wait.async_wait(asio::use_awaitable);
+    }
+    co_await decode_greedily(engine, context, random_tokens(2, 220), 3, old_tokens);
+  };
+  const auto holder = [&](size_t i) {
+    return [&, i](std::shared_ptr<Request> request) -> Task<void> {
+      Context context(engine, request);
+      co_await engine.forward(context, Rows::append(random_tokens(10 + uint32_t(i), 160), 0, std::nullopt));
+      context.drop(40, 8);
+      EXPECT_FALSE(context.state().reproducible);
+      ++holding;
+      try {
+        for (; grown[i] < 20; ++grown[i]) {
+          const int32_t token = 5;
+          co_await engine.forward(context, Rows::append({&token, 1}, context.next_position(), want_greedy()));
+        }
+      } catch (const Error& error) {
+        refused[i] = error.kind();
+      }
+    };
+  };
+  run_programs(engine, {oldest, holder(1), holder(2)});
+  EXPECT_EQ(refused[2], ErrorKind::kLimit);  // the youngest
+  EXPECT_EQ(refused[1], ErrorKind::kUsage);  // nothing happened to it
+  EXPECT_EQ(grown[1], 20);
+  std::vector<int32_t> alone;
+  Engine ample(model.model, model.pool, small_engine());
+  run_programs(ample, {[&](std::shared_ptr<Request> request) -> Task<void> {
+                 Context context(ample, request);
+                 co_await ample.forward(context, Rows::append(random_tokens(1, 32), 0, std::nullopt));
+                 co_await decode_greedily(ample, context, random_tokens(2, 220), 3, alone);
+               }});
+  EXPECT_EQ(old_tokens, alone);
+  EXPECT_EQ(engine.pages().free(), engine.pages().total());
+}
+
 TEST(Scheduler, WhatSawMoreThanItsTokensServesNobodyElse) {
   const TinyModel model = tiny();
   const auto tokens = random_tokens(1, 70);

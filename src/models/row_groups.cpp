@@ -34,7 +34,7 @@ std::vector<RowGroup> group_rows(const Batch& batch, const Epoch& epoch, std::sp
         keys += runs[size_t(alike++)].count;
       }
       // What is shared must outweigh what each row reads alone.
-      if (2 * keys < spans[size_t(next)].keys) break;
+      if (alike == 0 || 2 * keys < spans[size_t(next)].keys) break;
       shared = alike;
       ++group.count;
       group.keys += spans[size_t(next)].keys;

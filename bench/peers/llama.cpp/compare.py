@@ -183,6 +183,12 @@ class Peer:
         return f"llama-cpp-python {(PEER / '.fetched').read_text().strip()}, {Path(compiler).name}, native, {threads}"
 
 
+def in_words(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    return "; ".join(f"`{v}`" for v in value) if isinstance(value, list) else str(value)
+
+
 def spread(values) -> str:
     return f"{statistics.median(values):.1f} ({min(values):.1f}–{max(values):.1f})"
 
@@ -235,12 +241,12 @@ def main():
             ours.measure(item)  # what does not work should fail now, not after the minutes of the peer's flags
         peer.choose_flags(item)
         say(f"compare: {item.name}: the peer is fastest with {' '.join(item.peer_flags)}")
-    for round in range(options.rounds):
+    for turn in range(options.rounds):
         for item in items:
             if not options.peer_only:
                 item.ours.append(ours.measure(item))
             item.peer.append(peer.measure(item, item.peer_flags))
-        say(f"compare: round {round + 1} of {options.rounds}")
+        say(f"compare: round {turn + 1} of {options.rounds}")
     others = f"median {statistics.median(machine.taken):.2f}, most {max(machine.taken):.2f} cores"
     if options.peer_only:
         for item in items:
@@ -269,7 +275,7 @@ def main():
     lines = ["# Tutti beside llama.cpp", "",
              "Made by `make bench-llama`. Rounds interleaved A B A B; each cell is median (least–most); the ratio is "
              "the median of the rounds' ratios.", ""]
-    lines += [f"- {key.replace('_', ' ')}: {value}" for key, value in header.items()]
+    lines += [f"- {key.replace('_', ' ')}: {in_words(value)}" for key, value in header.items()]
     lines += ["", *table(items, model.stat().st_size, roof), ""]
     options.out.mkdir(parents=True, exist_ok=True)
     stem.parent.joinpath(stem.name + ".md").write_text("\n".join(lines))
