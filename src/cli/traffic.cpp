@@ -25,6 +25,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr int kMostMeasuredKeys = 2048;
+
 struct TrafficCommand {
   ModelOptions model;
   std::vector<std::string> schedulers{"fused", "dynamic-batch", "instances"};
@@ -407,15 +409,19 @@ void traffic(const TrafficCommand& o) {
   }
   eval::MeasureOptions measure;
   measure.rows = o.concurrency;
-  measure.prompt_rows = o.prompt_rows;
   measure.keys = 1;
+  size_t longest_prompt = 1;
   double prompt_sum = 0, output_sum = 0;
   for (const auto& r : trace) {
-    measure.keys = std::max(
-        measure.keys, std::min(int(r.prompt.size()) + r.output_tokens, config.context_length));
+    // Beyond, the cost goes on in a line.
+    measure.keys = std::max(measure.keys, std::min({int(r.prompt.size()) + r.output_tokens,
+                                                    config.context_length, kMostMeasuredKeys}));
+    longest_prompt = std::max(longest_prompt, r.prompt.size());
     prompt_sum += double(r.prompt.size());
     output_sum += r.output_tokens;
   }
+  measure.prompt_rows =
+      int(std::min(size_t(o.prompt_rows), longest_prompt * size_t(o.concurrency)));
   const eval::MeasuredCost cost =
       eval::measure_tick_cost(engine, measure, [&](int done, int total) {
         if (view.line().due())

@@ -49,7 +49,7 @@ class Measurement {
       : engine_(engine),
         options_(options),
         request_(engine.new_request()),
-        tokens_(some_tokens(std::max(options.keys, options.prompt_rows) + 1,
+        tokens_(some_tokens(std::max({options.keys, options.prompt_rows, options.rows}),
                             engine.model().config().vocab)) {}
 
   Task<void> run(MeasuredCost::Grid& grid, const std::function<void(int, int)>& progress) {
@@ -65,6 +65,7 @@ class Measurement {
     const int total = int(grid.rows.size() * grid.keys.size() + prompts.size());
     int done = 0;
 
+    // The first of them, which all begin with.
     engine::Context base(engine_, request_);
     engine::Rows rows =
         engine::Rows::append(std::span(tokens_).first(size_t(options_.keys)), 0, greedy());
@@ -91,7 +92,10 @@ class Measurement {
         grid.seconds[r].push_back(median(std::move(samples)));
         if (progress) progress(++done, total);
       }
+      // The engine may hold on to them for a moment: their pages go now.
+      for (auto& lane : lanes) lane.release();
     }
+    base.release();
     for (const int p : prompts) {
       std::vector<double> samples;
       for (int repeat = 0; repeat < std::min(3, options_.repeats); ++repeat) {
@@ -156,8 +160,21 @@ MeasuredCost measure_tick_cost(engine::Engine& engine, const MeasureOptions& opt
   if (options.rows < 1 || options.prompt_rows < 1 || options.keys < 1 || options.repeats < 1) {
     throw Error(ErrorKind::kUsage, "tick cost: rows, prompt rows, keys and repeats are at least 1");
   }
+  // What the pool holds of this: the sequences, the one that they are copies of, and rows that are written nowhere.
+  MeasureOptions fitting = options;
+  const int scratch = (options.rows + tensor::kPageSlots - 1) / tensor::kPageSlots;
+  const int free = engine.pages().free();
+  const int pages = (free - scratch) / (options.rows + 1);
+  if (pages < 1 || free * tensor::kPageSlots < options.rows) {
+    throw Error(ErrorKind::kLimit, "tick cost: " + std::to_string(options.rows) +
+                                       " sequences side by side need more than " +
+                                       std::to_string(free) +
+                                       " pages of 32 slots; raise --kv-pages or lower --concurrency");
+  }
+  fitting.keys = std::min(options.keys, pages * tensor::kPageSlots);
+  fitting.prompt_rows = std::min(options.prompt_rows, free * tensor::kPageSlots);
   MeasuredCost::Grid grid;
-  Measurement measurement(engine, options);
+  Measurement measurement(engine, fitting);
   std::exception_ptr error;
   engine.spawn(
       engine.new_request(), [&] { return measurement.run(grid, progress); },

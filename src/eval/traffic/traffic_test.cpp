@@ -557,6 +557,23 @@ TEST(TickCost, IsLinearBetweenItsPoints) {
   EXPECT_DOUBLE_EQ(cost(12, 10), 3 + 8);
 }
 
+TEST(TickCost, MeasuresWhatASmallPoolHolds) {
+  decode::TinyWorld world(timeless(9));
+  MeasureOptions options;
+  options.rows = 3;
+  options.keys = 200;
+  options.repeats = 1;
+  EXPECT_EQ(measure_tick_cost(world.engine, options).grid().keys.back(), 64);
+  options.rows = 9;
+  try {
+    measure_tick_cost(world.engine, options);
+    ADD_FAILURE() << "nine sequences and one that they begin with fit nine pages";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kLimit);
+  }
+  EXPECT_EQ(world.engine.pages().referenced(), 0);
+}
+
 TEST(TickCost, IsMeasuredAndLeavesNothingBehind) {
   decode::TinyWorld world;
   MeasureOptions options;
