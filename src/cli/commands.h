@@ -11,6 +11,7 @@ void add_run(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_contexts(CLI::App& app);
 void add_bench(CLI::App& app);
+void add_traffic(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_tokenize(CLI::App& app);

@@ -46,6 +46,7 @@ int program(int argc, char** argv) {
   add_chat(app);
   add_contexts(app);
   add_bench(app);
+  add_traffic(app);
   add_eval(app);
   add_inspect(app);
   add_tokenize(app);

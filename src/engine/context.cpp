@@ -115,6 +115,12 @@ ContextState::Place ContextState::place(PagePool& pool) {
       return {tail.page.id(), next};
     }
   }
+  if (spans.size() < area.size()) {
+    spans.push_back({area[spans.size()], 0, 1});
+    tail_owned = true;
+    ++resident;
+    return {spans.back().page.id(), 0};
+  }
   const PageId page = pool.allocate();
   if (page < 0) return {-1, 0};
   spans.push_back({PageRef::adopt(pool, page), 0, 1});
@@ -132,16 +138,19 @@ void ContextState::drop_pages() {
 }
 
 void ContextState::truncate_resident(int n) {
+  // Of a page of an area: the span's, the area's and its owner's.
+  const int own_references = area.empty() ? 1 : 3;
   while (resident > n) {
     PageSpan& tail = spans.back();
     const int extra = std::min<int>(resident - n, tail.count);
     if (extra == tail.count) {
       spans.pop_back();
-      tail_owned = false;  // the page before is full, or shared, or its slots may be seen by a fork
+      // The page before is full, or shared, or its slots may be seen by a fork.
+      tail_owned = !area.empty() && !spans.empty() && spans.back().page.references() <= own_references;
     } else {
       tail.count = uint8_t(tail.count - extra);
       // Slots past the end may be seen by a fork or the cache: never overwrite them then.
-      if (tail.page.shared()) tail_owned = false;
+      if (tail.page.references() > own_references) tail_owned = false;
     }
     resident -= extra;
   }
@@ -175,6 +184,7 @@ int Context::next_position() const {
 
 Context Context::fork() const {
   auto copy = std::make_shared<ContextState>(*state_);
+  copy->area.clear();
   copy->tail_owned = false;
   copy->in_plan = false;
   copy->pending = 0;
@@ -204,6 +214,7 @@ void Context::keep(int base, std::span<const int> kept) {
       throw Error(ErrorKind::kUsage, "context: keep wants ascending rows in [0, " + std::to_string(count) + ")");
     }
   }
+  s.area.clear();
   // Where each old slot goes; -1: nowhere.
   std::vector<int> moved(size_t(count), -1);
   for (size_t i = 0; i < kept.size(); ++i) moved[size_t(kept[i])] = base + int(i);
@@ -261,6 +272,7 @@ void Context::drop(int first, int count) {
   }
   if (count == 0) return;
   if (first + count == size()) return truncate(first);
+  s.area.clear();
   change_numbers(s, first, "drop", [&](int x) { return x < first ? x : x < first + count ? -1 : x - count; });
   std::vector<PageSpan> spans;
   int at = 0;
@@ -288,6 +300,7 @@ void Context::concat(const Context& other, int first) {
                                        std::to_string(o.size()) + ")");
   }
   if (!o.weighed.empty()) throw Error(ErrorKind::kUsage, "context: concat of a Context with weighed slots");
+  s.area.clear();
   const int base = size();
   if (s.resident == base) {
     int at = 0;
@@ -357,11 +370,53 @@ void Context::weigh(int first, tensor::SoftmaxClass softmax) {
   s.published = std::min(s.published, first / tensor::kPageSlots);
 }
 
+size_t Context::settle(std::vector<PageRef> area) {
+  ContextState& s = *state_;
+  PagePool& pool = s.engine->pages();
+  if (s.resident != size()) {
+    throw Error(ErrorKind::kUsage, "context: its pages were taken away; co_await Engine::restore before it settles");
+  }
+  if (area.size() * size_t(tensor::kPageSlots) < size_t(size())) {
+    throw Error(ErrorKind::kUsage, "context: " + std::to_string(size()) + " slots do not fit an area of " +
+                                       std::to_string(area.size()) + " pages");
+  }
+  for (const PageRef& page : area) {
+    // The caller's reference and the one in `area`.
+    if (pool.references(page.id()) > 2) {
+      throw Error(ErrorKind::kUsage, "context: page " + std::to_string(page.id()) + " of the area is in use");
+    }
+  }
+  size_t bytes = 0;
+  std::vector<PageSpan> spans;
+  for (int first = 0; first < size(); first += tensor::kPageSlots) {
+    const int count = std::min(tensor::kPageSlots, size() - first);
+    const PageId to = area[size_t(first / tensor::kPageSlots)].id();
+    const ContextState::Place from = s.find(first), last = s.find(first + count - 1);
+    const bool whole = from.slot == 0 && from.page == last.page && last.slot == count - 1;
+    if (whole) {
+      pool.copy_page(from.page, to);
+      bytes += pool.layout().page_bytes();
+    }
+    for (int x = 0; !whole && x < count; ++x) {
+      const ContextState::Place slot = s.find(first + x);
+      pool.copy_slot(slot.page, slot.slot, to, x);
+      bytes += pool.layout().page_bytes() / tensor::kPageSlots;
+    }
+    spans.push_back({area[size_t(first / tensor::kPageSlots)], 0, uint8_t(count)});
+  }
+  s.spans = std::move(spans);
+  s.area = std::move(area);
+  s.tail_owned = true;
+  s.published = 0;
+  return bytes;
+}
+
 void Context::release() {
   if (!state_->reproducible) {
     throw Error(ErrorKind::kUsage, "context: its slots cannot be recomputed (overwritten or dropped); destroy it instead");
   }
   state_->drop_pages();
+  state_->area.clear();
 }
 
 }  // namespace tutti::engine

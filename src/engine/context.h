@@ -61,6 +61,7 @@ struct ContextState {
   Engine* engine = nullptr;
   std::shared_ptr<Request> request;  // whose pages these are, for preemption and fairness
   std::vector<PageSpan> spans;       // cover slots [0, resident)
+  std::vector<PageRef> area;         // settle(): pages that the slots fill in order, before any of the pool's choice
   std::vector<SlotRecipe> recipe;    // all slots
   int resident = 0;                  // < recipe.size(): pages were taken away, to be recomputed
   bool tail_owned = false;           // the last page's free slots are ours to fill
@@ -139,7 +140,14 @@ class Context {
   static Context load(Engine& engine, std::shared_ptr<Request> request, const std::filesystem::path& path,
                       uint64_t salt = 0);
 
-  // Gives all pages back; the recipe stays, so that a later query recomputes them. Throws Error(kUsage) when some
+  // From now on slot x lies in page area[x / 32] as long as the area reaches, and what the Context holds is copied
+  // there, bit for bit; returns the bytes copied. The caller holds the only reference to each page of `area` and keeps
+  // it from others while the Context lives. Pages of an area never reach the prefix cache; a fork, and the Context
+  // itself after keep, drop or concat, go on in pages of the pool. Throws Error(kUsage): the area is too small or in
+  // use, or pages of the Context were taken away.
+  size_t settle(std::vector<PageRef> area);
+
+  // Gives all pages back, an area too; the recipe stays, so that a later query recomputes them. Throws Error(kUsage) when some
   // slot cannot be recomputed.
   void release();
 

@@ -24,8 +24,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Longest that programs run between two ticks while queries wait.
-constexpr double kProgramSeconds = 200e-6;
 // A second prompt joins a tick only with this many rows; fewer are not worth their overhead.
 constexpr int kWorthwhileRows = 8;
 // Rows of a prompt beside streams before any forward was measured.
@@ -393,9 +391,9 @@ void Engine::offload(std::function<void()> work) {
 void Engine::run_programs() {
   const auto start = Clock::now();
   io_.restart();
-  const double limit = std::max(kProgramSeconds, statistics_.ticks ? 0.02 * statistics_.forward_seconds /
-                                                                         double(statistics_.ticks)
-                                                                   : kProgramSeconds);
+  const double least = options_.program_seconds;
+  const double limit =
+      statistics_.ticks ? std::max(least, 0.02 * statistics_.forward_seconds / double(statistics_.ticks)) : least;
   while (io_.poll_one() > 0) {
     if (!pending_.empty() && seconds_since(start) > limit) break;
   }
@@ -413,6 +411,14 @@ std::vector<std::shared_ptr<ContextState>> Engine::live_contexts() {
   }
   contexts_.resize(kept);
   return live;
+}
+
+void Engine::register_context(const std::shared_ptr<ContextState>& state) {
+  if (contexts_.size() >= sweep_at_) {
+    live_contexts();
+    sweep_at_ = std::max<size_t>(64, 2 * contexts_.size());
+  }
+  contexts_.push_back(state);
 }
 
 bool Engine::preempt(const std::function<bool(const ContextState&)>& eligible) {
@@ -456,7 +462,9 @@ PageRef Engine::take_page(const Request& request) {
 
 void Engine::take_cached(Query::QueryPart& part, Query& query) {
   ContextState& c = *part.context;
-  if (!options_.prefix_cache || !c.reproducible || !ordinary(part.rows.classes) || !c.weighed.empty()) return;
+  if (!options_.prefix_cache || !c.reproducible || !c.area.empty() || !ordinary(part.rows.classes) || !c.weighed.empty()) {
+    return;
+  }
   // Whole pages only, while everything so far stands on page borders as plain causal tokens.
   const auto aligned = [&] {
     if (c.resident % tensor::kPageSlots != 0) return false;
@@ -514,8 +522,8 @@ void Engine::take_cached(Query::QueryPart& part, Query& query) {
 
 void Engine::publish(ContextState& c) {
   // What saw slots that are gone or were replaced looks like any other token, but is not what the tokens say; and a
-  // file's word is not taken for what other requests read.
-  if (!options_.prefix_cache || !c.reproducible || c.loaded || c.resident < tensor::kPageSlots) return;
+  // file's word is not taken for what other requests read. The pages of an area are its owner's to write over.
+  if (!options_.prefix_cache || !c.reproducible || c.loaded || !c.area.empty() || c.resident < tensor::kPageSlots) return;
   // What comes behind weighed slots saw them otherwise than the tokens say.
   const int last = c.weighed.empty() ? c.resident : std::min(c.resident, c.weighed.front().first);
   const int pages = last / tensor::kPageSlots;

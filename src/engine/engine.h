@@ -37,6 +37,7 @@ struct EngineOptions {
   int max_prompt_rows = 512;              // of one tick
   double streaming_tick_seconds = 0.040;  // a tick's time while somebody waits for tokens
   double network_slot_seconds = 0.010;    // of Network jobs between two ticks while somebody waits for tokens
+  double program_seconds = 200e-6;  // longest that programs run between two ticks while queries wait
   double lease_weight = 1.0;
   int host_threads = 1;  // for offload()
 };
@@ -145,7 +146,7 @@ class Engine {
   // Error(kLimit).
   PageRef take_page(const Request& request);
 
-  void register_context(const std::shared_ptr<ContextState>& state) { contexts_.push_back(state); }
+  void register_context(const std::shared_ptr<ContextState>& state);
 
  private:
   struct Query {
@@ -207,6 +208,7 @@ class Engine {
   models::RowWorkspace workspace_;
   std::vector<Sampler> samplers_;  // one per worker: they hold scratch memory
   std::vector<std::weak_ptr<ContextState>> contexts_;
+  size_t sweep_at_ = 64;  // entries of contexts_ at which the dead ones are swept out
   std::vector<std::shared_ptr<ContextState>> prefixes_;
   std::deque<QueryPtr> pending_;
   int delivering_ = 0;  // answered queries whose program has not run since

@@ -70,6 +70,7 @@ class PageRef {
   PageId id() const { return page_; }
   explicit operator bool() const { return pool_ != nullptr; }
   bool shared() const { return pool_->references(page_) > 1; }
+  int references() const { return pool_->references(page_); }
 
  private:
   PageRef(PagePool* pool, PageId page) : pool_(pool), page_(page) {}

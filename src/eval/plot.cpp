@@ -8,6 +8,7 @@
 namespace tutti::eval {
 namespace {
 
+constexpr size_t kMostMarks = 24;
 constexpr double kWidth = 760, kHeight = 440, kLeft = 80, kRight = 170, kTop = 50, kBottom = 60;
 // Distinct in print and for colour-blind readers (Okabe and Ito).
 constexpr const char* kColours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"};
@@ -87,7 +88,14 @@ std::string Plot::svg() const {
     append(out, "<line x1=\"%g\" x2=\"%g\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"#dddddd\"/>", kLeft, kWidth - kRight, py(y), py(y));
     append(out, "<text x=\"%g\" y=\"%.1f\" text-anchor=\"end\">%s</text>\n", kLeft - 8, py(y) + 4, number(y).c_str());
   }
-  for (const double x : xs) {
+  // A mark at every x as long as they can be told apart, else at round ones.
+  std::set<double> marks = xs;
+  if (xs.size() > kMostMarks && !log_x) {
+    const double x_step = round_step(*xs.rbegin() - *xs.begin(), 8);
+    marks.clear();
+    for (double x = std::ceil(*xs.begin() / x_step) * x_step; x <= *xs.rbegin(); x += x_step) marks.insert(x);
+  }
+  for (const double x : marks) {
     append(out, "<text x=\"%.1f\" y=\"%g\" text-anchor=\"middle\">%s</text>\n", px(x), kHeight - kBottom + 20, number(x).c_str());
   }
   append(out, "<text x=\"%g\" y=\"%g\" text-anchor=\"middle\">", (kLeft + kWidth - kRight) / 2, kHeight - 16);
@@ -105,7 +113,10 @@ std::string Plot::svg() const {
       append(out, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"", colour);
       for (const auto& [x, y] : line.points) append(out, "%.1f,%.1f ", px(x), py(y));
       out += "\"/>\n";
-      for (const auto& [x, y] : line.points) append(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"%s\"/>", px(x), py(y), colour);
+      for (const auto& [x, y] : line.points) {
+        if (line.points.size() > kMostMarks) break;
+        append(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"%s\"/>", px(x), py(y), colour);
+      }
     }
     const double y = kTop + 10 + 20 * double(i);
     append(out, "\n<rect x=\"%g\" y=\"%.1f\" width=\"14\" height=\"4\" fill=\"%s\"/>", kWidth - kRight + 12, y - 6, colour);
