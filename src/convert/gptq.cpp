@@ -21,33 +21,24 @@ void add_scaled(double a, const double* x, int n, double* y) {
 }
 
 // Upper triangular R with H = R R', in place; false when H is not positive definite. From the last column to the
-// first, so that the inverse of R is the factor that GPTQ wants: H^-1 = U' U with U = R^-1 upper triangular.
-bool factor(std::vector<double>& h, int n, ComputePool& pool) {
+// first, so that the inverse of R is the factor that GPTQ wants: H^-1 = U' U with U = R^-1 upper triangular. On one
+// worker: a barrier for every column would cost more than sharing it out brings.
+bool factor(std::vector<double>& h, int n) {
   const auto at = [&](int i, int j) -> double& { return h[size_t(i) * size_t(n) + size_t(j)]; };
-  bool sound = true;
-  pool.run([&](Worker& worker) {
-    std::vector<double> column(size_t(n), 0.0);
-    for (int j = n - 1; j >= 0; --j) {
-      // Everyone computes the column from what all have updated, then updates its own rows above it.
-      const double pivot = at(j, j);
-      if (!(pivot > 0) || !std::isfinite(pivot)) {
-        if (worker.index() == 0) sound = false;
-        break;
-      }
-      const double root = std::sqrt(pivot);
-      for (int i = 0; i < j; ++i) column[size_t(i)] = at(i, j) / root;
-      worker.barrier();
-      const auto [first, last] = worker.share(j);
-      for (int i = first; i < last; ++i) {
-        // Of row i only the columns i .. j - 1 matter.
-        add_scaled(-column[size_t(i)], column.data() + i, j - i, &at(i, i));
-        at(i, j) = column[size_t(i)];
-      }
-      if (worker.index() == 0) at(j, j) = root;
-      worker.barrier();
+  std::vector<double> column(size_t(n), 0.0);
+  for (int j = n - 1; j >= 0; --j) {
+    const double pivot = at(j, j);
+    if (!(pivot > 0) || !std::isfinite(pivot)) return false;
+    const double root = std::sqrt(pivot);
+    for (int i = 0; i < j; ++i) column[size_t(i)] = at(i, j) / root;
+    for (int i = 0; i < j; ++i) {
+      // Of row i only the columns i .. j - 1 matter.
+      add_scaled(-column[size_t(i)], column.data() + i, j - i, &at(i, i));
+      at(i, j) = column[size_t(i)];
     }
-  });
-  return sound;
+    at(j, j) = root;
+  }
+  return true;
 }
 
 // U = R^-1, upper triangular, row by row: U R = I.
@@ -172,7 +163,7 @@ class Solver {
       d += options.damping * mean;
       if (diagonal(order_[size_t(i)]) == 0) d += 1;  // no row met this input: its error binds nobody
     }
-    if (!factor(factor_, in, pool)) {
+    if (!factor(factor_, in)) {
       throw Error(ErrorKind::kUsage,
                   "GPTQ: the Hessian of " + std::to_string(in) +
                       " inputs is not positive definite; raise the damping or give more calibration text");

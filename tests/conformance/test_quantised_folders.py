@@ -212,7 +212,7 @@ def test_logits_are_those_of_the_weights_meant(plain, tmp_path, case):
     got = program.logits(stored, IDS, VOCAB, tmp_path / "stored.f32")
     wanted = program.logits(meant, IDS, VOCAB, tmp_path / "meant.f32")
     assert np.abs(wanted).max() > 0.5
-    check_same_bits(got, wanted)
+    check_same_bits(case, got, wanted)
     # Converted, the values stay what they were, in the smallest type that holds them.
     program.run("quantize", "-m", stored, tmp_path / "out.gguf", "COPY", "--json")
     tensors = {t.name: t for t in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
@@ -229,4 +229,4 @@ def test_older_config_file(plain, tmp_path):
     own.pop("quant_method")
     (stored / "config.json").write_text(json.dumps(config))
     (stored / "quantize_config.json").write_text(json.dumps(own))
-    check_same_bits(program.logits(stored, IDS, VOCAB, tmp_path / "a"), program.logits(meant, IDS, VOCAB, tmp_path / "b"))
+    check_same_bits("older", program.logits(stored, IDS, VOCAB, tmp_path / "a"), program.logits(meant, IDS, VOCAB, tmp_path / "b"))
