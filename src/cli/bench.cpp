@@ -14,6 +14,7 @@
 #include "base/philox.h"
 #include "cli/commands.h"
 #include "cli/json_text.h"
+#include "cli/roofs.h"
 #include "cli/session.h"
 #include "eval/plot.h"
 #include "tensor/kernels.h"
@@ -34,15 +35,6 @@ struct BenchOptions {
   bool json = false;
   std::string svg;
 };
-
-struct Spread {
-  double median, low, high;
-};
-
-Spread spread_of(std::vector<double> samples) {
-  std::sort(samples.begin(), samples.end());
-  return {samples[samples.size() / 2], samples.front(), samples.back()};
-}
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -125,30 +117,6 @@ double decode_speed(Session& session, int streams, int depth, int count, uint32_
   }
   run_all(engine, std::move(programs));
   return double(streams) * count / seconds_since(start);
-}
-
-// Bytes a second that all workers read together from a buffer of the weights' size, again and again: the roof
-// of decoding one stream.
-double read_bandwidth(ComputePool& pool, size_t bytes) {
-  tensor::AlignedBytes buffer(bytes / 64 * 64 + 64);
-  std::vector<uint64_t> sums(size_t(pool.threads()) * 8);
-  std::vector<double> samples;
-  for (int repeat = 0; repeat < 5; ++repeat) {
-    const auto start = Clock::now();
-    pool.run([&](Worker& worker) {
-      const size_t words = buffer.size() / 8;
-      const size_t first = words * size_t(worker.index()) / size_t(worker.count()) / 8 * 8;
-      const size_t last = words * size_t(worker.index() + 1) / size_t(worker.count()) / 8 * 8;
-      const auto* data = reinterpret_cast<const uint64_t*>(buffer.data());
-      uint64_t a[8] = {};
-      for (size_t i = first; i < last; i += 8) {
-        for (size_t j = 0; j < 8; ++j) a[j] += data[i + j];
-      }
-      for (size_t j = 0; j < 8; ++j) sums[size_t(worker.index()) * 8 + j] += a[j];
-    });
-    samples.push_back(double(buffer.size()) / seconds_since(start));
-  }
-  return spread_of(samples).high + double(sums[0] & 1) * 1e-9;
 }
 
 [[noreturn]] void too_long(const std::string& what, int context) {
@@ -273,7 +241,12 @@ void add_bench(CLI::App& app) {
   command->add_option("--repeats", o->repeats, "measurements; the median counts")->capture_default_str();
   command->add_flag("--json", o->json, "one JSON document on stdout");
   command->add_option("--svg", o->svg, "write a plot of the decode throughput");
-  command->callback([o] {
+  add_bench_matmul(*command);
+  // Beside `bench matmul`, which has no model, bench itself still wants one.
+  command->get_option("--model")->required(false);
+  command->callback([o, command] {
+    if (command->got_subcommand("matmul")) return;
+    if (o->model.model.empty()) throw Error(ErrorKind::kUsage, "bench: --model is required");
     const auto positive = [](const std::vector<int>& list, int least, const char* what) {
       for (const int x : list) {
         if (x < least) throw Error(ErrorKind::kUsage, std::string(what) + ": " + std::to_string(x) + " is too small");

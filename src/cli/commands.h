@@ -12,6 +12,8 @@ void add_chat(CLI::App& app);
 void add_contexts(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_traffic(CLI::App& app);
+// `bench matmul`, declared under `bench`.
+void add_bench_matmul(CLI::App& bench);
 void add_eval(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_tokenize(CLI::App& app);

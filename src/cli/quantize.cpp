@@ -9,6 +9,9 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/progress_line.h"
+#include "cli/session.h"
+#include "cli/text_input.h"
+#include "convert/calibrate.h"
 #include "convert/convert_model.h"
 #include "models/find_model.h"
 
@@ -21,6 +24,9 @@ struct QuantizeOptions {
   std::string model, out, type;
   std::vector<std::string> tensor_types;
   std::string output_type, embedding_type, importance;
+  std::string method, calibration, order = "natural";
+  int group = 32, calibration_tokens = 16384, window = 512, clip = 0;
+  double damping = 0.1;
   int threads = 0;
   bool pure = false, leave_output = false, requantize = false, force = false, dry_run = false,
        json = false, quiet = false;
@@ -72,8 +78,17 @@ Json json_of(const convert::TensorReport& t, bool dry_run) {
   return j;
 }
 
+Json json_of(const convert::LinearReport& t) {
+  return {{"name", t.name},
+          {"shape", {t.in, t.out}},
+          {"group", t.group},
+          {"output_error", t.error},
+          {"output_error_rtn", t.nearest_error},
+          {"scales", {{"low", t.scale_low}, {"median", t.scale_median}, {"high", t.scale_high}}}};
+}
+
 Json json_of(const convert::Source& source, const QuantizeOptions& o,
-             const convert::ConvertReport& report) {
+             const convert::ConvertReport& report, const std::vector<convert::LinearReport>& linears) {
   Json tensors = Json::array();
   for (const auto& t : report.tensors) tensors.push_back(json_of(t, o.dry_run));
   Json total{{"tensors", report.tensors.size()},
@@ -81,14 +96,20 @@ Json json_of(const convert::Source& source, const QuantizeOptions& o,
              {"bytes_before", report.bytes_before},
              {"bytes", report.bytes},
              {"bits_per_weight", report.bits_per_weight()}};
-  if (!o.dry_run) total["relative_rms"] = report.relative_rms();
-  return {{"model", source.path.string()},
-          {"output", o.out},
-          {"type", std::string(convert::file_type(o.type).name)},
-          {"dry_run", o.dry_run},
-          {"tensors", std::move(tensors)},
-          {"total", std::move(total)},
-          {"notes", source.notes}};
+  // On a grid, the layers' errors are those of "linears": here they count as copied.
+  if (!o.dry_run && o.method.empty()) total["relative_rms"] = report.relative_rms();
+  Json j{{"model", source.path.string()},
+         {"output", o.out},
+         {"type", std::string(convert::file_type(o.type).name)},
+         {"dry_run", o.dry_run},
+         {"tensors", std::move(tensors)},
+         {"total", std::move(total)},
+         {"notes", source.notes}};
+  if (o.method.empty()) return j;
+  j["method"] = o.method;
+  j["linears"] = Json::array();
+  for (const auto& t : linears) j["linears"].push_back(json_of(t));
+  return j;
 }
 
 void print_tensor(const convert::TensorReport& t, size_t index, size_t count, bool dry_run) {
@@ -104,12 +125,53 @@ void print_tensor(const convert::TensorReport& t, size_t index, size_t count, bo
   std::printf("\n");
 }
 
-void print_totals(const convert::ConvertReport& report, bool dry_run) {
+void print_totals(const convert::ConvertReport& report, bool with_error) {
   std::printf("%zu tensors, %.2f -> %.2f MiB, %.3f bits a weight", report.tensors.size(),
               double(report.bytes_before) / (1 << 20), double(report.bytes) / (1 << 20),
               report.bits_per_weight());
-  if (!dry_run) std::printf(", relative RMS error %.4e", report.relative_rms());
+  if (with_error) std::printf(", relative RMS error %.4e", report.relative_rms());
   std::printf("\n");
+}
+
+void print_linear(const convert::LinearReport& t, int done, int total) {
+  std::printf("[%4d/%4d] %-36s groups of %-4d output error %.4f (nearest %.4f)  scales %.2e %.2e %.2e\n", done, total,
+              t.name.c_str(), t.group, t.error, t.nearest_error, double(t.scale_low), double(t.scale_median),
+              double(t.scale_high));
+  std::fflush(stdout);
+}
+
+// The source with its layers on a grid, as --method asks.
+convert::Source on_grid(const convert::Source& source, const QuantizeOptions& o,
+                        const convert::ConvertOptions& options, ComputePool& pool,
+                        std::vector<convert::LinearReport>& linears) {
+  convert::CalibrationOptions calibration;
+  calibration.method = o.method == "gptq" ? convert::GridMethod::kGptq : convert::GridMethod::kNearest;
+  calibration.gptq.group = o.group;
+  calibration.gptq.damping = o.damping;
+  calibration.gptq.clip = o.clip;
+  calibration.gptq.order = o.order == "activation" ? convert::InputOrder::kActivation : convert::InputOrder::kNatural;
+  calibration.window = o.window;
+  if (calibration.method == convert::GridMethod::kGptq && o.calibration.empty()) {
+    throw Error(ErrorKind::kUsage, "--method gptq: needs text like what the model will read; give --calibration FILE");
+  }
+  convert::check_conversion(source, o.out, options);
+  std::vector<int32_t> tokens;
+  if (!o.calibration.empty()) {
+    const text::Tokenizer tokenizer = load_tokenizer(o.model);
+    tokens = tokenizer.encode(read_input(o.calibration));
+    if (tokens.size() > size_t(o.calibration_tokens)) tokens.resize(size_t(o.calibration_tokens));
+    if (tokenizer.add_bos_default()) calibration.bos = tokenizer.bos();
+    if (tokens.empty()) throw Error(ErrorKind::kUsage, "--calibration " + o.calibration + ": the text is empty");
+  }
+  ProgressLine line(o.quiet);
+  return convert::on_grid(source, options, calibration, tokens, pool,
+                          [&](const convert::LinearReport& t, int done, int total) {
+                            linears.push_back(t);
+                            line.clear();
+                            if (!o.json) print_linear(t, done, total);
+                            if (line.due())
+                              line.show("matrix " + std::to_string(done) + " of " + std::to_string(total));
+                          });
 }
 
 void quantize(const QuantizeOptions& o) {
@@ -120,7 +182,7 @@ void quantize(const QuantizeOptions& o) {
   if (o.threads < 0) throw Error(ErrorKind::kUsage, "--threads: must be positive");
   const convert::Importance importance =
       o.importance.empty() ? convert::Importance() : convert::Importance::open(o.importance);
-  const auto source = convert::Source::open(models::find_model(o.model));
+  auto source = convert::Source::open(models::find_model(o.model));
   if (!o.quiet) {
     for (const std::string& note : source.notes)
       std::fprintf(stderr, "tutti: note: %s\n", note.c_str());
@@ -128,15 +190,17 @@ void quantize(const QuantizeOptions& o) {
   if (o.dry_run) {
     const auto plan = convert::plan_conversion(source, options);
     if (o.json) {
-      std::cout << json_of(source, o, plan).dump() << '\n';
+      std::cout << json_of(source, o, plan, {}).dump() << '\n';
       return;
     }
     for (size_t i = 0; i < plan.tensors.size(); ++i)
       print_tensor(plan.tensors[i], i + 1, plan.tensors.size(), true);
-    print_totals(plan, true);
+    print_totals(plan, false);
     return;
   }
   ComputePool pool(o.threads > 0 ? o.threads : available_cores());
+  std::vector<convert::LinearReport> linears;
+  if (!o.method.empty()) source = on_grid(source, o, options, pool, linears);
   size_t index = 0;
   const size_t count = source.tensors.size();
   ProgressLine line(o.quiet);
@@ -153,9 +217,9 @@ void quantize(const QuantizeOptions& o) {
         if (line.due()) line.show(std::to_string(int(100 * fraction)) + " %  " + t.name);
       });
   if (o.json) {
-    std::cout << json_of(source, o, report).dump() << '\n';
+    std::cout << json_of(source, o, report, linears).dump() << '\n';
   } else {
-    print_totals(report, false);
+    print_totals(report, o.method.empty());
   }
 }
 
@@ -202,6 +266,27 @@ void add_quantize(CLI::App& app) {
                     "output.weight stays as it is stored");
   command->add_option("--imatrix", o->importance,
                       "importances of columns, a file of llama-imatrix (GGUF form)");
+  command
+      ->add_option("--method", o->method,
+                   "put the layers' matrices on a symmetric 4-bit grid (type Q4_0): rtn rounds to nearest, gptq makes "
+                   "up for each error with the weights that are still free")
+      ->check(CLI::IsMember({"rtn", "gptq"}));
+  command->add_option("--group", o->group, "inputs that share a scale: 32, 64, 128 ...; the file repeats it every 32")
+      ->capture_default_str();
+  command->add_option("--calibration", o->calibration, "text for --method; - reads standard input");
+  command->add_option("--calibration-tokens", o->calibration_tokens, "only the first N tokens of it")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  command->add_option("--window", o->window, "calibration tokens that see each other")
+      ->check(CLI::Range(2, 1 << 16))
+      ->capture_default_str();
+  command->add_option("--damping", o->damping, "of the Hessian, a part of the mean of its diagonal")
+      ->capture_default_str();
+  command->add_option("--clip", o->clip, "also try scales shrunk by up to this many per cent (75 is the paper's)")
+      ->capture_default_str();
+  command->add_option("--order", o->order, "which inputs are decided first: natural, or activation (the largest)")
+      ->check(CLI::IsMember({"natural", "activation"}))
+      ->capture_default_str();
   command->add_flag("--allow-requantize", o->requantize,
                     "also from quantised tensors, at a loss of quality");
   command->add_flag("--force", o->force, "replace an existing file");

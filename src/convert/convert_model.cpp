@@ -223,6 +223,12 @@ ConvertReport plan_conversion(const Source& source, const ConvertOptions& option
   return report;
 }
 
+void check_conversion(const Source& source, const std::filesystem::path& out,
+                      const ConvertOptions& options) {
+  check_requantise(source, plan_conversion(source, options), options.allow_requantize);
+  check_output(source, out, options.force);
+}
+
 ConvertReport convert_model(const Source& source, const std::filesystem::path& out,
                             const ConvertOptions& options, const Importance& importance,
                             ComputePool& pool, const TensorDone& done,

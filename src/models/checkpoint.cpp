@@ -1,15 +1,19 @@
 #include "models/checkpoint.h"
 
+#include <algorithm>
 #include <cstring>
 #include <ranges>
+#include <set>
 
 #include "base/error.h"
+#include "formats/quantised_layers.h"
 #include "models/gguf_config.h"
 #include "models/hf_config.h"
 #include "models/rope.h"
 #include "models/tensor_layout.h"
 #include "models/tensor_table.h"
 #include "models/weight_loader.h"
+#include "tensor/grid.h"
 
 namespace tutti::models {
 namespace {
@@ -51,10 +55,43 @@ std::span<const std::byte> narrowed(const formats::SafetensorsTensor& t, OwnedBy
   return *bytes;
 }
 
+// The matrices of quantised layers, each of several tensors, in a type that the kernels know. Returns the names of
+// those tensors.
+std::set<std::string> add_quantised_layers(const formats::Safetensors& weights,
+                                           const formats::QuantisedScheme& scheme,
+                                           TensorTable& table, OwnedBytes& owned) {
+  std::set<std::string> parts;
+  for (const std::string& prefix : formats::quantised_layers(weights, scheme)) {
+    const tensor::Grid grid = formats::read_layer(weights, scheme, prefix);
+    tensor::StoredGrid stored = tensor::stored(grid);
+    owned.push_back(std::make_shared<std::vector<std::byte>>(std::move(stored.rows)));
+    TensorTable::Entry entry;
+    entry.shape = {grid.out, grid.in};
+    entry.type = stored.type;
+    entry.data = *owned.back();
+    table.add(prefix + ".weight", std::move(entry));
+    for (std::string& part : formats::layer_parts(scheme, prefix)) parts.insert(std::move(part));
+  }
+  return parts;
+}
+
+// AutoGPTQ writes a bias of zeros where the model has none.
+void ignore_empty_biases(const formats::Safetensors& weights, const formats::QuantisedScheme& scheme,
+                         TensorTable& table) {
+  for (const std::string& prefix : formats::quantised_layers(weights, scheme)) {
+    const formats::SafetensorsTensor* bias = weights.find(prefix + ".bias");
+    if (bias && std::ranges::all_of(bias->data, [](std::byte b) { return b == std::byte{0}; }))
+      table.ignore(bias->name);
+  }
+}
+
 TensorTable table_of(const formats::Safetensors& weights, const std::string& place,
-                     OwnedBytes& owned) {
+                     const std::optional<formats::QuantisedScheme>& scheme, OwnedBytes& owned) {
   TensorTable table(place);
+  std::set<std::string> parts;
+  if (scheme) parts = add_quantised_layers(weights, *scheme, table, owned);
   for (const formats::SafetensorsTensor& t : weights.tensors()) {
+    if (parts.contains(t.name)) continue;
     TensorTable::Entry entry;
     for (const uint64_t dim : t.shape) entry.shape.push_back(int64_t(dim));
     entry.data = t.data;
@@ -121,7 +158,8 @@ Checkpoint Checkpoint::from_gguf(std::shared_ptr<const formats::Gguf> gguf) {
 Checkpoint Checkpoint::from_folder(std::shared_ptr<const formats::ModelFolder> folder) {
   Checkpoint c;
   const std::string place = folder->path().string();
-  TensorTable table = table_of(folder->weights(), place, c.owned_);
+  const auto scheme = formats::quantised_scheme(*folder);
+  TensorTable table = table_of(folder->weights(), place, scheme, c.owned_);
   refuse_latent_attention(table);
   TensorLayout layout;
   c.config_ = hf_config(folder->config(), (folder->path() / "config.json").string(), layout);
@@ -133,6 +171,7 @@ Checkpoint Checkpoint::from_folder(std::shared_ptr<const formats::ModelFolder> f
   }
   c.weights_ = load_weights(c.config_, layout, table, c.owned_);
   if (c.config_.tied_head) table.ignore(layout.head);
+  if (scheme) ignore_empty_biases(folder->weights(), *scheme, table);
   table.ignore_if(is_redundant);
   table.check_all_taken();
   c.folder_ = std::move(folder);

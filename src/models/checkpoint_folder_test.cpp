@@ -452,8 +452,9 @@ TEST(CheckpointFolder, NamesWhatItCannotRun) {
   d = draft(kLlama);
   d.config.erase("architectures");  // model_type alone says it, too
   EXPECT_EQ(load_error(d).message, "");
-  d.config["quantization_config"] = {{"quant_method", "gptq"}};
-  EXPECT_TRUE(load_error(d).names("\"gptq\""));
+  d.config["quantization_config"] = {{"quant_method", "bitsandbytes"}};
+  EXPECT_TRUE(load_error(d).names("\"bitsandbytes\""));
+  EXPECT_EQ(load_error(d).kind, ErrorKind::kUnsupported);
   d = draft(kLlama);
   d.config["hidden_act"] = "xielu";
   EXPECT_TRUE(load_error(d).names("xielu"));

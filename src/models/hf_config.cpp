@@ -329,14 +329,6 @@ void read_layout(const Keys& keys, const Config& config, TensorLayout& layout) {
 Config hf_config(const json& object, const std::string& place, TensorLayout& layout) {
   const Keys keys(object, place);
   const Family& family = family_of(keys);
-  if (const json* quantised = keys.find("quantization_config")) {
-    const std::string method =
-        Keys(*quantised, place).string_if("quant_method").value_or("unknown");
-    throw Error(ErrorKind::kUnsupported,
-                place + ": key \"quantization_config\": weights quantised by " +
-                    formats::shown(method) +
-                    " are not read; use the model in F32, F16 or BF16, or a GGUF of it");
-  }
   if (keys.find("kv_lora_rank")) keys.unsupported("kv_lora_rank", "is latent attention (MLA)");
 
   Config config;

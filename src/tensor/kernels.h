@@ -83,7 +83,8 @@ struct Kernels {
   // tile are not written. y's row stride is `y_stride` floats.
   void (*matmul_quantised)(const Matrix& w, const QuantisedRows& x, int rows, int tile_first, int tile_last,
                            float* y, size_t y_stride);
-  // The same for dense weights and fp32 activations.
+  // The same for dense weights and fp32 activations; also for Q4_0 weights, each widened to the fp32 number that its
+  // block stands for.
   void (*matmul_dense)(const Matrix& w, const float* x, size_t x_stride, int rows, int tile_first,
                        int tile_last, float* y, size_t y_stride);
 

@@ -199,7 +199,9 @@ Matrix Matrix::allocate(Type type, int out, int in, Arithmetic arithmetic, Weigh
   }
   row_bytes(type, in);  // throws when `in` is no multiple of the block
   Matrix matrix;
-  matrix.type_ = info(type).quantised && arithmetic == Arithmetic::kExactF32 ? Type::kF32 : type;
+  const bool widened = info(type).quantised && type != Type::kQ4_0 && arithmetic == Arithmetic::kExactF32;
+  matrix.type_ = widened ? Type::kF32 : type;
+  matrix.arithmetic_ = arithmetic;
   matrix.out_ = out;
   matrix.in_ = in;
   matrix.tile_bytes_ = packed_tile_bytes(packed_shape(matrix.type_), in);

@@ -51,7 +51,8 @@ enum class Arithmetic : uint8_t {
 };
 
 // [out, in] weights, row-major in the file, packed here. Dense types (F32, F16, BF16) always
-// compute as kExactF32. With kExactF32 a quantised type is dequantised to F32 at packing.
+// compute as kExactF32. With kExactF32 a quantised type is dequantised to F32 at packing, but for Q4_0: it stays packed
+// and each product widens it, to the same bits.
 class Matrix {
  public:
   Matrix() = default;
@@ -77,11 +78,14 @@ class Matrix {
   const std::byte* tile(int t) const { return data_.get() + size_t(t) * tile_bytes_; }
   size_t bytes() const { return tile_bytes_ * size_t(tiles()); }
   bool quantised() const { return info(type_).quantised; }
-  // Elements per activation block: 32, or 256 for K-quants; 0 for dense types.
-  int activation_block() const { return quantised() ? info(type_).block : 0; }
+  // Elements per activation block: 32, or 256 for K-quants; 0 for products with fp32 activations.
+  int activation_block() const {
+    return quantised() && arithmetic_ == Arithmetic::kExactQ8 ? info(type_).block : 0;
+  }
 
  private:
   Type type_ = Type::kF32;
+  Arithmetic arithmetic_ = Arithmetic::kExactQ8;
   int out_ = 0, in_ = 0;
   size_t tile_bytes_ = 0;
   std::shared_ptr<std::byte> data_;

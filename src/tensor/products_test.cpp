@@ -354,6 +354,38 @@ TEST(Products, DenseMatchTheOracleAtEveryLevel) {
   }
 }
 
+// Q4_0 with fp32 activations: the chain over its values, read from the file's blocks.
+TEST(Products, WidenedNibblesMatchTheOracleAtEveryLevel) {
+  Draws draws(16);
+  for (int count : {1, 2, 3, 5, 8, 17, 33}) {
+    for (const auto& [out, in] : {std::pair{50, 96}, {16, 32}, {150, 64}}) {
+      const Raw raw = random_blocks(Type::kQ4_0, out, in, draws);
+      std::vector<float> x(size_t(count) * size_t(in));
+      for (float& v : x) v = draws.uniform(-4, 4);
+      std::vector<float> expected(size_t(count) * size_t(out + 1), kUntouched);
+      for (int r = 0; r < count; ++r) {
+        for (int o = 0; o < out; ++o) {
+          float sum = 0;
+          for (int k = 0; k < in; ++k) {
+            const Block block = read_block(Type::kQ4_0, raw.data() + size_t(o * (in / 32) + k / 32) * 18);
+            sum = std::fma(float(block.q[size_t(k % 32)]) * block.d, x[size_t(r * in + k)], sum);
+          }
+          expected[size_t(r * (out + 1) + o)] = sum;
+        }
+      }
+      const Matrix m = Matrix::pack(Type::kQ4_0, raw, out, in, Arithmetic::kExactF32);
+      EXPECT_EQ(m.activation_block(), 0);
+      EXPECT_LT(m.bytes(), size_t((out + 15) / 16 * 16 * in));  // not widened in memory
+      for (Isa isa : available_isas()) {
+        std::vector<float> y(expected.size(), kUntouched);
+        kernels(isa).matmul_dense(m, x.data(), size_t(in), count, 0, 1, y.data(), size_t(out + 1));
+        kernels(isa).matmul_dense(m, x.data(), size_t(in), count, 1, m.tiles(), y.data(), size_t(out + 1));
+        expect_same_bits(expected, y, std::string("Q4_0 ") + std::string(name(isa)));
+      }
+    }
+  }
+}
+
 TEST(Products, QuantisedActivationsFollowTheRuleAtEveryLevel) {
   Draws draws(7);
   constexpr float kInfinity = std::numeric_limits<float>::infinity();

@@ -444,16 +444,87 @@ void dense_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, fl
   }
 }
 
+// The same for Q4_0: a nibble becomes (value - 8) * d, the fp32 number that its block stands for, and goes the way of a
+// dense weight. One unpacking serves all rows.
+template <int rows, int tiles>
+void nibble_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, float* y,
+                  size_t y_stride) {
+  constexpr int kHalves = 2 * tiles;
+  constexpr PackedShape shape = packed_shape(Type::kQ4_0);
+  const uint8_t* tile = reinterpret_cast<const uint8_t*>(m.data) + size_t(t) * m.tile_bytes;
+  const size_t records = packed_records(shape, m.in);
+  __m256 sum[rows][kHalves];
+#pragma GCC unroll 4
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kHalves; ++j) sum[r][j] = _mm256_setzero_ps();
+  }
+  for (int b = 0; b < m.in / 32; ++b) {
+    __m256 d[kHalves];
+#pragma GCC unroll 8
+    for (int j = 0; j < kHalves; ++j) {
+      d[j] = halves_of(tile + size_t(j / 2) * m.tile_bytes + records +
+                       size_t(b) * size_t(shape.record_bytes) + 16 * (j % 2));
+    }
+    for (int g = 0; g < 8; ++g) {
+      __m256i four[kHalves];
+#pragma GCC unroll 8
+      for (int j = 0; j < kHalves; ++j) {
+        four[j] = chunk(tile + size_t(j / 2) * m.tile_bytes + size_t(b) * size_t(shape.sub_bytes) +
+                        64 * (g % 4) + 32 * (j % 2));
+        four[j] = g < 4 ? low_nibbles(four[j]) : high_nibbles(four[j]);
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        __m256 value[rows];
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r)
+          value[r] = _mm256_set1_ps(x[size_t(r) * x_stride + size_t(32 * b + 4 * g + i)]);
+#pragma GCC unroll 8
+        for (int j = 0; j < kHalves; ++j) {
+          const __m256i q = i == 3 ? _mm256_srli_epi32(four[j], 24)
+                                   : _mm256_and_si256(_mm256_srli_epi32(four[j], 8 * i),
+                                                      _mm256_set1_epi32(15));
+          const __m256 w =
+              _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(q, _mm256_set1_epi32(8))), d[j]);
+#pragma GCC unroll 4
+          for (int r = 0; r < rows; ++r) sum[r][j] = _mm256_fmadd_ps(w, value[r], sum[r][j]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < kHalves; ++j) {
+    const int output = 16 * t + 8 * j;
+    if (output >= m.out) break;
+    const __m256i lanes = lanes_below(m.out - output);
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r) {
+      _mm256_maskstore_ps(y + size_t(r) * y_stride + size_t(output), lanes, sum[r][j]);
+    }
+  }
+}
+
 template <Type type, int rows>
 inline int dense_step(const MatrixView& m, const float* x, size_t x_stride, int t, int tile_last,
                       float* y, size_t y_stride) {
-  constexpr int kTiles = 4 / rows;
-  if (kTiles > 1 && tile_last - t >= kTiles) {
-    dense_tiles<type, rows, kTiles>(m, x, x_stride, t, y, y_stride);
-    return kTiles;
+  if constexpr (type == Type::kQ4_0) {
+    constexpr int kTiles = rows == 1 ? 2 : 1;
+    if (kTiles > 1 && tile_last - t >= kTiles) {
+      nibble_tiles<rows, kTiles>(m, x, x_stride, t, y, y_stride);
+      return kTiles;
+    }
+    nibble_tiles<rows, 1>(m, x, x_stride, t, y, y_stride);
+    return 1;
+  } else {
+    constexpr int kTiles = 4 / rows;
+    if (kTiles > 1 && tile_last - t >= kTiles) {
+      dense_tiles<type, rows, kTiles>(m, x, x_stride, t, y, y_stride);
+      return kTiles;
+    }
+    dense_tiles<type, rows, 1>(m, x, x_stride, t, y, y_stride);
+    return 1;
   }
-  dense_tiles<type, rows, 1>(m, x, x_stride, t, y, y_stride);
-  return 1;
 }
 
 template <Type type>
@@ -576,6 +647,8 @@ void matmul_dense(const Matrix& w, const float* x, size_t x_stride, int rows, in
       return dense<Type::kF16>(m, x, x_stride, rows, tile_first, tile_last, y, y_stride);
     case Type::kBF16:
       return dense<Type::kBF16>(m, x, x_stride, rows, tile_first, tile_last, y, y_stride);
+    case Type::kQ4_0:
+      return dense<Type::kQ4_0>(m, x, x_stride, rows, tile_first, tile_last, y, y_stride);
     default:
       return;
   }

@@ -369,15 +369,83 @@ void dense_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, fl
   }
 }
 
+// The same for Q4_0: a nibble becomes (value - 8) * d, the fp32 number that its block stands for, and goes the way of a
+// dense weight. One unpacking serves all rows.
+template <int rows, int tiles>
+void nibble_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, float* y,
+                  size_t y_stride) {
+  constexpr PackedShape shape = packed_shape(Type::kQ4_0);
+  const uint8_t* tile = reinterpret_cast<const uint8_t*>(m.data) + size_t(t) * m.tile_bytes;
+  const size_t records = packed_records(shape, m.in);
+  __m512 sum[rows][tiles];
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < tiles; ++j) sum[r][j] = _mm512_setzero_ps();
+  }
+  for (int b = 0; b < m.in / 32; ++b) {
+    __m512 d[tiles];
+#pragma GCC unroll 8
+    for (int j = 0; j < tiles; ++j) {
+      d[j] = halves(tile + size_t(j) * m.tile_bytes + records +
+                    size_t(b) * size_t(shape.record_bytes));
+    }
+    for (int g = 0; g < 8; ++g) {
+      __m512i four[tiles];
+#pragma GCC unroll 8
+      for (int j = 0; j < tiles; ++j) {
+        four[j] = chunk(tile + size_t(j) * m.tile_bytes + size_t(b) * size_t(shape.sub_bytes) +
+                        64 * (g % 4));
+        if (g >= 4) four[j] = _mm512_srli_epi16(four[j], 4);
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        __m512 w[tiles];
+#pragma GCC unroll 8
+        for (int j = 0; j < tiles; ++j) {
+          const __m512i q = _mm512_and_si512(_mm512_srli_epi32(four[j], unsigned(8 * i) & 31u),
+                                             _mm512_set1_epi32(15));
+          w[j] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(q, _mm512_set1_epi32(8))), d[j]);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r) {
+          const __m512 value =
+              _mm512_set1_ps(x[size_t(r) * x_stride + size_t(32 * b + 4 * g + i)]);
+#pragma GCC unroll 8
+          for (int j = 0; j < tiles; ++j) sum[r][j] = _mm512_fmadd_ps(w[j], value, sum[r][j]);
+        }
+      }
+    }
+  }
+  for (int j = 0; j < tiles; ++j) {
+    const int outputs = m.out - 16 * (t + j);
+    const __mmask16 lanes = outputs >= 16 ? __mmask16(0xffff) : __mmask16((1u << outputs) - 1u);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      _mm512_mask_storeu_ps(y + size_t(r) * y_stride + size_t(t + j) * 16, lanes, sum[r][j]);
+    }
+  }
+}
+
+template <Type type, int rows, int tiles>
+inline void some_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, float* y,
+                       size_t y_stride) {
+  if constexpr (type == Type::kQ4_0) {
+    nibble_tiles<rows, tiles>(m, x, x_stride, t, y, y_stride);
+  } else {
+    dense_tiles<type, rows, tiles>(m, x, x_stride, t, y, y_stride);
+  }
+}
+
 template <Type type, int rows>
 inline int dense_step(const MatrixView& m, const float* x, size_t x_stride, int t, int tile_last,
                       float* y, size_t y_stride) {
   constexpr int kTiles = rows == 1 ? 4 : 2;
   if (tile_last - t >= kTiles) {
-    dense_tiles<type, rows, kTiles>(m, x, x_stride, t, y, y_stride);
+    some_tiles<type, rows, kTiles>(m, x, x_stride, t, y, y_stride);
     return kTiles;
   }
-  dense_tiles<type, rows, 1>(m, x, x_stride, t, y, y_stride);
+  some_tiles<type, rows, 1>(m, x, x_stride, t, y, y_stride);
   return 1;
 }
 
@@ -488,6 +556,8 @@ void matmul_dense(const Matrix& w, const float* x, size_t x_stride, int rows, in
       return dense<Type::kF16>(m, x, x_stride, rows, tile_first, tile_last, y, y_stride);
     case Type::kBF16:
       return dense<Type::kBF16>(m, x, x_stride, rows, tile_first, tile_last, y, y_stride);
+    case Type::kQ4_0:
+      return dense<Type::kQ4_0>(m, x, x_stride, rows, tile_first, tile_last, y, y_stride);
     default:
       return;
   }

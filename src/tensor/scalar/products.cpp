@@ -128,11 +128,20 @@ void matmul_quantised(const Matrix& w, const QuantisedRows& x, int rows, int til
 void matmul_dense(const Matrix& w, const float* x, size_t x_stride, int rows, int tile_first,
                   int tile_last, float* y, size_t y_stride) {
   const MatrixView m = view(w);
-  const auto weight = [&](const std::byte* tile, size_t i) {
+  // Output o of a tile, element k.
+  const auto weight = [&](const std::byte* tile, int o, int k) {
+    const size_t i = size_t(k) * kTileOutputs + size_t(o);
     if (m.type == Type::kF32) {
       float f;
       std::memcpy(&f, tile + 4 * i, 4);
       return f;
+    }
+    if (m.type == Type::kQ4_0) {
+      const PackedShape shape = packed_shape(m.type);
+      const std::byte* record =
+          tile + packed_records(shape, m.in) + size_t(k / 32) * size_t(shape.record_bytes);
+      const std::byte* sub = tile + size_t(k / 32) * size_t(shape.sub_bytes);
+      return float(quant(shape.bits, sub, o, k % 32) - shape.offset) * half_at(record, o);
     }
     uint16_t h;
     std::memcpy(&h, tile + 2 * i, 2);
@@ -146,7 +155,7 @@ void matmul_dense(const Matrix& w, const float* x, size_t x_stride, int rows, in
       for (int o = 0; o < lanes; ++o) {
         float sum = 0.0f;
         for (int k = 0; k < m.in; ++k) {
-          sum = std::fma(weight(tile, size_t(k) * kTileOutputs + size_t(o)), from[k], sum);
+          sum = std::fma(weight(tile, o, k), from[k], sum);
         }
         y[size_t(r) * y_stride + size_t(t) * kTileOutputs + size_t(o)] = sum;
       }

@@ -1,0 +1,39 @@
+#include "cli/roofs.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+
+#include "tensor/matrix.h"
+
+namespace tutti::cli {
+
+Spread spread_of(std::vector<double> samples) {
+  std::sort(samples.begin(), samples.end());
+  return {samples[samples.size() / 2], samples.front(), samples.back()};
+}
+
+double read_bandwidth(ComputePool& pool, size_t bytes) {
+  using Clock = std::chrono::steady_clock;
+  tensor::AlignedBytes buffer(bytes / 64 * 64 + 64);
+  std::vector<uint64_t> sums(size_t(pool.threads()) * 8);
+  std::vector<double> samples;
+  for (int repeat = 0; repeat < 5; ++repeat) {
+    const auto start = Clock::now();
+    pool.run([&](Worker& worker) {
+      const size_t words = buffer.size() / 8;
+      const size_t first = words * size_t(worker.index()) / size_t(worker.count()) / 8 * 8;
+      const size_t last = words * size_t(worker.index() + 1) / size_t(worker.count()) / 8 * 8;
+      const auto* data = reinterpret_cast<const uint64_t*>(buffer.data());
+      uint64_t a[8] = {};
+      for (size_t i = first; i < last; i += 8) {
+        for (size_t j = 0; j < 8; ++j) a[j] += data[i + j];
+      }
+      for (size_t j = 0; j < 8; ++j) sums[size_t(worker.index()) * 8 + j] += a[j];
+    });
+    samples.push_back(double(buffer.size()) / std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return spread_of(samples).high + double(sums[0] & 1) * 1e-9;
+}
+
+}  // namespace tutti::cli

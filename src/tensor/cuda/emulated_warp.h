@@ -1,0 +1,264 @@
+// The Warp of marlin_block.h on a CPU, for tests: one thread runs the text for all 32 lanes, whose values stand side by
+// side. A block is eight such threads. What a GPU does to a warp as a whole (ldmatrix, mma) is done by its definition;
+// asynchronous copies happen when they are waited for, not before.
+#pragma once
+
+#include <array>
+#include <barrier>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "base/half.h"
+#include "tensor/cuda/marlin_block.h"
+
+namespace tutti::tensor::cuda {
+
+inline constexpr int kLanes = 32;
+
+template <class T>
+struct Lanes {
+  std::array<T, kLanes> at{};
+
+  Lanes() = default;
+  Lanes(T x) { at.fill(x); }  // NOLINT: every lane has it
+  template <class U>
+  explicit Lanes(const Lanes<U>& other) {
+    for (int i = 0; i < kLanes; ++i) at[size_t(i)] = T(other.at[size_t(i)]);
+  }
+  T operator[](int lane) const { return at[size_t(lane)]; }
+};
+
+template <class T, class Act>
+auto by_lane(const Lanes<T>& a, const Lanes<T>& b, const Act& act) {
+  Lanes<decltype(act(a[0], b[0]))> result;
+  for (int i = 0; i < kLanes; ++i) result.at[size_t(i)] = act(a[i], b[i]);
+  return result;
+}
+
+// Element by element, with a lane's type or a number that all lanes have.
+#define TUTTI_LANES_OPERATOR(op)                                                                          \
+  template <class T>                                                                                      \
+  auto operator op(const Lanes<T>& a, const Lanes<T>& b) {                                                \
+    return by_lane(a, b, [](T x, T y) { return x op y; });                                                \
+  }                                                                                                       \
+  template <class T, class N>                                                                             \
+    requires std::is_arithmetic_v<N>                                                                      \
+  auto operator op(const Lanes<T>& a, N b) {                                                              \
+    return a op Lanes<T>(T(b));                                                                           \
+  }                                                                                                       \
+  template <class T, class N>                                                                             \
+    requires std::is_arithmetic_v<N>                                                                      \
+  auto operator op(N a, const Lanes<T>& b) {                                                              \
+    return Lanes<T>(T(a)) op b;                                                                           \
+  }
+TUTTI_LANES_OPERATOR(+)
+TUTTI_LANES_OPERATOR(*)
+TUTTI_LANES_OPERATOR(/)
+TUTTI_LANES_OPERATOR(%)
+TUTTI_LANES_OPERATOR(&)
+TUTTI_LANES_OPERATOR(|)
+TUTTI_LANES_OPERATOR(^)
+TUTTI_LANES_OPERATOR(>>)
+TUTTI_LANES_OPERATOR(<)
+TUTTI_LANES_OPERATOR(&&)
+#undef TUTTI_LANES_OPERATOR
+
+// What a block's eight warps share.
+struct EmulatedBlock {
+  explicit EmulatedBlock(int shared_bytes) : shared(size_t(shared_bytes), std::byte{0xff}), barrier(8) {}
+  std::vector<std::byte> shared;  // begins as NaNs: reading what nobody wrote shows
+  std::barrier<> barrier;
+};
+
+class EmulatedWarp {
+ public:
+  using Int = Lanes<int>;
+  using Word = Lanes<uint32_t>;
+  using Wide = Lanes<int64_t>;
+  using Real = Lanes<float>;
+  using Flag = Lanes<bool>;
+
+  EmulatedWarp(EmulatedBlock& block, int index) : block_(block), index_(index) {
+    for (int i = 0; i < kLanes; ++i) lane_.at[size_t(i)] = i;
+  }
+
+  int index() const { return index_; }
+  Int lane() const { return lane_; }
+  Int thread() const { return lane_ + 32 * index_; }
+  void sync() { block_.barrier.arrive_and_wait(); }
+
+  void copy(Int to, const void* from, Wide piece, Flag inside, Flag read) {
+    for (int i = 0; i < kLanes; ++i) {
+      if (!inside[i]) continue;
+      open_.push_back({shared(to[i]), read[i] ? static_cast<const std::byte*>(from) + 16 * piece[i] : nullptr});
+    }
+  }
+  void copy_once(Int to, const void* from, Wide piece, Flag inside) { copy(to, from, piece, inside, inside); }
+  void commit() {
+    groups_.push_back(std::move(open_));
+    open_.clear();
+  }
+  template <int kPending>
+  void wait() {
+    for (; groups_.size() > size_t(kPending); groups_.pop_front()) {
+      for (const Copy& c : groups_.front()) {
+        if (c.from) std::memcpy(c.to, c.from, 16);
+        if (!c.from) std::memset(c.to, 0, 16);
+      }
+    }
+  }
+
+  // Four 8 x 8 matrices of halves; lane i gives the address of row i % 8 of matrix i / 8, and gets the pair of
+  // elements 2 (i % 4), + 1 of row i / 4 of each.
+  void load_matrices(Int from, Word (&to)[4]) {
+    for (int m = 0; m < 4; ++m) {
+      for (int i = 0; i < kLanes; ++i)
+        std::memcpy(&to[m].at[size_t(i)], shared(from[8 * m + i / 4]) + 4 * (i % 4), 4);
+    }
+  }
+  void load(Int from, Word (&to)[4]) {
+    for (int i = 0; i < kLanes; ++i) spread(shared(from[i]), i, to);
+  }
+  void load_global(const void* from, Wide piece, Word (&to)[4]) {
+    for (int i = 0; i < kLanes; ++i) spread(static_cast<const std::byte*>(from) + 16 * piece[i], i, to);
+  }
+  void store_real(Int place, Real x) {
+    for (int i = 0; i < kLanes; ++i) std::memcpy(real(place[i]), &x.at[size_t(i)], 4);
+  }
+  Real load_real(Int place) {
+    Real x;
+    for (int i = 0; i < kLanes; ++i) std::memcpy(&x.at[size_t(i)], real(place[i]), 4);
+    return x;
+  }
+
+  // mma.m16n8k16: A and B from the lanes' pairs as the instruction set's manual lays them out.
+  void multiply_add(Real (&c)[4], const Word (&a)[4], Word b0, Word b1) {
+    float left[16][16], right[16][8];
+    for (int i = 0; i < kLanes; ++i) {
+      for (int e = 0; e < 2; ++e) {
+        const int row = i / 4, k = 2 * (i % 4) + e;
+        left[row][k] = half(a[0][i], e);
+        left[row + 8][k] = half(a[1][i], e);
+        left[row][k + 8] = half(a[2][i], e);
+        left[row + 8][k + 8] = half(a[3][i], e);
+        right[k][row] = half(b0[i], e);
+        right[k + 8][row] = half(b1[i], e);
+      }
+    }
+    for (int i = 0; i < kLanes; ++i) {
+      for (int e = 0; e < 4; ++e) {
+        const int row = i / 4 + 8 * (e / 2), column = 2 * (i % 4) + e % 2;
+        double sum = c[e][i];
+        for (int k = 0; k < 16; ++k) sum += double(left[row][k]) * double(right[k][column]);
+        c[e].at[size_t(i)] = float(sum);
+      }
+    }
+  }
+  Word subtract_halfs(Word a, Word b) {
+    return pairs(a, b, b, [](double x, double y, double) { return x - y; });
+  }
+  Word multiply_halfs(Word a, Word b) {
+    return pairs(a, b, b, [](double x, double y, double) { return x * y; });
+  }
+  Word fma_halfs(Word a, Word b, Word c) {
+    return pairs(a, b, c, [](double x, double y, double z) { return x * y + z; });
+  }
+  Real low_half(Word a) { return halfs(a, 0); }
+  Real high_half(Word a) { return halfs(a, 1); }
+
+  void add_sums(const float* sums, Wide place, Flag inside, Real& a, Real& b) {
+    for (int i = 0; i < kLanes; ++i) {
+      if (!inside[i]) continue;
+      a.at[size_t(i)] += sums[place[i]];
+      b.at[size_t(i)] += sums[place[i] + 1];
+    }
+  }
+  void store_sums(float* sums, Wide place, Flag inside, Real a, Real b) {
+    for (int i = 0; i < kLanes; ++i) {
+      if (!inside[i]) continue;
+      sums[place[i]] = a[i];
+      sums[place[i] + 1] = b[i];
+    }
+  }
+  void store_pair(void* c, Wide place, Flag inside, Real a, Real b) {
+    for (int i = 0; i < kLanes; ++i) {
+      if (!inside[i]) continue;
+      static_cast<uint16_t*>(c)[place[i]] = float_to_half(a[i]);
+      static_cast<uint16_t*>(c)[place[i] + 1] = float_to_half(b[i]);
+    }
+  }
+
+  // Blocks are run one after the other, from the last: whoever comes must find its turn.
+  void acquire(int* lock, int turn) {
+    sync();
+    if (*lock != turn) throw std::logic_error("a block is out of turn");
+    sync();
+  }
+  void release(int* lock, int next) {
+    sync();
+    if (index_ == 0) *lock = next;
+    sync();
+  }
+
+ private:
+  struct Copy {
+    std::byte* to;
+    const std::byte* from;  // null: zeros
+  };
+
+  std::byte* shared(int piece) const {
+    if (piece < 0 || size_t(piece) * 16 + 16 > block_.shared.size()) throw std::logic_error("outside shared memory");
+    return block_.shared.data() + size_t(piece) * 16;
+  }
+  std::byte* real(int place) const { return shared(place / 4) + 4 * (place % 4); }
+  static void spread(const std::byte* from, int lane, Word (&to)[4]) {
+    for (int j = 0; j < 4; ++j) std::memcpy(&to[j].at[size_t(lane)], from + 4 * j, 4);
+  }
+  static float half(uint32_t pair, int e) { return half_to_float(uint16_t(pair >> (16 * e))); }
+  static Real halfs(const Word& pair, int e) {
+    Real x;
+    for (int i = 0; i < kLanes; ++i) x.at[size_t(i)] = half(pair[i], e);
+    return x;
+  }
+  // The result of an operation on halves is rounded once: doubles hold every product and sum of them.
+  template <class Act>
+  static Word pairs(const Word& a, const Word& b, const Word& c, const Act& act) {
+    Word result;
+    for (int i = 0; i < kLanes; ++i) {
+      for (int e = 0; e < 2; ++e) {
+        const auto x = float(act(half(a[i], e), half(b[i], e), half(c[i], e)));
+        result.at[size_t(i)] |= uint32_t(float_to_half(x)) << (16 * e);
+      }
+    }
+    return result;
+  }
+
+  EmulatedBlock& block_;
+  const int index_;
+  Int lane_;
+  std::vector<Copy> open_;
+  std::deque<std::vector<Copy>> groups_;
+};
+
+// Every block of the problem, the last first.
+template <class Shape>
+void emulate_marlin(const MarlinProblem& problem) {
+  for (int b = problem.blocks - 1; b >= 0; --b) {
+    EmulatedBlock block(Shape::kShared);
+    std::vector<std::thread> warps;
+    for (int i = 0; i < Shape::kWarps; ++i) {
+      warps.emplace_back([&, i] {
+        EmulatedWarp warp(block, i);
+        MarlinBlock<Shape, EmulatedWarp>(warp, problem, b).run();
+      });
+    }
+    for (std::thread& warp : warps) warp.join();
+  }
+}
+
+}  // namespace tutti::tensor::cuda

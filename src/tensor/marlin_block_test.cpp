@@ -1,0 +1,129 @@
+// The CUDA kernel's text, run on the CPU (cuda/emulated_warp.h), against the product of the grid that was packed: its
+// inputs are small integers and its scales powers of two, so that every sum is exact and the result can be compared
+// with ==.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <set>
+#include <string>
+
+#include "base/half.h"
+#include "tensor/cuda/emulated_warp.h"
+#include "tensor/marlin.h"
+
+namespace tutti::tensor::cuda {
+namespace {
+
+struct Case {
+  int m, k, n, group, blocks;
+};
+
+template <class Shape>
+void expect_exact(const Case& c, bool golden = false) {
+  SCOPED_TRACE(std::to_string(c.m) + " x " + std::to_string(c.k) + " x " + std::to_string(c.n) + ", groups of " +
+               std::to_string(c.group) + ", " + std::to_string(c.blocks) + " blocks");
+  std::mt19937 random(unsigned(c.m * 31 + c.k + c.n + c.group + c.blocks));
+  Grid grid;
+  grid.in = c.k;
+  grid.out = c.n;
+  grid.group = c.group == -1 ? c.k : c.group;
+  for (int i = 0; i < c.k * c.n; ++i)
+    grid.codes.push_back(golden ? uint8_t((7 * (i / c.n) + 3 * (i % c.n)) % 16) : uint8_t(random() & 15));
+  for (int i = 0; i < grid.group_count() * c.n; ++i) grid.scales.push_back(std::ldexp(1.0f, -3 + int(random() % 3)));
+  const MarlinLayer layer = pack_marlin(grid);
+  ASSERT_EQ(layer.in, c.k);
+  ASSERT_EQ(layer.out, c.n);
+  std::vector<uint16_t> a, scales;
+  std::vector<float> x;
+  for (int i = 0; i < c.m * c.k; ++i) {
+    x.push_back(float(int(random() % 5) - 2) * 0.25f);
+    a.push_back(float_to_half(x.back()));
+  }
+  for (const float s : layer.scales) scales.push_back(float_to_half(s));
+  std::vector<uint16_t> result(size_t(c.m * c.n), 0x7e00);  // NaN
+  std::vector<float> sums(size_t(c.m * c.n), NAN);
+  const int slices = (c.m + Shape::kRows - 1) / Shape::kRows * (c.n / Shape::kTileN);
+  std::vector<int> locks(size_t(slices), 0);
+  MarlinProblem problem;
+  problem.a = a.data();
+  problem.words = layer.words.data();
+  problem.scales = scales.data();
+  problem.c = result.data();
+  problem.sums = sums.data();
+  problem.locks = locks.data();
+  problem.m = c.m;
+  problem.n = c.n;
+  problem.k = c.k;
+  problem.group = layer.group;
+  problem.blocks = c.blocks;
+  emulate_marlin<Shape>(problem);
+  const std::vector<float> w = grid.dequantised();
+  for (int row = 0; row < c.m; ++row) {
+    for (int n = 0; n < c.n; ++n) {
+      double sum = 0;
+      for (int k = 0; k < c.k; ++k) sum += double(x[size_t(row * c.k + k)]) * double(w[size_t(n * c.k + k)]);
+      ASSERT_EQ(half_to_float(result[size_t(row * c.n + n)]), half_to_float(float_to_half(float(sum))))
+          << "row " << row << ", column " << n;
+    }
+  }
+  for (const int lock : locks) EXPECT_EQ(lock, 0);
+}
+
+using Wide1 = MarlinShape<1, 64, 256>;
+using Wide2 = MarlinShape<2, 64, 256>;
+using Wide4 = MarlinShape<4, 64, 256>;
+using Narrow1 = MarlinShape<1, 128, 128>;
+
+TEST(MarlinBlock, GoldenWords) {
+  expect_exact<Narrow1>({16, 128, 256, -1, 1}, true);
+  expect_exact<Wide1>({16, 128, 256, -1, 1}, true);
+}
+
+TEST(MarlinBlock, RowsThatFillNoBlock) {
+  expect_exact<Wide1>({1, 128, 256, -1, 1});
+  expect_exact<Wide2>({23, 128, 256, 64, 1});
+  expect_exact<Wide4>({50, 128, 256, -1, 1});
+  expect_exact<Wide4>({70, 128, 256, 64, 3});  // two problems of 64 rows
+}
+
+TEST(MarlinBlock, Groups) {
+  for (const int group : {-1, 32, 64, 128, 256}) {
+    expect_exact<Narrow1>({16, 512, 256, group, 2});
+    expect_exact<Wide1>({9, 512, 256, group, 2});
+  }
+}
+
+// Stripes that end one slice and start the next, slices shared by several blocks, more blocks than tiles.
+TEST(MarlinBlock, Stripes) {
+  for (const int blocks : {1, 2, 3, 5, 7, 16}) expect_exact<Narrow1>({5, 384, 512, 128, blocks});
+  for (const int blocks : {3, 9}) expect_exact<Wide2>({40, 384, 512, 32, blocks});
+}
+
+// The paper's example: three column slices of three tiles on five blocks.
+TEST(MarlinBlock, PartitionOfThePaper) {
+  const MarlinPartition part(3, 3, 5);
+  const int wanted[3][3] = {{0, 1, 3}, {0, 2, 3}, {1, 2, 4}};  // [k tile][slice]
+  for (int k = 0; k < 3; ++k) {
+    for (int slice = 0; slice < 3; ++slice) EXPECT_EQ(part.block_of(k, slice), wanted[k][slice]);
+  }
+  for (int slice = 0; slice < 3; ++slice) {
+    EXPECT_EQ(part.first_block(slice), wanted[0][slice]);
+    EXPECT_EQ(part.last_block(slice), wanted[2][slice]);
+  }
+}
+
+// The eight rows that ldmatrix reads at once lie in different banks of shared memory (16 bytes are four of 32).
+TEST(MarlinBlock, SharedMemoryHasNoConflicts) {
+  for (const int pieces : {Wide1::kARow, Narrow1::kARow}) {
+    for (int column = 0; column < pieces; ++column) {
+      std::set<int> banks;
+      for (int row = 0; row < 8; ++row) banks.insert(marlin_swizzled(row, column, pieces) % 8);
+      EXPECT_EQ(banks.size(), 8u);
+    }
+  }
+  EXPECT_LE(Wide4::kShared, 96 * 1024);
+}
+
+}  // namespace
+}  // namespace tutti::tensor::cuda
