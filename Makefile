@@ -3,7 +3,7 @@ JOBS ?= $(shell nproc)
 BUILD := build/release
 TUTTI := $(BUILD)/tutti
 
-.PHONY: help setup setup-dev build demo test bench bench-llama study sanitize format lint clean
+.PHONY: help setup setup-dev build demo test bench bench-llama bench-traffic study sanitize format lint clean
 
 help:
 	@echo "make setup        install missing apt packages and the Python wheels of .venv"
@@ -12,6 +12,7 @@ help:
 	@echo "make test         set up, build, run all tests"
 	@echo "make bench        throughput by rows and streams of this machine"
 	@echo "make bench-llama  the same beside llama.cpp (builds it once; JSON=1 for one machine-readable line)"
+	@echo "make bench-traffic  requests that arrive over time, under five schedulers (hours)"
 	@echo "make study        what takes long: all windows of the conformance tests, the tables beside the peer"
 	@echo "make sanitize     ASan+UBSan, TSan and 60 s of each fuzz target"
 	@echo "make format lint  clang-format, clang-tidy"
@@ -42,6 +43,9 @@ bench: build
 bench-llama: setup-dev build
 	@bench/peers/llama.cpp/build.sh
 	@bench/peers/llama.cpp/compare.sh $(if $(JSON),--json)
+
+bench-traffic: build
+	@bench/traffic.sh
 
 study: test
 	@STUDY=1 ctest --test-dir $(BUILD) --output-on-failure -L "conformance|unit"

@@ -45,9 +45,10 @@ struct Shape {
 Shape shape_of(const std::string& text) {
   Shape s;
   int used = 0;
-  if (std::sscanf(text.c_str(), "%dx%d%n", &s.out, &s.in, &used) != 2 || size_t(used) != text.size() || s.out < 1 ||
-      s.in < 1 || s.out > 1 << 20 || s.in > 1 << 20) {
-    throw Error(ErrorKind::kUsage, "--shape: \"" + text + "\" is not of the form OUTxIN, 11008x4096 say");
+  if (std::sscanf(text.c_str(), "%dx%d%n", &s.out, &s.in, &used) != 2 ||
+      size_t(used) != text.size() || s.out < 1 || s.in < 1 || s.out > 1 << 20 || s.in > 1 << 20) {
+    throw Error(ErrorKind::kUsage,
+                "--shape: \"" + text + "\" is not of the form OUTxIN, 11008x4096 say");
   }
   return s;
 }
@@ -56,18 +57,23 @@ Shape shape_of(const std::string& text) {
 class Trial {
  public:
   // As many matrices as make `bytes`, one at least.
-  Trial(Type type, Shape shape, size_t bytes, int most_rows, ComputePool& pool) : shape_(shape), pool_(pool) {
+  Trial(Type type, Shape shape, size_t bytes, int most_rows, ComputePool& pool)
+      : shape_(shape), pool_(pool) {
     std::vector<float> weights(size_t(shape.in) * 16);
     const DrawKey key{.seed = 1, .purpose = Purpose::kTrace};
-    for (size_t i = 0; i < weights.size(); ++i) weights[i] = uniform_open(draw_word(key, uint32_t(i))) - 0.5f;
+    for (size_t i = 0; i < weights.size(); ++i)
+      weights[i] = uniform_open(draw_word(key, uint32_t(i))) - 0.5f;
     // A tile's rows, repeated: quick to set up, and the kernels do not look at values.
     const size_t row = tensor::row_bytes(type, shape.in);
     std::vector<std::byte> raw(row * size_t(shape.out));
     const size_t part = std::min(raw.size(), row * 16);
-    tensor::quantise(type, std::span(weights).first(part / row * size_t(shape.in)), std::span(raw).first(part));
-    for (size_t at = part; at < raw.size(); at += part) std::memcpy(&raw[at], raw.data(), std::min(part, raw.size() - at));
+    tensor::quantise(type, std::span(weights).first(part / row * size_t(shape.in)),
+                     std::span(raw).first(part));
+    for (size_t at = part; at < raw.size(); at += part)
+      std::memcpy(&raw[at], raw.data(), std::min(part, raw.size() - at));
     do {
-      matrices_.push_back(Matrix::allocate(type, shape.out, shape.in, tensor::Arithmetic::kExactQ8, &memory_));
+      matrices_.push_back(
+          Matrix::allocate(type, shape.out, shape.in, tensor::Arithmetic::kExactQ8, &memory_));
       pool.run([&](Worker& worker) {
         const auto [first, last] = worker.share(matrices_.back().tiles());
         matrices_.back().pack_tiles(type, raw, first, last);
@@ -84,19 +90,21 @@ class Trial {
   size_t matrices() const { return matrices_.size(); }
   size_t matrix_bytes() const { return matrices_.front().bytes(); }
 
-  // Seconds of `rows` rows through one matrix: the mean over all, the rows' quantisation included every time.
+  // Seconds of `rows` rows through one matrix: the mean over all, the rows' quantisation included
+  // every time.
   double seconds(int rows) {
     const tensor::Kernels& k = tensor::kernels();
     const int block = matrices_.front().activation_block();
-    const tensor::QuantisedRows quantised{block, shape_.in, q_.data(), scales_.data(), sums_.data()};
+    const tensor::QuantisedRows quantised{block, shape_.in, q_.data(), scales_.data(),
+                                          sums_.data()};
     const auto start = Clock::now();
     pool_.run([&](Worker& worker) {
       for (const Matrix& m : matrices_) {
         if (block > 0) {
           const auto own = worker.share(rows);
           if (own.last > own.first) {
-            k.quantise(x_.data() + size_t(own.first) * size_t(shape_.in), size_t(shape_.in), own.last - own.first,
-                       quantised, own.first);
+            k.quantise(x_.data() + size_t(own.first) * size_t(shape_.in), size_t(shape_.in),
+                       own.last - own.first, quantised, own.first);
           }
           worker.barrier();
         }
@@ -104,7 +112,8 @@ class Trial {
         if (block > 0) {
           k.matmul_quantised(m, quantised, rows, first, last, y_.data(), size_t(shape_.out));
         } else {
-          k.matmul_dense(m, x_.data(), size_t(shape_.in), rows, first, last, y_.data(), size_t(shape_.out));
+          k.matmul_dense(m, x_.data(), size_t(shape_.in), rows, first, last, y_.data(),
+                         size_t(shape_.out));
         }
         worker.barrier();
       }
@@ -122,7 +131,8 @@ class Trial {
   std::vector<int32_t> sums_;
 };
 
-// Multiply-adds a second of the type's kernel on weights that stay in the second-level cache of each core.
+// Multiply-adds a second of the type's kernel on weights that stay in the second-level cache of
+// each core.
 double cached_speed(Type type, int rows, ComputePool& pool) {
   const Shape shape{64 * pool.threads(), 2048};
   Trial trial(type, shape, 0, rows, pool);
@@ -131,8 +141,8 @@ double cached_speed(Type type, int rows, ComputePool& pool) {
   return double(shape.out) * shape.in * rows / best;
 }
 
-Json measure_shape(const std::string& text, const MatmulOptions& o, ComputePool& pool, double bandwidth,
-                   const std::map<Type, double>& compute, ProgressLine& line) {
+Json measure_shape(const std::string& text, const MatmulOptions& o, ComputePool& pool,
+                   double bandwidth, const std::map<Type, double>& compute, ProgressLine& line) {
   const Shape shape = shape_of(text);
   const double elements = double(shape.out) * shape.in;
   const int most = *std::ranges::max_element(o.rows);
@@ -140,7 +150,8 @@ Json measure_shape(const std::string& text, const MatmulOptions& o, ComputePool&
   std::map<int, double> dense;  // by rows: seconds of F32
   std::vector<std::string> types = o.types;
   // F32 first: the others are told as speed-ups over it.
-  std::ranges::stable_partition(types, [](const std::string& t) { return convert::tensor_type(t, "--type") == Type::kF32; });
+  std::ranges::stable_partition(
+      types, [](const std::string& t) { return convert::tensor_type(t, "--type") == Type::kF32; });
   for (const std::string& name : types) {
     const Type type = convert::tensor_type(name, "--type");
     if (shape.in % tensor::info(type).block != 0) continue;
@@ -152,7 +163,8 @@ Json measure_shape(const std::string& text, const MatmulOptions& o, ComputePool&
       for (int i = 0; i < o.repeats; ++i) samples.push_back(trial.seconds(rows));
       const Spread s = spread_of(samples);
       if (type == Type::kF32) dense[rows] = s.median;
-      const double by_bytes = double(trial.matrix_bytes()) / bandwidth, by_sums = elements * rows / compute.at(type);
+      const double by_bytes = double(trial.matrix_bytes()) / bandwidth,
+                   by_sums = elements * rows / compute.at(type);
       Json j{{"type", tensor::info(type).name},
              {"rows", rows},
              {"microseconds", 1e6 * s.median},
@@ -170,20 +182,22 @@ Json measure_shape(const std::string& text, const MatmulOptions& o, ComputePool&
 }
 
 void print_shape(const Json& shape) {
-  std::printf("\n%d x %d (outputs x inputs)\n  %-6s %5s %12s %10s %9s %8s %9s %9s\n", shape["shape"][0].get<int>(),
-              shape["shape"][1].get<int>(), "type", "rows", "microseconds", "GMAC/s", "GB/s", "of roof", "bound",
-              "over F32");
+  std::printf("\n%d x %d (outputs x inputs)\n  %-6s %5s %12s %10s %9s %8s %9s %9s\n",
+              shape["shape"][0].get<int>(), shape["shape"][1].get<int>(), "type", "rows",
+              "microseconds", "GMAC/s", "GB/s", "of roof", "bound", "over F32");
   for (const Json& j : shape["results"]) {
     std::printf("  %-6s %5d %12.1f %10.1f %9.1f %6.0f %% %9s", j["type"].get<std::string>().c_str(),
                 j["rows"].get<int>(), j["microseconds"].get<double>(), j["gmac_s"].get<double>(),
-                j["gb_s"].get<double>(), 100 * j["roof_fraction"].get<double>(), j["bound"].get<std::string>().c_str());
+                j["gb_s"].get<double>(), 100 * j["roof_fraction"].get<double>(),
+                j["bound"].get<std::string>().c_str());
     if (j.contains("over_f32")) std::printf(" %9.2f", j["over_f32"].get<double>());
     std::printf("\n");
   }
 }
 
 // Of the last shape, usually the largest: each type's speed and the roof above it.
-std::string plot_of(const Json& shape, const std::string& title, double bandwidth, const std::map<Type, double>& compute) {
+std::string plot_of(const Json& shape, const std::string& title, double bandwidth,
+                    const std::map<Type, double>& compute) {
   eval::Plot plot(title, "rows", "GMAC/s");
   const double elements = shape["shape"][0].get<double>() * shape["shape"][1].get<double>();
   std::map<std::string, std::vector<std::pair<double, double>>> lines;
@@ -192,7 +206,8 @@ std::string plot_of(const Json& shape, const std::string& title, double bandwidt
     const double rows = j["rows"], speed = j["gmac_s"];
     lines[type].emplace_back(rows, speed);
     const double bytes = j["gb_s"].get<double>() * j["microseconds"].get<double>() * 1e3;
-    const double most = std::max(bytes / bandwidth, elements * rows / compute.at(convert::tensor_type(type, "--type")));
+    const double most = std::max(
+        bytes / bandwidth, elements * rows / compute.at(convert::tensor_type(type, "--type")));
     lines[type + " roof"].emplace_back(rows, elements * rows / most * 1e-9);
   }
   for (auto& [name, points] : lines) plot.add_line(name, std::move(points));
@@ -201,7 +216,8 @@ std::string plot_of(const Json& shape, const std::string& title, double bandwidt
 
 void bench_matmul(const MatmulOptions& o) {
   for (const int r : o.rows) {
-    if (r < 1 || r > 4096) throw Error(ErrorKind::kUsage, "--rows: " + std::to_string(r) + " is not in 1 ... 4096");
+    if (r < 1 || r > 4096)
+      throw Error(ErrorKind::kUsage, "--rows: " + std::to_string(r) + " is not in 1 ... 4096");
   }
   for (const std::string& shape : o.shapes) shape_of(shape);
   ComputePool pool(o.threads > 0 ? o.threads : available_cores());
@@ -214,11 +230,15 @@ void bench_matmul(const MatmulOptions& o) {
   }
   const std::string isa(tensor::name(tensor::kernels().isa));
   Json shapes = Json::array(), roofs = Json::object();
-  for (const auto& [type, speed] : compute) roofs[std::string(tensor::info(type).name)] = speed * 1e-9;
+  for (const auto& [type, speed] : compute)
+    roofs[std::string(tensor::info(type).name)] = speed * 1e-9;
   if (!o.json) {
-    std::printf("%s, %d threads, %d MiB of weights, median of %d\nread bandwidth %.1f GB/s; GMAC/s of the kernels in cache:",
-                isa.c_str(), pool.threads(), o.megabytes, o.repeats, bandwidth * 1e-9);
-    for (const auto& [name, speed] : roofs.items()) std::printf(" %s %.0f", name.c_str(), speed.get<double>());
+    std::printf(
+        "%s, %d threads, %d MiB of weights, median of %d\nread bandwidth %.1f GB/s; GMAC/s of the "
+        "kernels in cache:",
+        isa.c_str(), pool.threads(), o.megabytes, o.repeats, bandwidth * 1e-9);
+    for (const auto& [name, speed] : roofs.items())
+      std::printf(" %s %.0f", name.c_str(), speed.get<double>());
     std::printf("\n");
   }
   for (const std::string& text : o.shapes) {
@@ -227,8 +247,9 @@ void bench_matmul(const MatmulOptions& o) {
     if (!o.json) print_shape(shapes.back());
   }
   if (!o.svg.empty()) {
-    write_file_atomically(o.svg, plot_of(shapes.back(), "products, " + o.shapes.back() + " (" + isa + ", " +
-                                                            std::to_string(pool.threads()) + " threads)",
+    write_file_atomically(o.svg, plot_of(shapes.back(),
+                                         "products, " + o.shapes.back() + " (" + isa + ", " +
+                                             std::to_string(pool.threads()) + " threads)",
                                          bandwidth, compute));
   }
   if (!o.json) return;
@@ -246,10 +267,13 @@ void bench_matmul(const MatmulOptions& o) {
 
 void add_bench_matmul(CLI::App& bench) {
   auto o = std::make_shared<MatmulOptions>();
-  CLI::App* command = bench.add_subcommand("matmul", "products of matrices by type and rows, and the machine's roofs");
+  CLI::App* command = bench.add_subcommand(
+      "matmul", "products of matrices by type and rows, and the machine's roofs");
   command->footer(
-      "Weights are as many matrices as make --megabytes, so that no cache holds them; the rows' quantisation is part of\n"
-      "the time. The roof of a line is the greater of its weights' bytes at the measured read bandwidth and its\n"
+      "Weights are as many matrices as make --megabytes, so that no cache holds them; the rows' "
+      "quantisation is part of\n"
+      "the time. The roof of a line is the greater of its weights' bytes at the measured read "
+      "bandwidth and its\n"
       "multiply-adds at the speed that the same kernel has with 64 rows and weights in cache.");
   command->add_option("--shape", o->shapes, "OUTxIN, separated by commas")
       ->delimiter(',')

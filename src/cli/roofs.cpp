@@ -31,7 +31,8 @@ double read_bandwidth(ComputePool& pool, size_t bytes) {
       }
       for (size_t j = 0; j < 8; ++j) sums[size_t(worker.index()) * 8 + j] += a[j];
     });
-    samples.push_back(double(buffer.size()) / std::chrono::duration<double>(Clock::now() - start).count());
+    samples.push_back(double(buffer.size()) /
+                      std::chrono::duration<double>(Clock::now() - start).count());
   }
   return spread_of(samples).high + double(sums[0] & 1) * 1e-9;
 }

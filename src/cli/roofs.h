@@ -14,7 +14,8 @@ struct Spread {
 // `samples` is not empty.
 Spread spread_of(std::vector<double> samples);
 
-// Bytes a second that all workers read together from a buffer of `bytes`, again and again: the best of five.
+// Bytes a second that all workers read together from a buffer of `bytes`, again and again: the best
+// of five.
 double read_bandwidth(ComputePool& pool, size_t bytes);
 
 }  // namespace tutti::cli

@@ -33,9 +33,9 @@ enum Stage : int { kQkv, kO, kGateUp, kDown, kOutput };
 
 struct Linear {
   Stage stage;
-  models::Linear<StoredTensor, StoredTensor> StoredLayer::*stored;
-  RowLinear RowLayer::*packed;
-  std::string models::TensorLayout::*name;
+  models::Linear<StoredTensor, StoredTensor> StoredLayer::* stored;
+  RowLinear RowLayer::* packed;
+  std::string models::TensorLayout::* name;
   bool rotated;  // a rotary embedding turns its outputs
   bool queries;  // and they are those of the query heads
 };
@@ -50,8 +50,8 @@ const std::array<Linear, 7> kLinears = {{
     {kDown, &StoredLayer::down, &RowLayer::down, &models::TensorLayout::down, false, false},
 }};
 
-// The operations of a forward up to a stage: the rows that reach it go into a Hessian, and what comes after is not
-// computed. At kOutput everything is.
+// The operations of a forward up to a stage: the rows that reach it go into a Hessian, and what
+// comes after is not computed. At kOutput everything is.
 class ObservedOps {
  public:
   using Rows = RowOps::Rows;
@@ -64,12 +64,14 @@ class ObservedOps {
   void enter(Rows h, int layer) {
     if (!over_) ops_.enter(h, layer);
   }
-  Rows norm_qkv(Rows h, const RowVector& norm, const RowLinear& q, const RowLinear& k, const RowLinear& v) {
+  Rows norm_qkv(Rows h, const RowVector& norm, const RowLinear& q, const RowLinear& k,
+                const RowLinear& v) {
     const Rows qkv = ops_.norm_qkv(h, norm, q, k, v);
     observe(kQkv, {shared_.space.normed.data(), shared_.config.hidden});
     return qkv;
   }
-  void rope_store(int layer, Rows qkv, const RowVector& q_norm, const RowVector& k_norm, const RowVector& segments) {
+  void rope_store(int layer, Rows qkv, const RowVector& q_norm, const RowVector& k_norm,
+                  const RowVector& segments) {
     if (!over_) ops_.rope_store(layer, qkv, q_norm, k_norm, segments);
   }
   Rows attend(int layer, Rows qkv) {
@@ -114,9 +116,11 @@ class LayerRunner {
   LayerRunner(const models::Checkpoint& checkpoint, const CalibrationOptions& options,
               std::span<const int32_t> tokens, ComputePool& pool)
       : config_(checkpoint.config()), stored_(checkpoint.weights()), pool_(pool) {
-    const size_t window = std::min(size_t(options.window), tokens.size() + size_t(options.bos >= 0));
+    const size_t window =
+        std::min(size_t(options.window), tokens.size() + size_t(options.bos >= 0));
     const size_t taken = window - size_t(options.bos >= 0);
-    if (taken < 1) throw Error(ErrorKind::kUsage, "calibration: the text has no tokens for a window");
+    if (taken < 1)
+      throw Error(ErrorKind::kUsage, "calibration: the text has no tokens for a window");
     for (size_t first = 0; first + taken <= tokens.size(); first += taken) {
       std::vector<int32_t> ids;
       if (options.bos >= 0) ids.push_back(options.bos);
@@ -127,7 +131,8 @@ class LayerRunner {
     const int pages = (int(window) + tensor::kPageSlots - 1) / tensor::kPageSlots;
     layout_ = {tensor::KvType::kF32, 1, config_.kv_heads, config_.head_dim};
     pages_memory_ = tensor::AlignedBytes(layout_.page_bytes() * size_t(pages));
-    for (int p = 0; p < pages; ++p) pages_.push_back(pages_memory_.data() + layout_.page_bytes() * size_t(p));
+    for (int p = 0; p < pages; ++p)
+      pages_.push_back(pages_memory_.data() + layout_.page_bytes() * size_t(p));
   }
 
   int window() const { return batch_.rows(); }
@@ -139,7 +144,8 @@ class LayerRunner {
     models::StoredWeights one;
     one.layers = {stored_.layers[size_t(layer)]};
     weights_ = models::convert_weights<RowWeights>(
-        one, [&](const StoredTensor& t) { return packed(t); }, [](const StoredTensor& t) { return t.floats(); });
+        one, [&](const StoredTensor& t) { return packed(t); },
+        [](const StoredTensor& t) { return t.floats(); });
   }
   RowLayer& weights() { return weights_.layers.front(); }
 
@@ -153,7 +159,8 @@ class LayerRunner {
     return matrix;
   }
 
-  // Sends every window through the layer: up to the stage, or, at kOutput, to the input of the next layer.
+  // Sends every window through the layer: up to the stage, or, at kOutput, to the input of the next
+  // layer.
   void run(Stage stage, Hessian& hessian) {
     static const models::LogitsConsumer nobody = [](int, int, std::span<float>) {};
     const models::KvMemory kv{layout_, pages_.data()};
@@ -164,7 +171,8 @@ class LayerRunner {
       for (int r = 0; stage == kOutput && r < batch_.rows(); ++r)
         batch_.hidden.push_back({r, 1, batch_.inputs[size_t(r)].vector.data()});
       space_.prepare(layer_config_, batch_, pool_.threads());
-      const RowOps::Shared shared{tensor::kernels(), layer_config_, batch_, kv, no_embedding, nobody, space_};
+      const RowOps::Shared shared{tensor::kernels(), layer_config_, batch_, kv,
+                                  no_embedding,      nobody,        space_};
       pool_.run([&](Worker& worker) {
         ObservedOps ops(shared, worker, stage, hessian);
         models::forward(ops, layer_config_, weights_);
@@ -180,17 +188,20 @@ class LayerRunner {
     std::vector<models::RowInput> inputs(ids.size());
     for (size_t i = 0; i < ids.size(); ++i) {
       if (ids[i] < 0 || ids[i] >= table.rows)
-        throw Error(ErrorKind::kUsage, "calibration: token " + std::to_string(ids[i]) + " is not in the vocabulary");
+        throw Error(ErrorKind::kUsage,
+                    "calibration: token " + std::to_string(ids[i]) + " is not in the vocabulary");
       inputs[i].kind = models::RowInput::kVector;
       inputs[i].vector.resize(size_t(table.cols));
-      tensor::dequantise(table.type, table.data.subspan(size_t(ids[i]) * row, row), inputs[i].vector);
+      tensor::dequantise(table.type, table.data.subspan(size_t(ids[i]) * row, row),
+                         inputs[i].vector);
       if (config_.embedding_scale != 1.0f)
         tensor::kernels().scale(config_.embedding_scale, table.cols, inputs[i].vector.data());
     }
     return inputs;
   }
 
-  // `rows` rows, row r in slot r; each sees itself and those before it, on sliding layers within the window.
+  // `rows` rows, row r in slot r; each sees itself and those before it, on sliding layers within
+  // the window.
   void plan(int rows) {
     batch_.inputs.resize(size_t(rows));  // so that rows() is right; run() puts windows here
     models::Epoch epoch;
@@ -212,7 +223,8 @@ class LayerRunner {
       batch_.slots.push_back({r / tensor::kPageSlots, r % tensor::kPageSlots});
       epoch.rows.push_back(r);
       epoch.full.push_back(see(0, r + 1));
-      if (!config_.sliding.empty()) epoch.sliding.push_back(see(std::max(0, r + 1 - config_.window), r + 1));
+      if (!config_.sliding.empty())
+        epoch.sliding.push_back(see(std::max(0, r + 1 - config_.window), r + 1));
     }
     batch_.epochs.push_back(std::move(epoch));
   }
@@ -220,7 +232,8 @@ class LayerRunner {
   const models::Config& config_;
   const models::StoredWeights& stored_;
   ComputePool& pool_;
-  std::vector<std::vector<models::RowInput>> inputs_;  // per window, hidden states at the input of the layer
+  std::vector<std::vector<models::RowInput>>
+      inputs_;  // per window, hidden states at the input of the layer
   models::Config layer_config_;
   RowWeights weights_;
   models::Batch batch_;
@@ -232,7 +245,12 @@ class LayerRunner {
 
 LinearReport report_of(const std::string& name, const GptqResult& result) {
   const tensor::Grid& grid = result.grid;
-  LinearReport report{name, grid.out, grid.in, grid.group, result.relative_error(), result.relative_nearest_error()};
+  LinearReport report{name,
+                      grid.out,
+                      grid.in,
+                      grid.group,
+                      result.relative_error(),
+                      result.relative_nearest_error()};
   std::vector<float> scales = grid.scales;
   std::ranges::sort(scales);
   report.scale_low = scales.front();
@@ -254,32 +272,37 @@ std::map<std::string, size_t> wanted(const Source& source, const ConvertOptions&
     }
   }
   if (found.empty()) {
-    throw Error(ErrorKind::kUsage, source.place +
-                                       ": no matrix of its layers would become Q4_0, which holds such a grid; give "
-                                       "Q4_0 as the type");
+    throw Error(ErrorKind::kUsage,
+                source.place +
+                    ": no matrix of its layers would become Q4_0, which holds such a grid; give "
+                    "Q4_0 as the type");
   }
   return found;
 }
 
 }  // namespace
 
-Source on_grid(const Source& source, const ConvertOptions& options, const CalibrationOptions& calibration,
-               std::span<const int32_t> tokens, ComputePool& pool, const LinearDone& done) {
+Source on_grid(const Source& source, const ConvertOptions& options,
+               const CalibrationOptions& calibration, std::span<const int32_t> tokens,
+               ComputePool& pool, const LinearDone& done) {
   constexpr int kBlock = 32;
   const int group = calibration.gptq.group;
   if (group < kBlock || group % kBlock != 0) {
-    throw Error(ErrorKind::kUsage, "groups of " + std::to_string(group) +
-                                       " inputs: not a multiple of the 32 that share a scale in the file; give 32, 64 "
-                                       "or 128");
+    throw Error(ErrorKind::kUsage,
+                "groups of " + std::to_string(group) +
+                    " inputs: not a multiple of the 32 that share a scale in the file; give 32, 64 "
+                    "or 128");
   }
-  const auto checkpoint = source.checkpoint
-                              ? source.checkpoint
-                              : std::make_shared<const models::Checkpoint>(models::Checkpoint::from_gguf(source.gguf));
+  const auto checkpoint =
+      source.checkpoint
+          ? source.checkpoint
+          : std::make_shared<const models::Checkpoint>(models::Checkpoint::from_gguf(source.gguf));
   const models::Config& config = checkpoint->config();
   if (config.experts.count > 0) {
-    throw Error(ErrorKind::kUnsupported, source.place +
-                                             ": has experts, whose inputs are not followed in calibration; convert it "
-                                             "without --method");
+    throw Error(ErrorKind::kUnsupported,
+                source.place +
+                    ": has experts, whose inputs are not followed in calibration; convert it "
+                    "without --method");
   }
   const models::TensorLayout layout = models::gguf_layout(source.facts.architecture);
   const std::map<std::string, size_t> places = wanted(source, options, layout);
@@ -295,9 +318,12 @@ Source on_grid(const Source& source, const ConvertOptions& options, const Calibr
     for (const Stage stage : {kQkv, kO, kGateUp, kDown}) {
       const std::string at = layout.layer_prefix + std::to_string(l) + ".";
       const auto place_of = [&](const Linear& linear) {
-        return linear.stage == stage ? places.find(at + layout.*linear.name + ".weight") : places.end();
+        return linear.stage == stage ? places.find(at + layout.*linear.name + ".weight")
+                                     : places.end();
       };
-      if (std::ranges::all_of(kLinears, [&](const Linear& x) { return place_of(x) == places.end(); })) continue;
+      if (std::ranges::all_of(kLinears,
+                              [&](const Linear& x) { return place_of(x) == places.end(); }))
+        continue;
       const StoredLayer& stored = checkpoint->weights().layers[size_t(l)];
       std::vector<double> hessian;
       for (const Linear& linear : kLinears) {
@@ -315,16 +341,19 @@ Source on_grid(const Source& source, const ConvertOptions& options, const Calibr
         const std::vector<float> w = from.floats();
         const auto finite = [](auto x) { return std::isfinite(x); };
         if (!std::ranges::all_of(w, finite) || !std::ranges::all_of(hessian, finite)) {
-          throw Error(ErrorKind::kBadFile, source.place + ": tensor \"" + place->first +
-                                               "\": it or its inputs hold values that are no finite numbers; the "
-                                               "model is damaged");
+          throw Error(ErrorKind::kBadFile,
+                      source.place + ": tensor \"" + place->first +
+                          "\": it or its inputs hold values that are no finite numbers; the "
+                          "model is damaged");
         }
-        const GptqResult quantised = calibration.method == GridMethod::kGptq
-                                         ? gptq(w, from.rows, from.cols, hessian, calibration.gptq, pool)
-                                         : nearest(w, from.rows, from.cols, hessian, group, pool);
+        const GptqResult quantised =
+            calibration.method == GridMethod::kGptq
+                ? gptq(w, from.rows, from.cols, hessian, calibration.gptq, pool)
+                : nearest(w, from.rows, from.cols, hessian, group, pool);
         if (!std::ranges::all_of(quantised.grid.scales, finite)) {
-          throw Error(ErrorKind::kBadFile, source.place + ": tensor \"" + place->first +
-                                               "\": holds values too large for Q4_0; convert to BF16 or F32");
+          throw Error(ErrorKind::kBadFile,
+                      source.place + ": tensor \"" + place->first +
+                          "\": holds values too large for Q4_0; convert to BF16 or F32");
         }
         tensor::StoredGrid blocks = tensor::stored(quantised.grid);
         const auto bytes = std::make_shared<std::vector<std::byte>>(std::move(blocks.rows));
@@ -334,12 +363,15 @@ Source on_grid(const Source& source, const ConvertOptions& options, const Calibr
           (runner->weights().*linear.packed).weight =
               runner->packed({blocks.type, from.rows, from.cols, *bytes, from.name});
         }
-        // Rows are in the checkpoint's order, from which SourceTensor takes those of a rotary embedding in pairs.
+        // Rows are in the checkpoint's order, from which SourceTensor takes those of a rotary
+        // embedding in pairs.
         SourceTensor& to = result.tensors[place->second];
         to.parts = {{blocks.type, *bytes}};
         to.facts.stored = blocks.type;
         to.pairs = linear.rotated ? pairs : 0;
-        to.heads = !linear.rotated || pairs == 0 ? 0 : linear.queries ? config.heads : config.kv_heads;
+        to.heads = !linear.rotated || pairs == 0 ? 0
+                   : linear.queries              ? config.heads
+                                                 : config.kv_heads;
         if (done) done(report_of(place->first, quantised), ++count, int(places.size()));
       }
     }

@@ -1,5 +1,5 @@
-// What calibration makes of small models of the real network. The codes themselves are held to an independent
-// implementation on transformers' models in tests/conformance/test_gptq.py.
+// What calibration makes of small models of the real network. The codes themselves are held to an
+// independent implementation on transformers' models in tests/conformance/test_gptq.py.
 #include "convert/calibrate.h"
 
 #include <gtest/gtest.h>
@@ -67,16 +67,18 @@ std::vector<float> values(const Source& source, size_t tensor) {
   return all;
 }
 
-bool in_layer(const std::string& name) { return name.starts_with("blk.") && !name.ends_with("norm.weight"); }
+bool in_layer(const std::string& name) {
+  return name.starts_with("blk.") && !name.ends_with("norm.weight");
+}
 
-// Every weight of every matrix, in the order in which the file has its rows (Q and K in pairs), is within half a
-// step of its own (the scale's rounding to half moves the largest by a little more); groups of 64 have one scale.
+// Every weight of every matrix, in the order in which the file has its rows (Q and K in pairs), is
+// within half a step of its own (the scale's rounding to half moves the largest by a little more);
+// groups of 64 have one scale.
 TEST_F(Calibrate, NearestStaysWithinHalfAStep) {
   ComputePool pool(2);
   for (const char* architecture : {"llama", "gemma3"}) {
     const Source source = open(architecture);
-    const Source result =
-        on_grid(source, q4_0(), calibration(GridMethod::kNearest, 64), {}, pool);
+    const Source result = on_grid(source, q4_0(), calibration(GridMethod::kNearest, 64), {}, pool);
     int matrices = 0;
     for (size_t i = 0; i < source.tensors.size(); ++i) {
       const SourceTensor& to = result.tensors[i];
@@ -96,7 +98,8 @@ TEST_F(Calibrate, NearestStaysWithinHalfAStep) {
           const size_t last = std::min(columns, first + 64);
           for (size_t k = first; k < last; ++k) most = std::max(most, std::fabs(w[row + k]));
           for (size_t k = first; k < last; ++k)
-            ASSERT_LE(std::fabs(w[row + k] - q[row + k]), 1.008f * most / 15) << row / columns << ", " << k;
+            ASSERT_LE(std::fabs(w[row + k] - q[row + k]), 1.008f * most / 15)
+                << row / columns << ", " << k;
         }
       }
     }
@@ -133,8 +136,10 @@ TEST_F(Calibrate, SameBytesFromAnyNumberOfWorkers) {
   const Source source = open("gemma3");
   ComputePool one(1), three(3);
   const auto options = calibration(GridMethod::kGptq, 32);
-  const Source a = on_grid(source, q4_0(), options, text(80), one), b = on_grid(source, q4_0(), options, text(97), three);
-  for (size_t i = 0; i < a.tensors.size(); ++i) EXPECT_EQ(values(a, i), values(b, i)) << a.tensors[i].facts.name;
+  const Source a = on_grid(source, q4_0(), options, text(80), one),
+               b = on_grid(source, q4_0(), options, text(97), three);
+  for (size_t i = 0; i < a.tensors.size(); ++i)
+    EXPECT_EQ(values(a, i), values(b, i)) << a.tensors[i].facts.name;
   // Another text gives other codes: what it says is read.
   const Source c = on_grid(source, q4_0(), options, text(120), one);
   bool other = false;
@@ -156,7 +161,8 @@ TEST_F(Calibrate, TensorsOfOtherTypesStay) {
   EXPECT_EQ(told, 6);
   for (size_t i = 0; i < result.tensors.size(); ++i) {
     const std::string& name = result.tensors[i].facts.name;
-    const bool gone = in_layer(name) && name.starts_with("blk.0.") && name.find("ffn_down") == std::string::npos;
+    const bool gone =
+        in_layer(name) && name.starts_with("blk.0.") && name.find("ffn_down") == std::string::npos;
     EXPECT_EQ(result.tensors[i].facts.stored, gone ? Type::kQ4_0 : Type::kF32) << name;
   }
   // And the rest of the way: a file that opens, with the types asked for.
@@ -171,8 +177,8 @@ TEST_F(Calibrate, TensorsOfOtherTypesStay) {
 
 TEST_F(Calibrate, RefusesWhatItCannotDo) {
   ComputePool pool(1);
-  const auto kind = [&](const Source& source, const ConvertOptions& options, const CalibrationOptions& c,
-                        const std::vector<int32_t>& tokens) {
+  const auto kind = [&](const Source& source, const ConvertOptions& options,
+                        const CalibrationOptions& c, const std::vector<int32_t>& tokens) {
     try {
       on_grid(source, options, c, tokens, pool);
     } catch (const Error& error) {
@@ -182,9 +188,11 @@ TEST_F(Calibrate, RefusesWhatItCannotDo) {
   };
   const Source source = open("llama");
   const auto gptq = calibration(GridMethod::kGptq, 32);
-  EXPECT_EQ(kind(source, q4_0(), calibration(GridMethod::kGptq, 48), text(80)), int(ErrorKind::kUsage));
+  EXPECT_EQ(kind(source, q4_0(), calibration(GridMethod::kGptq, 48), text(80)),
+            int(ErrorKind::kUsage));
   EXPECT_EQ(kind(source, q4_0(), gptq, {}), int(ErrorKind::kUsage));
-  EXPECT_EQ(kind(source, q4_0(), gptq, {64}), int(ErrorKind::kUsage));  // no token of the vocabulary
+  EXPECT_EQ(kind(source, q4_0(), gptq, {64}),
+            int(ErrorKind::kUsage));  // no token of the vocabulary
   ConvertOptions q8 = q4_0();
   q8.rules.file_type = file_type("Q8_0");
   EXPECT_EQ(kind(source, q8, gptq, text(80)), int(ErrorKind::kUsage));

@@ -12,17 +12,19 @@ namespace tutti::convert {
 namespace {
 
 constexpr int kBits = 4;
-// Rows of weights that go through the inputs side by side: each row of the factor is read once for all of them.
-// (The reference's blocks of 128 inputs serve the same end, and change nothing but the order of sums.)
+// Rows of weights that go through the inputs side by side: each row of the factor is read once for
+// all of them. (The reference's blocks of 128 inputs serve the same end, and change nothing but the
+// order of sums.)
 constexpr int kBundle = 16;
 
 void add_scaled(double a, const double* x, int n, double* y) {
   for (int i = 0; i < n; ++i) y[i] += a * x[i];
 }
 
-// Upper triangular R with H = R R', in place; false when H is not positive definite. From the last column to the
-// first, so that the inverse of R is the factor that GPTQ wants: H^-1 = U' U with U = R^-1 upper triangular. On one
-// worker: a barrier for every column would cost more than sharing it out brings.
+// Upper triangular R with H = R R', in place; false when H is not positive definite. From the last
+// column to the first, so that the inverse of R is the factor that GPTQ wants: H^-1 = U' U with U =
+// R^-1 upper triangular. On one worker: a barrier for every column would cost more than sharing it
+// out brings.
 bool factor(std::vector<double>& h, int n) {
   const auto at = [&](int i, int j) -> double& { return h[size_t(i) * size_t(n) + size_t(j)]; };
   std::vector<double> column(size_t(n), 0.0);
@@ -62,8 +64,8 @@ std::vector<double> inverse(const std::vector<double>& r, int n, ComputePool& po
 
 float half_scale(double scale) { return half_to_float(float_to_half(float(scale))); }
 
-// The scale of the weights w[0 .. n) that loses least: the full one, or one of those shrunk by up to `clip` per
-// cent. `loss` takes the errors q - w of a candidate.
+// The scale of the weights w[0 .. n) that loses least: the full one, or one of those shrunk by up
+// to `clip` per cent. `loss` takes the errors q - w of a candidate.
 template <class Loss>
 float best_scale(const double* w, int n, int clip, double* errors, const Loss& loss) {
   double most = 0;
@@ -85,7 +87,8 @@ float best_scale(const double* w, int n, int clip, double* errors, const Loss& l
 // |e R|^2 for R upper triangular, [stride][stride] from its diagonal at `r`.
 double triangular_norm(const double* e, int n, const double* r, int stride, double* scratch) {
   std::fill_n(scratch, n, 0.0);
-  for (int i = 0; i < n; ++i) add_scaled(e[i], r + size_t(i) * size_t(stride) + i, n - i, scratch + i);
+  for (int i = 0; i < n; ++i)
+    add_scaled(e[i], r + size_t(i) * size_t(stride) + i, n - i, scratch + i);
   double sum = 0;
   for (int i = 0; i < n; ++i) sum += scratch[i] * scratch[i];
   return sum;
@@ -151,22 +154,26 @@ class Solver {
     order_.resize(size_t(in));
     std::iota(order_.begin(), order_.end(), 0);
     if (options.order == InputOrder::kActivation) {
-      std::stable_sort(order_.begin(), order_.end(), [&](int a, int b) { return diagonal(a) > diagonal(b); });
+      std::stable_sort(order_.begin(), order_.end(),
+                       [&](int a, int b) { return diagonal(a) > diagonal(b); });
     }
     double mean = 0;
     for (int k = 0; k < in; ++k) mean += diagonal(k) / in;
     factor_.resize(size_t(in) * size_t(in));
     for (int i = 0; i < in; ++i) {
       for (int j = 0; j < in; ++j)
-        factor_[size_t(i) * size_t(in) + size_t(j)] = hessian[size_t(order_[size_t(i)]) * size_t(in) + size_t(order_[size_t(j)])];
+        factor_[size_t(i) * size_t(in) + size_t(j)] =
+            hessian[size_t(order_[size_t(i)]) * size_t(in) + size_t(order_[size_t(j)])];
       double& d = factor_[size_t(i) * size_t(in) + size_t(i)];
       d += options.damping * mean;
-      if (diagonal(order_[size_t(i)]) == 0) d += 1;  // no row met this input: its error binds nobody
+      if (diagonal(order_[size_t(i)]) == 0)
+        d += 1;  // no row met this input: its error binds nobody
     }
     if (!factor(factor_, in)) {
-      throw Error(ErrorKind::kUsage,
-                  "GPTQ: the Hessian of " + std::to_string(in) +
-                      " inputs is not positive definite; raise the damping or give more calibration text");
+      throw Error(
+          ErrorKind::kUsage,
+          "GPTQ: the Hessian of " + std::to_string(in) +
+              " inputs is not positive definite; raise the damping or give more calibration text");
     }
     inverse_ = inverse(factor_, in, pool);
   }
@@ -200,7 +207,8 @@ class Solver {
   void bundle(int first, int rows, Buffers& b) {
     for (int r = 0; r < rows; ++r) {
       for (int i = 0; i < in_; ++i)
-        b.w[size_t(r) * size_t(in_) + size_t(i)] = w_[size_t(first + r) * size_t(in_) + size_t(order_[size_t(i)])];
+        b.w[size_t(r) * size_t(in_) + size_t(i)] =
+            w_[size_t(first + r) * size_t(in_) + size_t(order_[size_t(i)])];
     }
     if (options_.order == InputOrder::kActivation) {
       for (int r = 0; r < rows; ++r) fixed_scales(first + r, b);
@@ -211,7 +219,8 @@ class Solver {
       for (int r = 0; r < rows; ++r) {
         double* w = b.w.data() + size_t(r) * size_t(in_);
         const int o = first + r;
-        if (options_.order == InputOrder::kNatural && k % grid_.group == 0) current_scale(g, o, w, b);
+        if (options_.order == InputOrder::kNatural && k % grid_.group == 0)
+          current_scale(g, o, w, b);
         const double s = scale(g, o);
         const uint8_t q = tensor::grid_code(w[i], s, kBits);
         grid_.codes[size_t(k) * size_t(out_) + size_t(o)] = q;
@@ -221,8 +230,8 @@ class Solver {
     }
   }
 
-  // From the weights as they stand. What a group loses when all later weights make up for it as well as they can is
-  // e (U' U)^-1 e' with the group's part of U: |e R|^2 with that of R.
+  // From the weights as they stand. What a group loses when all later weights make up for it as
+  // well as they can is e (U' U)^-1 e' with the group's part of U: |e R|^2 with that of R.
   void current_scale(int g, int o, const double* w, Buffers& b) {
     const int first = g * grid_.group, n = std::min(grid_.group, in_ - first);
     const double* r = factor_.data() + size_t(first) * size_t(in_) + size_t(first);
@@ -235,12 +244,14 @@ class Solver {
   void fixed_scales(int o, Buffers& b) {
     for (int g = 0; g < grid_.group_count(); ++g) {
       const int first = g * grid_.group, n = std::min(grid_.group, in_ - first);
-      for (int i = 0; i < n; ++i) b.group[size_t(i)] = w_[size_t(o) * size_t(in_) + size_t(first + i)];
-      scale(g, o) = best_scale(b.group.data(), n, options_.clip, b.errors.data(), [&](const double* e) {
-        double sum = 0;
-        for (int i = 0; i < n; ++i) sum += diagonal(first + i) * e[i] * e[i];
-        return sum;
-      });
+      for (int i = 0; i < n; ++i)
+        b.group[size_t(i)] = w_[size_t(o) * size_t(in_) + size_t(first + i)];
+      scale(g, o) =
+          best_scale(b.group.data(), n, options_.clip, b.errors.data(), [&](const double* e) {
+            double sum = 0;
+            for (int i = 0; i < n; ++i) sum += diagonal(first + i) * e[i] * e[i];
+            return sum;
+          });
     }
   }
 
@@ -249,19 +260,24 @@ class Solver {
   const GptqOptions& options_;
   ComputePool& pool_;
   std::span<const double> hessian_;
-  std::vector<int> order_;               // order_[i]: the input that is decided i-th
+  std::vector<int> order_;                // order_[i]: the input that is decided i-th
   std::vector<double> factor_, inverse_;  // R and U, in that order
   tensor::Grid grid_;
 };
 
 void check(const GptqOptions& o) {
-  const auto refuse = [](const std::string& what) { throw Error(ErrorKind::kUsage, "GPTQ: " + what); };
+  const auto refuse = [](const std::string& what) {
+    throw Error(ErrorKind::kUsage, "GPTQ: " + what);
+  };
   if (o.group < 1) refuse("groups of " + std::to_string(o.group) + " inputs; give at least 1");
   if (!(o.damping >= 0) || !std::isfinite(o.damping)) refuse("damping must be a number from 0 up");
-  if (o.clip < 0 || o.clip > 99) refuse("clip is " + std::to_string(o.clip) + " per cent; give 0 to 99");
+  if (o.clip < 0 || o.clip > 99)
+    refuse("clip is " + std::to_string(o.clip) + " per cent; give 0 to 99");
 }
 
-double relative(double error, double squares) { return squares > 0 ? std::sqrt(std::max(0.0, error) / squares) : 0; }
+double relative(double error, double squares) {
+  return squares > 0 ? std::sqrt(std::max(0.0, error) / squares) : 0;
+}
 
 }  // namespace
 
@@ -277,8 +293,8 @@ GptqResult gptq(std::span<const float> w, int out, int in, std::span<const doubl
   return result;
 }
 
-GptqResult nearest(std::span<const float> w, int out, int in, std::span<const double> hessian, int group,
-                   ComputePool& pool) {
+GptqResult nearest(std::span<const float> w, int out, int in, std::span<const double> hessian,
+                   int group, ComputePool& pool) {
   GptqOptions options;
   options.group = group;
   check(options);

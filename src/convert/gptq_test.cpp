@@ -1,5 +1,6 @@
-// GPTQ against its definition: at each input the inverse Hessian of those that are still free is computed anew, by
-// elimination, with no factorisation and no order of updates that could be shared with the code under test.
+// GPTQ against its definition: at each input the inverse Hessian of those that are still free is
+// computed anew, by elimination, with no factorisation and no order of updates that could be shared
+// with the code under test.
 #include "convert/gptq.h"
 
 #include <gtest/gtest.h>
@@ -56,7 +57,8 @@ Problem problem(int out, int in, uint64_t seed, bool dead = false) {
   std::vector<double> mix(size_t(in * in)), x(static_cast<size_t>(in));
   for (double& m : mix) m = draw(random) / std::sqrt(in);
   std::vector<double> size;
-  for (int k = 0; k < in; ++k) size.push_back(dead && k % 11 == 3 ? 0.0 : std::exp(0.7 * draw(random)));
+  for (int k = 0; k < in; ++k)
+    size.push_back(dead && k % 11 == 3 ? 0.0 : std::exp(0.7 * draw(random)));
   for (int row = 0; row < 3 * in; ++row) {
     std::vector<double> z(static_cast<size_t>(in));
     for (double& v : z) v = draw(random);
@@ -73,7 +75,9 @@ Problem problem(int out, int in, uint64_t seed, bool dead = false) {
 }
 
 float half(double x) { return half_to_float(float_to_half(float(x))); }
-int code(double w, double scale) { return scale == 0 ? 8 : int(std::clamp(std::round(w / scale) + 8, 0.0, 15.0)); }
+int code(double w, double scale) {
+  return scale == 0 ? 8 : int(std::clamp(std::round(w / scale) + 8, 0.0, 15.0));
+}
 
 struct Expected {
   std::vector<int> codes;     // [in][out]
@@ -121,18 +125,20 @@ Expected by_definition(const Problem& p, const GptqOptions& o) {
     std::vector<double> w;  // by input
     for (int k = 0; k < in; ++k) w.push_back(p.w[size_t(row * in + k)]);
     const auto group_weights = [&](int g) {
-      return std::vector<double>(w.begin() + g * o.group, w.begin() + std::min(in, (g + 1) * o.group));
+      return std::vector<double>(w.begin() + g * o.group,
+                                 w.begin() + std::min(in, (g + 1) * o.group));
     };
     if (o.order == InputOrder::kActivation) {
       for (int g = 0; g < groups; ++g) {
-        e.scales[size_t(g * p.out + row)] = choose(group_weights(g), [&](const std::vector<double>& errors) {
-          double sum = 0;
-          for (size_t i = 0; i < errors.size(); ++i) {
-            const int k = g * o.group + int(i);
-            sum += p.h(k, k) * errors[i] * errors[i];
-          }
-          return sum;
-        });
+        e.scales[size_t(g * p.out + row)] =
+            choose(group_weights(g), [&](const std::vector<double>& errors) {
+              double sum = 0;
+              for (size_t i = 0; i < errors.size(); ++i) {
+                const int k = g * o.group + int(i);
+                sum += p.h(k, k) * errors[i] * errors[i];
+              }
+              return sum;
+            });
       }
     }
     for (int i = 0; i < in; ++i) {
@@ -169,14 +175,17 @@ void expect_same(const Problem& p, const GptqOptions& options) {
   const GptqResult result = gptq(p.w, p.out, p.in, p.hessian, options, pool);
   const Expected expected = by_definition(p, options);
   ASSERT_EQ(result.grid.scales.size(), expected.scales.size());
-  for (size_t i = 0; i < expected.scales.size(); ++i) EXPECT_EQ(result.grid.scales[i], expected.scales[i]) << i;
+  for (size_t i = 0; i < expected.scales.size(); ++i)
+    EXPECT_EQ(result.grid.scales[i], expected.scales[i]) << i;
   ASSERT_EQ(result.grid.codes.size(), expected.codes.size());
   for (size_t i = 0; i < expected.codes.size(); ++i) {
-    ASSERT_EQ(int(result.grid.codes[i]), expected.codes[i]) << "input " << i / size_t(p.out) << ", output " << i % size_t(p.out);
+    ASSERT_EQ(int(result.grid.codes[i]), expected.codes[i])
+        << "input " << i / size_t(p.out) << ", output " << i % size_t(p.out);
   }
 }
 
-GptqOptions with(int group, double damping = 0.1, int clip = 0, InputOrder order = InputOrder::kNatural) {
+GptqOptions with(int group, double damping = 0.1, int clip = 0,
+                 InputOrder order = InputOrder::kNatural) {
   GptqOptions o;
   o.group = group;
   o.damping = damping;
@@ -209,12 +218,14 @@ TEST(Gptq, InputsThatNobodyMetAreRoundedToNearest) {
   const GptqResult result = gptq(p.w, p.out, p.in, p.hessian, with(44), pool);
   for (int k = 3; k < p.in; k += 11) {
     for (int o = 0; o < p.out; ++o) {
-      EXPECT_EQ(int(result.grid.codes[size_t(k * p.out + o)]), code(p.w[size_t(o * p.in + k)], result.grid.scales[size_t(o)]));
+      EXPECT_EQ(int(result.grid.codes[size_t(k * p.out + o)]),
+                code(p.w[size_t(o * p.in + k)], result.grid.scales[size_t(o)]));
     }
   }
 }
 
-// The reported errors are those of the products with the calibration rows, and smaller than rounding's.
+// The reported errors are those of the products with the calibration rows, and smaller than
+// rounding's.
 TEST(Gptq, ErrorsAreWhatTheOutputsLose) {
   const Problem p = problem(24, 64, 10);
   ComputePool pool(2);
@@ -224,7 +235,9 @@ TEST(Gptq, ErrorsAreWhatTheOutputsLose) {
     for (int o = 0; o < p.out; ++o) {
       for (int i = 0; i < p.in; ++i) {
         for (int j = 0; j < p.in; ++j) {
-          const auto e = [&](int k) { return double(p.w[size_t(o * p.in + k)]) - double(q[size_t(o * p.in + k)]); };
+          const auto e = [&](int k) {
+            return double(p.w[size_t(o * p.in + k)]) - double(q[size_t(o * p.in + k)]);
+          };
           sum += e(i) * p.h(i, j) * e(j);
         }
       }

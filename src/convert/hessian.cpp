@@ -13,7 +13,8 @@ Hessian::Hessian(int in, int rows)
     : in_(in),
       rows_(rows),
       turned_(size_t(in) * size_t(rows)),
-      matrix_(tensor::Matrix::allocate(tensor::Type::kF32, in, rows, tensor::Arithmetic::kExactF32)),
+      matrix_(
+          tensor::Matrix::allocate(tensor::Type::kF32, in, rows, tensor::Arithmetic::kExactF32)),
       product_(size_t(in) * size_t(in)),
       sum_(size_t(in) * size_t(in)) {}
 
@@ -27,15 +28,19 @@ void Hessian::add(Worker& worker, const float* x, size_t stride, int count) {
   }
   worker.barrier();
   const auto tiles = worker.share(matrix_.tiles());
-  matrix_.pack_tiles(tensor::Type::kF32, std::as_bytes(std::span(turned_)), tiles.first, tiles.last);
+  matrix_.pack_tiles(tensor::Type::kF32, std::as_bytes(std::span(turned_)), tiles.first,
+                     tiles.last);
   worker.barrier();
-  // Strips of 16 inputs, from their diagonal tile on; one after the other to each worker, as the early are longer.
+  // Strips of 16 inputs, from their diagonal tile on; one after the other to each worker, as the
+  // early are longer.
   for (int t = worker.index(); t < matrix_.tiles(); t += worker.count()) {
     const int first = t * kTileOutputs, last = std::min(in_, first + kTileOutputs);
-    tensor::kernels().matmul_dense(matrix_, turned_.data() + size_t(first) * rows, rows, last - first, t,
-                                   matrix_.tiles(), product_.data() + size_t(first) * in, in);
+    tensor::kernels().matmul_dense(matrix_, turned_.data() + size_t(first) * rows, rows,
+                                   last - first, t, matrix_.tiles(),
+                                   product_.data() + size_t(first) * in, in);
     for (int i = first; i < last; ++i) {
-      for (size_t j = size_t(first); j < in; ++j) sum_[size_t(i) * in + j] += double(product_[size_t(i) * in + j]);
+      for (size_t j = size_t(first); j < in; ++j)
+        sum_[size_t(i) * in + j] += double(product_[size_t(i) * in + j]);
     }
   }
   worker.barrier();

@@ -9,7 +9,8 @@
 namespace tutti::convert {
 namespace {
 
-std::vector<double> sum_of(int in, int block, const std::vector<float>& x, int rows, size_t stride, int threads) {
+std::vector<double> sum_of(int in, int block, const std::vector<float>& x, int rows, size_t stride,
+                           int threads) {
   ComputePool pool(threads);
   Hessian hessian(in, block);
   for (int first = 0; first < rows; first += block) {
@@ -27,12 +28,15 @@ TEST(Hessian, IsTheSumOfOuterProducts) {
     const size_t stride = size_t(in) + 3;
     std::vector<float> x(size_t(rows) * stride);
     for (float& v : x) v = draws.uniform(-2, 2);
-    const std::vector<double> got = sum_of(in, 16, x, rows, stride, 2);  // the last block is not full
+    const std::vector<double> got =
+        sum_of(in, 16, x, rows, stride, 2);  // the last block is not full
     ASSERT_EQ(got.size(), size_t(in) * size_t(in));
     for (int i = 0; i < in; ++i) {
       for (int j = 0; j < in; ++j) {
         double wanted = 0;
-        for (int r = 0; r < rows; ++r) wanted += double(x[size_t(r) * stride + size_t(i)]) * double(x[size_t(r) * stride + size_t(j)]);
+        for (int r = 0; r < rows; ++r)
+          wanted +=
+              double(x[size_t(r) * stride + size_t(i)]) * double(x[size_t(r) * stride + size_t(j)]);
         EXPECT_NEAR(got[size_t(i * in + j)], wanted, 4e-5) << i << ", " << j << " of " << in;
       }
     }

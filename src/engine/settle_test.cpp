@@ -128,6 +128,27 @@ TEST(Settle, AfterEditsItGoesOnElsewhere) {
                }});
 }
 
+TEST(Settle, ADroppedPageIsNotFilledTwice) {
+  const TinyModel tiny = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1);
+  Engine engine(tiny.model, tiny.pool, small_engine(64));
+  run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
+                 const std::vector<PageRef> home = take(engine, *request, 6);
+                 Context settled(engine, request), twin(engine, request);
+                 settled.settle(home);
+                 const std::vector<int32_t> tokens = random_tokens(1, 100);
+                 for (Context* context : {&settled, &twin}) {
+                   Rows rows = Rows::append(tokens, 0, std::nullopt);
+                   co_await engine.forward(*context, std::move(rows));
+                   context->drop(32, 32);
+                 }
+                 for (int i = 0; i < 40; ++i) {
+                   const std::vector<float> a = co_await step(engine, settled, 5 + i);
+                   const std::vector<float> b = co_await step(engine, twin, 5 + i);
+                   EXPECT_EQ(a, b) << i;
+                 }
+               }});
+}
+
 TEST(Settle, RefusesWhatDoesNotFit) {
   const TinyModel tiny = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1);
   Engine engine(tiny.model, tiny.pool, small_engine(64));

@@ -42,7 +42,8 @@ std::vector<std::string_view> parts(Kind kind) {
     case Kind::kAwq:
       return {".qweight", ".qzeros", ".scales", ".g_idx"};
     case Kind::kCompressedTensors:
-      return {".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point", ".weight_g_idx"};
+      return {".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point",
+              ".weight_g_idx"};
     case Kind::kMarlin:
       return {".B", ".s", ".workspace"};
     case Kind::kSparseMarlin:
@@ -62,7 +63,8 @@ class SchemeReader {
     if (method == "compressed-tensors") return compressed();
     QuantisedScheme scheme;
     scheme.bits = integer(config_, config_.contains("bits") ? "bits" : "w_bit").value_or(4);
-    scheme.group = integer(config_, config_.contains("group_size") ? "group_size" : "q_group_size").value_or(-1);
+    scheme.group = integer(config_, config_.contains("group_size") ? "group_size" : "q_group_size")
+                       .value_or(-1);
     const std::string format = text(config_, "checkpoint_format").value_or("");
     if (method == "marlin" || format == "marlin" || flag(config_, "is_marlin_format")) {
       scheme.kind = Kind::kMarlin;
@@ -74,7 +76,8 @@ class SchemeReader {
     } else if (method == "awq" && text(config_, "version").value_or("gemm") == "gemm") {
       scheme.kind = Kind::kAwq;
     } else {
-      refuse("weights quantised by " + shown(method) + (format.empty() ? "" : " in the format " + shown(format)));
+      refuse("weights quantised by " + shown(method) +
+             (format.empty() ? "" : " in the format " + shown(format)));
     }
     check(scheme);
     return scheme;
@@ -87,17 +90,21 @@ class SchemeReader {
     const std::string format = text(config_, "format").value_or("unknown");
     if (format != "pack-quantized") refuse("compressed tensors in the format " + shown(format));
     const auto groups = config_.find("config_groups");
-    if (groups == config_.end() || !groups->is_object() || groups->empty()) bad("has no config_groups");
+    if (groups == config_.end() || !groups->is_object() || groups->empty())
+      bad("has no config_groups");
     bool first = true;
     for (const auto& [name, group] : groups->items()) {
       const auto weights = group.is_object() ? group.find("weights") : group.end();
-      if (!group.is_object() || weights == group.end() || !weights->is_object()) bad("has a group without weights");
+      if (!group.is_object() || weights == group.end() || !weights->is_object())
+        bad("has a group without weights");
       QuantisedScheme own = scheme;
       own.bits = integer(*weights, "num_bits").value_or(0);
       own.group = integer(*weights, "group_size").value_or(-1);
       const std::string strategy = text(*weights, "strategy").value_or("group");
-      if (strategy != "group" && strategy != "channel") refuse("compressed tensors by " + shown(strategy));
-      if (text(*weights, "type").value_or("int") != "int") refuse("compressed tensors that are no integers");
+      if (strategy != "group" && strategy != "channel")
+        refuse("compressed tensors by " + shown(strategy));
+      if (text(*weights, "type").value_or("int") != "int")
+        refuse("compressed tensors that are no integers");
       if (!first && (own.bits != scheme.bits || own.group != scheme.group))
         refuse("compressed tensors of several numbers of bits or sizes of groups");
       scheme = own;
@@ -136,9 +143,10 @@ class SchemeReader {
     throw Error(ErrorKind::kBadFile, place_ + ": " + what + "; export the model again");
   }
   [[noreturn]] void refuse(const std::string& what) const {
-    throw Error(ErrorKind::kUnsupported, place_ + ": " + what +
-                                             " are not read; use 4-bit GPTQ, AWQ, compressed-tensors or MARLIN, the "
-                                             "model in F32, F16 or BF16, or a GGUF of it");
+    throw Error(ErrorKind::kUnsupported,
+                place_ + ": " + what +
+                    " are not read; use 4-bit GPTQ, AWQ, compressed-tensors or MARLIN, the "
+                    "model in F32, F16 or BF16, or a GGUF of it");
   }
 
   const json& config_;
@@ -172,7 +180,8 @@ class LayerReader {
     Grid grid = grid_of(words * pack_, columns);
     const std::vector<uint32_t> q = ints(".qweight", {words, columns});
     for (int k = 0; k < grid.in; ++k) {
-      for (int o = 0; o < grid.out; ++o) code(grid, k, o) = field(q, k / pack_, o, columns, k % pack_);
+      for (int o = 0; o < grid.out; ++o)
+        code(grid, k, o) = field(q, k / pack_, o, columns, k % pack_);
     }
     take_scales(grid, ".scales", false);
     if (find(".qzeros")) {
@@ -192,23 +201,27 @@ class LayerReader {
     std::array<int, 8> place;  // of output i among its eight
     for (int i = 0; i < 8; ++i) place[size_t(kAwqOrder[size_t(i)])] = i;
     for (int k = 0; k < grid.in; ++k) {
-      for (int o = 0; o < grid.out; ++o) code(grid, k, o) = field(q, k, o / 8, words, place[size_t(o % 8)]);
+      for (int o = 0; o < grid.out; ++o)
+        code(grid, k, o) = field(q, k, o / 8, words, place[size_t(o % 8)]);
     }
     take_scales(grid, ".scales", false);
     const std::vector<uint32_t> z = ints(".qzeros", {grid.group_count(), words});
-    set_zeros(grid, [&](int g, int o) { return int(field(z, g, o / 8, words, place[size_t(o % 8)])); });
+    set_zeros(grid,
+              [&](int g, int o) { return int(field(z, g, o / 8, words, place[size_t(o % 8)])); });
     return grid;
   }
 
   Grid compressed() {
     const auto [rows, words] = matrix(".weight_packed");
     const std::vector<int64_t> shape = longs(".weight_shape", 2);
-    if (shape[0] != rows || shape[1] <= int64_t(words - 1) * pack_ || shape[1] > int64_t(words) * pack_)
+    if (shape[0] != rows || shape[1] <= int64_t(words - 1) * pack_ ||
+        shape[1] > int64_t(words) * pack_)
       bad(".weight_shape", "does not fit weight_packed");
     Grid grid = grid_of(int(shape[1]), rows);
     const std::vector<uint32_t> q = ints(".weight_packed", {rows, words});
     for (int k = 0; k < grid.in; ++k) {
-      for (int o = 0; o < grid.out; ++o) code(grid, k, o) = field(q, o, k / pack_, words, k % pack_);
+      for (int o = 0; o < grid.out; ++o)
+        code(grid, k, o) = field(q, o, k / pack_, words, k % pack_);
     }
     take_scales(grid, ".weight_scale", true);
     if (find(".weight_zero_point")) {
@@ -253,8 +266,11 @@ class LayerReader {
     grid.codes.resize(size_t(in) * size_t(out));
     return grid;
   }
-  static uint8_t& code(Grid& grid, int k, int o) { return grid.codes[size_t(k) * size_t(grid.out) + size_t(o)]; }
-  uint8_t field(const std::vector<uint32_t>& words, int row, int column, int columns, int place) const {
+  static uint8_t& code(Grid& grid, int k, int o) {
+    return grid.codes[size_t(k) * size_t(grid.out) + size_t(o)];
+  }
+  uint8_t field(const std::vector<uint32_t>& words, int row, int column, int columns,
+                int place) const {
     const uint32_t word = words[size_t(row) * size_t(columns) + size_t(column)];
     return uint8_t(word >> (scheme_.bits * place) & ((1u << scheme_.bits) - 1));
   }
@@ -262,12 +278,14 @@ class LayerReader {
 
   void take_scales(Grid& grid, std::string_view part, bool outputs_first) {
     const int groups = grid.group_count();
-    grid.scales = outputs_first ? floats(part, {grid.out, groups}) : floats(part, {groups, grid.out});
+    grid.scales =
+        outputs_first ? floats(part, {grid.out, groups}) : floats(part, {groups, grid.out});
     if (!outputs_first) return;
     std::vector<float> turned(grid.scales.size());
     for (int g = 0; g < groups; ++g) {
       for (int o = 0; o < grid.out; ++o)
-        turned[size_t(g) * size_t(grid.out) + size_t(o)] = grid.scales[size_t(o) * size_t(groups) + size_t(g)];
+        turned[size_t(g) * size_t(grid.out) + size_t(o)] =
+            grid.scales[size_t(o) * size_t(groups) + size_t(g)];
     }
     grid.scales = std::move(turned);
   }
@@ -276,7 +294,8 @@ class LayerReader {
   static void set_zeros(Grid& grid, const Zero& zero) {
     grid.zeros.resize(grid.scales.size());
     for (int g = 0; g < grid.group_count(); ++g) {
-      for (int o = 0; o < grid.out; ++o) grid.zeros[size_t(g) * size_t(grid.out) + size_t(o)] = uint16_t(zero(g, o));
+      for (int o = 0; o < grid.out; ++o)
+        grid.zeros[size_t(g) * size_t(grid.out) + size_t(o)] = uint16_t(zero(g, o));
     }
   }
 
@@ -287,7 +306,8 @@ class LayerReader {
     bool natural = true;
     for (int k = 0; k < grid.in; ++k) {
       if (groups[size_t(k)] >= uint32_t(grid.group_count()))
-        bad(part, "names group " + std::to_string(groups[size_t(k)]) + " of " + std::to_string(grid.group_count()));
+        bad(part, "names group " + std::to_string(groups[size_t(k)]) + " of " +
+                      std::to_string(grid.group_count()));
       natural = natural && int(groups[size_t(k)]) == k / grid.group;
     }
     if (!natural) grid.groups.assign(groups.begin(), groups.end());
@@ -295,17 +315,22 @@ class LayerReader {
 
   // ---- tensors ----
 
-  const SafetensorsTensor* find(std::string_view part) const { return weights_.find(prefix_ + std::string(part)); }
+  const SafetensorsTensor* find(std::string_view part) const {
+    return weights_.find(prefix_ + std::string(part));
+  }
 
-  const SafetensorsTensor& shaped(std::string_view part, Dtype dtype, const std::vector<int>& shape) const {
+  const SafetensorsTensor& shaped(std::string_view part, Dtype dtype,
+                                  const std::vector<int>& shape) const {
     const SafetensorsTensor* t = find(part);
     if (!t) bad(part, "is missing");
     if (t->dtype != dtype) bad(part, "holds " + std::string(info(t->dtype).name) + " elements");
     check_shape(*t, part, shape);
     return *t;
   }
-  void check_shape(const SafetensorsTensor& t, std::string_view part, const std::vector<int>& shape) const {
-    if (std::ranges::equal(t.shape, shape, [](uint64_t a, int b) { return a == uint64_t(b); })) return;
+  void check_shape(const SafetensorsTensor& t, std::string_view part,
+                   const std::vector<int>& shape) const {
+    if (std::ranges::equal(t.shape, shape, [](uint64_t a, int b) { return a == uint64_t(b); }))
+      return;
     std::string wanted;
     for (const int n : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(n);
     bad(part, "has not the shape [" + wanted + "] that the other tensors ask for");
@@ -360,7 +385,8 @@ class LayerReader {
   }
 
   [[noreturn]] void bad(std::string_view part, const std::string& what) const {
-    throw Error(ErrorKind::kBadFile, weights_.name() + ": tensor " + shown(prefix_ + std::string(part)) + ": " + what +
+    throw Error(ErrorKind::kBadFile, weights_.name() + ": tensor " +
+                                         shown(prefix_ + std::string(part)) + ": " + what +
                                          "; the layer cannot be read, export the model again");
   }
 
@@ -396,7 +422,8 @@ std::optional<QuantisedScheme> quantised_scheme(const ModelFolder& folder) {
   constexpr const char* kOlder = "quantize_config.json";
   const json& config = folder.config();
   if (const auto it = config.find("quantization_config"); it != config.end() && !it->is_null())
-    return parse_quantised_scheme(*it, (folder.path() / "config.json").string() + ": key \"quantization_config\"");
+    return parse_quantised_scheme(
+        *it, (folder.path() / "config.json").string() + ": key \"quantization_config\"");
   const auto text = folder.text(kOlder);
   if (!text) return std::nullopt;
   const std::string place = (folder.path() / kOlder).string();
@@ -406,7 +433,8 @@ std::optional<QuantisedScheme> quantised_scheme(const ModelFolder& folder) {
   return parse_quantised_scheme(older, place);
 }
 
-std::vector<std::string> quantised_layers(const Safetensors& weights, const QuantisedScheme& scheme) {
+std::vector<std::string> quantised_layers(const Safetensors& weights,
+                                          const QuantisedScheme& scheme) {
   const std::string_view part = main_part(scheme.kind);
   std::vector<std::string> names;
   for (const SafetensorsTensor& t : weights.tensors()) {
@@ -417,11 +445,13 @@ std::vector<std::string> quantised_layers(const Safetensors& weights, const Quan
 
 std::vector<std::string> layer_parts(const QuantisedScheme& scheme, const std::string& prefix) {
   std::vector<std::string> names;
-  for (const std::string_view part : parts(scheme.kind)) names.push_back(prefix + std::string(part));
+  for (const std::string_view part : parts(scheme.kind))
+    names.push_back(prefix + std::string(part));
   return names;
 }
 
-tensor::Grid read_layer(const Safetensors& weights, const QuantisedScheme& scheme, const std::string& prefix) {
+tensor::Grid read_layer(const Safetensors& weights, const QuantisedScheme& scheme,
+                        const std::string& prefix) {
   return LayerReader(weights, scheme, prefix).read();
 }
 

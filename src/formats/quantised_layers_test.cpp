@@ -1,5 +1,5 @@
-// Words written out by hand, and everything a damaged layer can be refused for. Whole models in every layout are in
-// tests/conformance/test_quantised_folders.py.
+// Words written out by hand, and everything a damaged layer can be refused for. Whole models in
+// every layout are in tests/conformance/test_quantised_folders.py.
 #include "formats/quantised_layers.h"
 
 #include <gtest/gtest.h>
@@ -22,15 +22,18 @@ using Kind = QuantisedScheme::Kind;
 class Parts {
  public:
   template <class T>
-  void set(const std::string& part, Dtype dtype, std::vector<uint64_t> shape, const std::vector<T>& values) {
+  void set(const std::string& part, Dtype dtype, std::vector<uint64_t> shape,
+           const std::vector<T>& values) {
     std::vector<std::byte> bytes(values.size() * sizeof(T));
     std::memcpy(bytes.data(), values.data(), bytes.size());
     tensors_["x" + part] = {dtype, std::move(shape), std::move(bytes)};
   }
-  void ints(const std::string& part, std::vector<uint64_t> shape, const std::vector<uint32_t>& values) {
+  void ints(const std::string& part, std::vector<uint64_t> shape,
+            const std::vector<uint32_t>& values) {
     set(part, Dtype::kI32, std::move(shape), values);
   }
-  void halfs(const std::string& part, std::vector<uint64_t> shape, const std::vector<float>& values) {
+  void halfs(const std::string& part, std::vector<uint64_t> shape,
+             const std::vector<float>& values) {
     std::vector<uint16_t> h;
     for (const float v : values) h.push_back(float_to_half(v));
     set(part, Dtype::kF16, std::move(shape), h);
@@ -41,8 +44,9 @@ class Parts {
     std::vector<SafetensorsTensor> list;
     for (const auto& [name, t] : tensors_) list.push_back({name, t.dtype, t.shape, t.bytes});
     std::vector<std::byte> file;
-    write_safetensors([&](std::span<const std::byte> part) { file.insert(file.end(), part.begin(), part.end()); },
-                      "layer", list);
+    write_safetensors(
+        [&](std::span<const std::byte> part) { file.insert(file.end(), part.begin(), part.end()); },
+        "layer", list);
     const Safetensors weights = Safetensors::parse(file, "layer");
     EXPECT_LE(quantised_layers(weights, scheme).size(), 1u);
     return read_layer(weights, scheme, "x");
@@ -69,7 +73,8 @@ QuantisedScheme scheme(Kind kind, int group, bool less_one = false) {
 Parts small_gptq() {
   Parts p;
   p.ints(".qweight", {1, 8},
-         {0x76543210, 0x87654321, 0x98765432, 0xa9876543, 0xba987654, 0xcba98765, 0xdcba9876, 0xedcba987});
+         {0x76543210, 0x87654321, 0x98765432, 0xa9876543, 0xba987654, 0xcba98765, 0xdcba9876,
+          0xedcba987});
   p.ints(".qzeros", {2, 1}, {0x76543210, 0xffffffff});
   p.halfs(".scales", {2, 8}, {1, 2, 3, 4, 5, 6, 7, 8, .5, .5, .5, .5, .25, .25, .25, .25});
   p.ints(".g_idx", {8}, {0, 0, 0, 0, 1, 1, 1, 1});
@@ -115,7 +120,8 @@ TEST(QuantisedLayers, CompressedTensorsAreRowsOfOutputs) {
   const tensor::Grid grid = p.read(scheme(Kind::kCompressedTensors, -1));
   EXPECT_EQ(grid.in, 9);
   EXPECT_EQ(grid.out, 2);
-  EXPECT_EQ(grid.dequantised(), (std::vector<float>{-8, -7, -6, -5, -4, -3, -2, -1, 0, 0, 2, 4, 6, 8, 10, 12, 14, -2}));
+  EXPECT_EQ(grid.dequantised(),
+            (std::vector<float>{-8, -7, -6, -5, -4, -3, -2, -1, 0, 0, 2, 4, 6, 8, 10, 12, 14, -2}));
 }
 
 std::string refusal(const Parts& parts, const QuantisedScheme& s) {
@@ -138,7 +144,8 @@ TEST(QuantisedLayers, DamagedLayersAreRefusedByName) {
   };
   gptq("x.qweight", [](Parts& p) { p.ints(".qweight", {8}, std::vector<uint32_t>(8)); });
   gptq("x.qweight", [](Parts& p) { p.ints(".qweight", {0, 8}, {}); });
-  gptq("x.qweight", [](Parts& p) { p.set<float>(".qweight", Dtype::kF32, {1, 8}, std::vector<float>(8)); });
+  gptq("x.qweight",
+       [](Parts& p) { p.set<float>(".qweight", Dtype::kF32, {1, 8}, std::vector<float>(8)); });
   gptq("x.qzeros", [](Parts& p) { p.ints(".qzeros", {1, 1}, {0}); });
   gptq("x.scales", [](Parts& p) { p.halfs(".scales", {2, 7}, std::vector<float>(14)); });
   gptq("x.scales", [](Parts& p) { p.remove(".scales"); });
@@ -150,7 +157,8 @@ TEST(QuantisedLayers, DamagedLayersAreRefusedByName) {
   Parts compressed;
   compressed.ints(".weight_packed", {2, 1}, {0, 0});
   compressed.halfs(".weight_scale", {2, 1}, {1, 1});
-  for (const std::vector<int64_t>& shape : {std::vector<int64_t>{2, 9}, {2, 0}, {2, -8}, {3, 8}, {2, int64_t(1) << 40}}) {
+  for (const std::vector<int64_t>& shape :
+       {std::vector<int64_t>{2, 9}, {2, 0}, {2, -8}, {3, 8}, {2, int64_t(1) << 40}}) {
     compressed.set<int64_t>(".weight_shape", Dtype::kI64, {2}, shape);
     refusal(compressed, scheme(Kind::kCompressedTensors, -1));
   }
@@ -175,7 +183,8 @@ TEST(QuantisedLayers, SchemesOfConfigurations) {
   EXPECT_TRUE(gptq.zeros_less_one);
   EXPECT_FALSE(read({{"quant_method", "gptq"}, {"checkpoint_format", "gptq_v2"}}).zeros_less_one);
   EXPECT_EQ(read({{"quant_method", "gptq"}, {"is_marlin_format", true}}).kind, Kind::kMarlin);
-  EXPECT_EQ(read({{"quant_method", "gptq"}, {"checkpoint_format", "marlin_24"}}).kind, Kind::kSparseMarlin);
+  EXPECT_EQ(read({{"quant_method", "gptq"}, {"checkpoint_format", "marlin_24"}}).kind,
+            Kind::kSparseMarlin);
   EXPECT_EQ(read({{"quant_method", "awq"}, {"w_bit", 4}, {"q_group_size", 128}}).group, 128);
   const auto refused = [&](json config, ErrorKind kind, const std::string& names) {
     try {
@@ -194,9 +203,10 @@ TEST(QuantisedLayers, SchemesOfConfigurations) {
   refused({{"quant_method", "gptq"}, {"bits", "four"}}, ErrorKind::kBadFile, "bits");
   refused({{"quant_method", 7}}, ErrorKind::kBadFile, "quant_method");
   refused(json::array(), ErrorKind::kBadFile, "no object");
-  refused({{"quant_method", "compressed-tensors"}, {"format", "float-quantized"}}, ErrorKind::kUnsupported,
-          "float-quantized");
-  refused({{"quant_method", "compressed-tensors"}, {"format", "pack-quantized"}}, ErrorKind::kBadFile, "config_groups");
+  refused({{"quant_method", "compressed-tensors"}, {"format", "float-quantized"}},
+          ErrorKind::kUnsupported, "float-quantized");
+  refused({{"quant_method", "compressed-tensors"}, {"format", "pack-quantized"}},
+          ErrorKind::kBadFile, "config_groups");
 }
 
 }  // namespace

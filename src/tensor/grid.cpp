@@ -14,7 +14,8 @@ namespace {
 constexpr int kBlock = 32;  // of the block types with one scale and no minimum
 
 [[noreturn]] void wrong(const std::string& what) {
-  throw Error(ErrorKind::kUsage, "grid of weights: " + what + "; the matrix was put together wrongly");
+  throw Error(ErrorKind::kUsage,
+              "grid of weights: " + what + "; the matrix was put together wrongly");
 }
 
 bool is_half(float x) { return half_to_float(float_to_half(x)) == x; }
@@ -59,7 +60,8 @@ Type exact_type(const Grid& grid) {
   if (symmetric) return Type::kQ8_0;
   for (int k = 0; k < grid.in; ++k) {
     for (int o = 0; o < grid.out; ++o) {
-      const int value = int(grid.codes[size_t(k) * size_t(grid.out) + size_t(o)]) - grid.zero(grid.group_of(k), o);
+      const int value = int(grid.codes[size_t(k) * size_t(grid.out) + size_t(o)]) -
+                        grid.zero(grid.group_of(k), o);
       if (value < -128 || value > 127) return Type::kF32;
     }
   }
@@ -74,7 +76,8 @@ std::vector<float> Grid::dequantised() const {
     const int g = group_of(k);
     for (int o = 0; o < out; ++o) {
       const int value = int(codes[size_t(k) * size_t(out) + size_t(o)]) - zero(g, o);
-      w[size_t(o) * size_t(in) + size_t(k)] = float(value) * scales[size_t(g) * size_t(out) + size_t(o)];
+      w[size_t(o) * size_t(in) + size_t(k)] =
+          float(value) * scales[size_t(g) * size_t(out) + size_t(o)];
     }
   }
   return w;
@@ -82,17 +85,21 @@ std::vector<float> Grid::dequantised() const {
 
 void check_grid(const Grid& grid) {
   if (grid.in < 1 || grid.out < 1) wrong("no inputs or outputs");
-  if (grid.bits != 4 && grid.bits != 8) wrong(std::to_string(grid.bits) + " bits are neither 4 nor 8");
+  if (grid.bits != 4 && grid.bits != 8)
+    wrong(std::to_string(grid.bits) + " bits are neither 4 nor 8");
   if (grid.group < 1) wrong("groups of " + std::to_string(grid.group) + " inputs");
   const size_t elements = size_t(grid.in) * size_t(grid.out);
   const size_t scales = size_t(grid.group_count()) * size_t(grid.out);
   if (grid.codes.size() != elements) wrong("not one code for each weight");
   if (grid.scales.size() != scales) wrong("not one scale for each group and output");
   if (!grid.zeros.empty() && grid.zeros.size() != scales) wrong("not one zero for each scale");
-  if (!grid.groups.empty() && grid.groups.size() != size_t(grid.in)) wrong("not one group for each input");
+  if (!grid.groups.empty() && grid.groups.size() != size_t(grid.in))
+    wrong("not one group for each input");
   const int codes = 1 << grid.bits;
-  if (std::ranges::any_of(grid.codes, [&](uint8_t q) { return q >= codes; })) wrong("a code beyond its bits");
-  if (std::ranges::any_of(grid.zeros, [&](int z) { return z > codes; })) wrong("a zero beyond its bits");
+  if (std::ranges::any_of(grid.codes, [&](uint8_t q) { return q >= codes; }))
+    wrong("a code beyond its bits");
+  if (std::ranges::any_of(grid.zeros, [&](int z) { return z > codes; }))
+    wrong("a zero beyond its bits");
   for (const int32_t g : grid.groups) {
     if (g < 0 || g >= grid.group_count()) wrong("group " + std::to_string(g) + " does not exist");
   }

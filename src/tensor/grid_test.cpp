@@ -45,7 +45,8 @@ void expect_stored(const Grid& grid, Type type) {
   ASSERT_EQ(to.rows.size(), row_bytes(to.type, grid.in) * size_t(grid.out));
   dequantise(to.type, to.rows, got);
   for (int o = 0; o < grid.out; ++o) {
-    for (int k = 0; k < grid.in; ++k) ASSERT_EQ(got[size_t(o * grid.in + k)], value(grid, o, k)) << o << ", " << k;
+    for (int k = 0; k < grid.in; ++k)
+      ASSERT_EQ(got[size_t(o * grid.in + k)], value(grid, o, k)) << o << ", " << k;
   }
 }
 
@@ -62,7 +63,8 @@ TEST(Grid, FloatsStandInWhereBlocksCannot) {
   std::mt19937 random(2);
   expect_stored(random_grid(48, 3, 4, 16, false, random), Type::kF32);   // rows of 48
   expect_stored(random_grid(192, 3, 4, 48, false, random), Type::kF32);  // groups that cut blocks
-  expect_stored(random_grid(64, 3, 8, 32, true, random), Type::kF32);    // values beyond a signed byte
+  expect_stored(random_grid(64, 3, 8, 32, true, random),
+                Type::kF32);  // values beyond a signed byte
   Grid scales = random_grid(64, 3, 4, 32, false, random);
   scales.scales[4] = 0.1f;  // no half
   expect_stored(scales, Type::kF32);
@@ -85,7 +87,8 @@ TEST(Grid, RoundToNearestIsTheNearestCode) {
   for (int o = 0; o < out; ++o) {
     for (int g = 0; g < 4; ++g) {
       float most = 0;
-      for (int k = 32 * g; k < std::min(in, 32 * g + 32); ++k) most = std::max(most, std::fabs(w[size_t(o * in + k)]));
+      for (int k = 32 * g; k < std::min(in, 32 * g + 32); ++k)
+        most = std::max(most, std::fabs(w[size_t(o * in + k)]));
       const float scale = grid.scales[size_t(g * out + o)];
       EXPECT_NEAR(scale, 2 * most / 15, most * 1e-3f);
       EXPECT_EQ(half_to_float(float_to_half(scale)), scale);

@@ -1,6 +1,6 @@
-// The CUDA kernel's text, run on the CPU (cuda/emulated_warp.h), against the product of the grid that was packed: its
-// inputs are small integers and its scales powers of two, so that every sum is exact and the result can be compared
-// with ==.
+// The CUDA kernel's text, run on the CPU (cuda/emulated_warp.h), against the product of the grid
+// that was packed: its inputs are small integers and its scales powers of two, so that every sum is
+// exact and the result can be compared with ==.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -21,16 +21,19 @@ struct Case {
 
 template <class Shape>
 void expect_exact(const Case& c, bool golden = false) {
-  SCOPED_TRACE(std::to_string(c.m) + " x " + std::to_string(c.k) + " x " + std::to_string(c.n) + ", groups of " +
-               std::to_string(c.group) + ", " + std::to_string(c.blocks) + " blocks");
+  SCOPED_TRACE(std::to_string(c.m) + " x " + std::to_string(c.k) + " x " + std::to_string(c.n) +
+               ", groups of " + std::to_string(c.group) + ", " + std::to_string(c.blocks) +
+               " blocks");
   std::mt19937 random(unsigned(c.m * 31 + c.k + c.n + c.group + c.blocks));
   Grid grid;
   grid.in = c.k;
   grid.out = c.n;
   grid.group = c.group == -1 ? c.k : c.group;
   for (int i = 0; i < c.k * c.n; ++i)
-    grid.codes.push_back(golden ? uint8_t((7 * (i / c.n) + 3 * (i % c.n)) % 16) : uint8_t(random() & 15));
-  for (int i = 0; i < grid.group_count() * c.n; ++i) grid.scales.push_back(std::ldexp(1.0f, -3 + int(random() % 3)));
+    grid.codes.push_back(golden ? uint8_t((7 * (i / c.n) + 3 * (i % c.n)) % 16)
+                                : uint8_t(random() & 15));
+  for (int i = 0; i < grid.group_count() * c.n; ++i)
+    grid.scales.push_back(std::ldexp(1.0f, -3 + int(random() % 3)));
   const MarlinLayer layer = pack_marlin(grid);
   ASSERT_EQ(layer.in, c.k);
   ASSERT_EQ(layer.out, c.n);
@@ -62,8 +65,10 @@ void expect_exact(const Case& c, bool golden = false) {
   for (int row = 0; row < c.m; ++row) {
     for (int n = 0; n < c.n; ++n) {
       double sum = 0;
-      for (int k = 0; k < c.k; ++k) sum += double(x[size_t(row * c.k + k)]) * double(w[size_t(n * c.k + k)]);
-      ASSERT_EQ(half_to_float(result[size_t(row * c.n + n)]), half_to_float(float_to_half(float(sum))))
+      for (int k = 0; k < c.k; ++k)
+        sum += double(x[size_t(row * c.k + k)]) * double(w[size_t(n * c.k + k)]);
+      ASSERT_EQ(half_to_float(result[size_t(row * c.n + n)]),
+                half_to_float(float_to_half(float(sum))))
           << "row " << row << ", column " << n;
     }
   }
@@ -94,7 +99,8 @@ TEST(MarlinBlock, Groups) {
   }
 }
 
-// Stripes that end one slice and start the next, slices shared by several blocks, more blocks than tiles.
+// Stripes that end one slice and start the next, slices shared by several blocks, more blocks than
+// tiles.
 TEST(MarlinBlock, Stripes) {
   for (const int blocks : {1, 2, 3, 5, 7, 16}) expect_exact<Narrow1>({5, 384, 512, 128, blocks});
   for (const int blocks : {3, 9}) expect_exact<Wide2>({40, 384, 512, 32, blocks});
@@ -113,7 +119,8 @@ TEST(MarlinBlock, PartitionOfThePaper) {
   }
 }
 
-// The eight rows that ldmatrix reads at once lie in different banks of shared memory (16 bytes are four of 32).
+// The eight rows that ldmatrix reads at once lie in different banks of shared memory (16 bytes are
+// four of 32).
 TEST(MarlinBlock, SharedMemoryHasNoConflicts) {
   for (const int pieces : {Wide1::kARow, Narrow1::kARow}) {
     for (int column = 0; column < pieces; ++column) {

@@ -1,10 +1,11 @@
-// Where MARLIN and Sparse-MARLIN keep each weight, scale and index: the arithmetic alone, so that the packer here,
-// the CUDA kernel and its emulation share it. Source: Frantar et al., "MARLIN" (arXiv 2408.11743); closed forms of
-// the permutations in IST-DASLab/marlin and Sparse-Marlin.
+// Where MARLIN and Sparse-MARLIN keep each weight, scale and index: the arithmetic alone, so that
+// the packer here, the CUDA kernel and its emulation share it. Source: Frantar et al., "MARLIN"
+// (arXiv 2408.11743); closed forms of the permutations in IST-DASLab/marlin and Sparse-Marlin.
 //
-// Weights stand in tiles of 16 x 16; four tiles side by side (64 outputs) are a chunk of 128 words of eight codes.
-// Thread i of a warp reads words 4i .. 4i + 3 of a chunk at once, word j for the chunk's tile j, and finds the
-// operands of mma.m16n8k16 in it: nibbles p and p + 4 are inputs r and r + 1.
+// Weights stand in tiles of 16 x 16; four tiles side by side (64 outputs) are a chunk of 128 words
+// of eight codes. Thread i of a warp reads words 4i .. 4i + 3 of a chunk at once, word j for the
+// chunk's tile j, and finds the operands of mma.m16n8k16 in it: nibbles p and p + 4 are inputs r
+// and r + 1.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ namespace tutti::tensor {
 
 inline constexpr int kMarlinTile = 16;   // inputs and outputs of a tile
 inline constexpr int kMarlinChunk = 64;  // outputs of a chunk of 128 words
-// Both dimensions of a checkpoint's layer are multiples of these; others are padded with zero weights.
+// Both dimensions of a checkpoint's layer are multiples of these; others are padded with zero
+// weights.
 inline constexpr int kMarlinInputs = 128, kMarlinOutputs = 256;
 
 // A nibble in the matrix of words [in / 16][2 * out].
@@ -33,10 +35,12 @@ struct MarlinPlace {
 TUTTI_HOST_DEVICE constexpr MarlinPlace marlin_place(int k, int n) {
   const int r = k % 16, c = n % 16;
   const int thread = c % 8 * 4 + r % 8 / 2;
-  return {k / 16, n / kMarlinChunk * 128 + 4 * thread + n % kMarlinChunk / 16, r % 2 * 4 + c / 8 * 2 + r / 8};
+  return {k / 16, n / kMarlinChunk * 128 + 4 * thread + n % kMarlinChunk / 16,
+          r % 2 * 4 + c / 8 * 2 + r / 8};
 }
 
-// Of compressed weight (k, n) of a 2:4 sparse matrix, k < in / 2, in the matrix of words [in / 32][2 * out].
+// Of compressed weight (k, n) of a 2:4 sparse matrix, k < in / 2, in the matrix of words [in /
+// 32][2 * out].
 TUTTI_HOST_DEVICE constexpr MarlinPlace sparse_marlin_place(int k, int n) {
   const int r = k % 16, c = n % kMarlinChunk;
   const int thread = c / 8 * 4 + r % 8 / 2;
@@ -44,7 +48,9 @@ TUTTI_HOST_DEVICE constexpr MarlinPlace sparse_marlin_place(int k, int n) {
 }
 
 // The output whose scale stands at place n of a row of scales: per group, ...
-TUTTI_HOST_DEVICE constexpr int marlin_group_scale(int n) { return n / 64 * 64 + n % 64 / 8 + 8 * (n % 8); }
+TUTTI_HOST_DEVICE constexpr int marlin_group_scale(int n) {
+  return n / 64 * 64 + n % 64 / 8 + 8 * (n % 8);
+}
 // ... per output (one scale for all inputs), ...
 TUTTI_HOST_DEVICE constexpr int marlin_column_scale(int n) {
   const int i = n % 32 / 8, j = n % 8;
@@ -55,8 +61,8 @@ TUTTI_HOST_DEVICE constexpr int sparse_marlin_group_scale(int n) {
   return n / 8 * 8 + n % 8 / 2 + 4 * (n % 2);
 }
 
-// Where the 16-bit index word of output n and inputs 16 q .. 16 q + 15 stands among those of a matrix with `out`
-// outputs; they are in the order of the operands of mma.sp.
+// Where the 16-bit index word of output n and inputs 16 q .. 16 q + 15 stands among those of a
+// matrix with `out` outputs; they are in the order of the operands of mma.sp.
 TUTTI_HOST_DEVICE constexpr int64_t sparse_marlin_index(int n, int q, int out) {
   int row = n / 64 * 64 + 2 * (n % 2) + n % 8 / 4 + 32 * (n % 4 / 2) + 4 * (n % 64 / 8);
   int column = q;

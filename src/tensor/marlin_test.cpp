@@ -1,5 +1,6 @@
-// The layouts against the sheet's golden words and against the permutation lists of the reference code, which build
-// the order from the other end: which weight stands at a place, instead of where a weight goes.
+// The layouts against the sheet's golden words and against the permutation lists of the reference
+// code, which build the order from the other end: which weight stands at a place, instead of where
+// a weight goes.
 #include "tensor/marlin.h"
 
 #include <gtest/gtest.h>
@@ -52,14 +53,16 @@ Grid random_sparse_grid(int in, int out, int group, std::mt19937& random) {
       std::array<int, 4> order{0, 1, 2, 3};
       std::shuffle(order.begin(), order.end(), random);
       for (int i = 0; i < 2; ++i) {
-        if (k + order[size_t(i)] < in) grid.codes[size_t(k + order[size_t(i)]) * size_t(out) + size_t(n)] = 8;
+        if (k + order[size_t(i)] < in)
+          grid.codes[size_t(k + order[size_t(i)]) * size_t(out) + size_t(n)] = 8;
       }
     }
   }
   return grid;
 }
 
-// The reference's `_get_perms`: entry p is the offset, in 16 rows of four tiles, of the weight at place p.
+// The reference's `_get_perms`: entry p is the offset, in 16 rows of four tiles, of the weight at
+// place p.
 std::vector<int> reference_order(bool sparse) {
   std::vector<int> order;
   for (int i = 0; i < 32; ++i) {
@@ -72,21 +75,25 @@ std::vector<int> reference_order(bool sparse) {
       }
     }
     for (int j = 0; j < 4; ++j) {
-      for (const int p : {0, 2, 4, 6, 1, 3, 5, 7}) order.push_back(eight[size_t(p)] + (sparse ? j : 256 * j));
+      for (const int p : {0, 2, 4, 6, 1, 3, 5, 7})
+        order.push_back(eight[size_t(p)] + (sparse ? j : 256 * j));
     }
   }
   return order;
 }
 
 // Rows of 16 inputs; within them tiles of [16][16], four of which make 1,024 places.
-std::vector<uint32_t> reference_words(const std::vector<uint8_t>& codes, int in, int out, bool sparse) {
+std::vector<uint32_t> reference_words(const std::vector<uint8_t>& codes, int in, int out,
+                                      bool sparse) {
   const std::vector<int> order = reference_order(sparse);
   std::vector<uint32_t> words(size_t(in / 16) * 2 * size_t(out));
   for (int row = 0; row < in / 16; ++row) {
     for (int chunk = 0; chunk < out / 64; ++chunk) {
       for (int p = 0; p < 1024; ++p) {
-        const int tile = order[size_t(p)] / 256, r = order[size_t(p)] % 256 / 16, c = order[size_t(p)] % 16;
-        const uint32_t q = codes[size_t(row * 16 + r) * size_t(out) + size_t(chunk * 64 + tile * 16 + c)];
+        const int tile = order[size_t(p)] / 256, r = order[size_t(p)] % 256 / 16,
+                  c = order[size_t(p)] % 16;
+        const uint32_t q =
+            codes[size_t(row * 16 + r) * size_t(out) + size_t(chunk * 64 + tile * 16 + c)];
         words[size_t(row) * 2 * size_t(out) + size_t(chunk * 128 + p / 8)] |= q << (4 * (p % 8));
       }
     }
@@ -130,13 +137,15 @@ TEST(Marlin, OrderIsThatOfTheReference) {
   std::mt19937 random(1);
   for (const auto& [in, out] : {std::pair{128, 256}, {256, 512}, {384, 256}}) {
     const Grid grid = random_grid(in, out, 128, random);
-    EXPECT_EQ(pack_marlin(grid).words, reference_words(grid.codes, in, out, false)) << in << " x " << out;
+    EXPECT_EQ(pack_marlin(grid).words, reference_words(grid.codes, in, out, false))
+        << in << " x " << out;
   }
 }
 
 TEST(Marlin, ScalesAreInTheReferencesOrder) {
   std::mt19937 random(2);
-  const Grid grouped = random_grid(256, 256, 128, random), whole = random_grid(256, 256, 256, random);
+  const Grid grouped = random_grid(256, 256, 128, random),
+             whole = random_grid(256, 256, 256, random);
   const MarlinLayer a = pack_marlin(grouped), b = pack_marlin(whole);
   EXPECT_EQ(a.group, 128);
   EXPECT_EQ(b.group, -1);
@@ -144,14 +153,16 @@ TEST(Marlin, ScalesAreInTheReferencesOrder) {
     for (int block = 0; block < 256; block += 64) {
       for (int i = 0; i < 8; ++i) {
         for (int j = 0; j < 8; ++j)
-          EXPECT_EQ(a.scales[size_t(g * 256 + block + 8 * i + j)], grouped.scales[size_t(g * 256 + block + i + 8 * j)]);
+          EXPECT_EQ(a.scales[size_t(g * 256 + block + 8 * i + j)],
+                    grouped.scales[size_t(g * 256 + block + i + 8 * j)]);
       }
     }
   }
   for (int block = 0; block < 256; block += 32) {
     int place = block;
     for (int i = 0; i < 4; ++i) {
-      for (const int j : {0, 1, 8, 9, 16, 17, 24, 25}) EXPECT_EQ(b.scales[size_t(place++)], whole.scales[size_t(block + 2 * i + j)]);
+      for (const int j : {0, 1, 8, 9, 16, 17, 24, 25})
+        EXPECT_EQ(b.scales[size_t(place++)], whole.scales[size_t(block + 2 * i + j)]);
     }
   }
 }
@@ -167,8 +178,10 @@ void expect_round_trip(const Grid& grid, const MarlinLayer& layer) {
   const std::vector<float> wanted = grid.dequantised(), got = back.dequantised();
   for (int n = 0; n < back.out; ++n) {
     for (int k = 0; k < back.in; ++k) {
-      const float w = k < grid.in && n < grid.out ? wanted[size_t(n) * size_t(grid.in) + size_t(k)] : 0.0f;
-      ASSERT_EQ(got[size_t(n) * size_t(back.in) + size_t(k)], w) << "input " << k << ", output " << n;
+      const float w =
+          k < grid.in && n < grid.out ? wanted[size_t(n) * size_t(grid.in) + size_t(k)] : 0.0f;
+      ASSERT_EQ(got[size_t(n) * size_t(back.in) + size_t(k)], w)
+          << "input " << k << ", output " << n;
     }
   }
 }
@@ -176,8 +189,10 @@ void expect_round_trip(const Grid& grid, const MarlinLayer& layer) {
 TEST(Marlin, AnySizeComesBackPadded) {
   std::mt19937 random(3);
   for (const int group : {32, 64, 128, 100000}) {
-    for (const auto& [in, out] : {std::pair{576, 192}, {576, 1536}, {64, 1}, {130, 300}, {1, 257}}) {
-      SCOPED_TRACE(std::to_string(in) + " x " + std::to_string(out) + ", groups of " + std::to_string(group));
+    for (const auto& [in, out] :
+         {std::pair{576, 192}, {576, 1536}, {64, 1}, {130, 300}, {1, 257}}) {
+      SCOPED_TRACE(std::to_string(in) + " x " + std::to_string(out) + ", groups of " +
+                   std::to_string(group));
       const Grid dense = random_grid(in, out, std::min(group, in), random);
       expect_round_trip(dense, pack_marlin(dense));
       const Grid sparse = random_sparse_grid(in, out, std::min(group, in), random);
@@ -203,8 +218,10 @@ TEST(SparseMarlin, WordsAndIndicesAreTheReferences) {
       for (int i = 0; i < 4; ++i) {
         for (int j = i + 1; j < 4; ++j) {
           int outside = 0;
-          for (int other = 0; other < 4; ++other) outside += other != i && other != j && code(other) != 8;
-          // Of several pairs that hold all non-zeros: PyTorch takes {0,2} for 0 alone, {1,2} for 1, else {2,3}.
+          for (int other = 0; other < 4; ++other)
+            outside += other != i && other != j && code(other) != 8;
+          // Of several pairs that hold all non-zeros: PyTorch takes {0,2} for 0 alone, {1,2} for 1,
+          // else {2,3}.
           const bool zero_alone = code(1) == 8 && code(2) == 8 && code(3) == 8 && code(0) != 8;
           const bool one_alone = code(0) == 8 && code(2) == 8 && code(3) == 8 && code(1) != 8;
           if (zero_alone && (i != 0 || j != 2)) continue;
@@ -223,11 +240,13 @@ TEST(SparseMarlin, WordsAndIndicesAreTheReferences) {
   std::vector<uint16_t> scattered(pairs.size());
   for (int r = 0; r < out; ++r) {
     for (int c = 0; c < in / 16; ++c) {
-      int row = r / 64 * 64 + r % 2 * 2 + r % 8 / 4 + r % 32 % 4 / 2 * 32 + r % 64 / 8 * 4, column = c;
+      int row = r / 64 * 64 + r % 2 * 2 + r % 8 / 4 + r % 32 % 4 / 2 * 32 + r % 64 / 8 * 4,
+          column = c;
       const int shift = int(row % 2 == 0 && column % 2 == 1) - int(row % 2 == 1 && column % 2 == 0);
       row += shift;
       column -= shift;
-      scattered[size_t(column / 2 * out * 2 + row * 2 + column % 2)] = pairs[size_t(r * (in / 16) + c)];
+      scattered[size_t(column / 2 * out * 2 + row * 2 + column % 2)] =
+          pairs[size_t(r * (in / 16) + c)];
     }
   }
   EXPECT_EQ(layer.indices, scattered);

@@ -2,6 +2,9 @@
 inverse of the Hessian, and the inputs of every linear layer taken by hooks from the model quantised so far."""
 
 import json
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices are tiny: threads would only wait for each other
 
 import gguf
 import numpy as np
@@ -12,6 +15,8 @@ import transformers
 import program
 import real_models
 import tiny_checkpoints
+
+torch.set_num_threads(1)
 
 WINDOW = 48
 STAGES = [["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], ["self_attn.o_proj"],

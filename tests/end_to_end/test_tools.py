@@ -14,7 +14,7 @@ from gguf_metadata import read_header
 from real_models import gemma3, smollm2, text
 from user import TUTTI, Terminal, tutti
 
-COMMANDS = ["run", "chat", "bench", "eval", "eval perplexity", "inspect", "tokenize", "methods"]
+COMMANDS = ["run", "chat", "bench", "traffic", "eval", "eval perplexity", "inspect", "tokenize", "methods"]
 
 
 def test_tokenize_forms():

@@ -1,6 +1,7 @@
-// The Warp of marlin_block.h on a CPU, for tests: one thread runs the text for all 32 lanes, whose values stand side by
-// side. A block is eight such threads. What a GPU does to a warp as a whole (ldmatrix, mma) is done by its definition;
-// asynchronous copies happen when they are waited for, not before.
+// The Warp of marlin_block.h on a CPU, for tests: one thread runs the text for all 32 lanes, whose
+// values stand side by side. A block is eight such threads. What a GPU does to a warp as a whole
+// (ldmatrix, mma) is done by its definition; asynchronous copies happen when they are waited for,
+// not before.
 #pragma once
 
 #include <array>
@@ -41,20 +42,20 @@ auto by_lane(const Lanes<T>& a, const Lanes<T>& b, const Act& act) {
 }
 
 // Element by element, with a lane's type or a number that all lanes have.
-#define TUTTI_LANES_OPERATOR(op)                                                                          \
-  template <class T>                                                                                      \
-  auto operator op(const Lanes<T>& a, const Lanes<T>& b) {                                                \
-    return by_lane(a, b, [](T x, T y) { return x op y; });                                                \
-  }                                                                                                       \
-  template <class T, class N>                                                                             \
-    requires std::is_arithmetic_v<N>                                                                      \
-  auto operator op(const Lanes<T>& a, N b) {                                                              \
-    return a op Lanes<T>(T(b));                                                                           \
-  }                                                                                                       \
-  template <class T, class N>                                                                             \
-    requires std::is_arithmetic_v<N>                                                                      \
-  auto operator op(N a, const Lanes<T>& b) {                                                              \
-    return Lanes<T>(T(a)) op b;                                                                           \
+#define TUTTI_LANES_OPERATOR(op)                           \
+  template <class T>                                       \
+  auto operator op(const Lanes<T>& a, const Lanes<T>& b) { \
+    return by_lane(a, b, [](T x, T y) { return x op y; }); \
+  }                                                        \
+  template <class T, class N>                              \
+    requires std::is_arithmetic_v<N>                       \
+  auto operator op(const Lanes<T>& a, N b) {               \
+    return a op Lanes<T>(T(b));                            \
+  }                                                        \
+  template <class T, class N>                              \
+    requires std::is_arithmetic_v<N>                       \
+  auto operator op(N a, const Lanes<T>& b) {               \
+    return Lanes<T>(T(a)) op b;                            \
   }
 TUTTI_LANES_OPERATOR(+)
 TUTTI_LANES_OPERATOR(*)
@@ -70,7 +71,8 @@ TUTTI_LANES_OPERATOR(&&)
 
 // What a block's eight warps share.
 struct EmulatedBlock {
-  explicit EmulatedBlock(int shared_bytes) : shared(size_t(shared_bytes), std::byte{0xff}), barrier(8) {}
+  explicit EmulatedBlock(int shared_bytes)
+      : shared(size_t(shared_bytes), std::byte{0xff}), barrier(8) {}
   std::vector<std::byte> shared;  // begins as NaNs: reading what nobody wrote shows
   std::barrier<> barrier;
 };
@@ -95,10 +97,13 @@ class EmulatedWarp {
   void copy(Int to, const void* from, Wide piece, Flag inside, Flag read) {
     for (int i = 0; i < kLanes; ++i) {
       if (!inside[i]) continue;
-      open_.push_back({shared(to[i]), read[i] ? static_cast<const std::byte*>(from) + 16 * piece[i] : nullptr});
+      open_.push_back(
+          {shared(to[i]), read[i] ? static_cast<const std::byte*>(from) + 16 * piece[i] : nullptr});
     }
   }
-  void copy_once(Int to, const void* from, Wide piece, Flag inside) { copy(to, from, piece, inside, inside); }
+  void copy_once(Int to, const void* from, Wide piece, Flag inside) {
+    copy(to, from, piece, inside, inside);
+  }
   void commit() {
     groups_.push_back(std::move(open_));
     open_.clear();
@@ -113,8 +118,8 @@ class EmulatedWarp {
     }
   }
 
-  // Four 8 x 8 matrices of halves; lane i gives the address of row i % 8 of matrix i / 8, and gets the pair of
-  // elements 2 (i % 4), + 1 of row i / 4 of each.
+  // Four 8 x 8 matrices of halves; lane i gives the address of row i % 8 of matrix i / 8, and gets
+  // the pair of elements 2 (i % 4), + 1 of row i / 4 of each.
   void load_matrices(Int from, Word (&to)[4]) {
     for (int m = 0; m < 4; ++m) {
       for (int i = 0; i < kLanes; ++i)
@@ -125,7 +130,8 @@ class EmulatedWarp {
     for (int i = 0; i < kLanes; ++i) spread(shared(from[i]), i, to);
   }
   void load_global(const void* from, Wide piece, Word (&to)[4]) {
-    for (int i = 0; i < kLanes; ++i) spread(static_cast<const std::byte*>(from) + 16 * piece[i], i, to);
+    for (int i = 0; i < kLanes; ++i)
+      spread(static_cast<const std::byte*>(from) + 16 * piece[i], i, to);
   }
   void store_real(Int place, Real x) {
     for (int i = 0; i < kLanes; ++i) std::memcpy(real(place[i]), &x.at[size_t(i)], 4);
@@ -212,7 +218,8 @@ class EmulatedWarp {
   };
 
   std::byte* shared(int piece) const {
-    if (piece < 0 || size_t(piece) * 16 + 16 > block_.shared.size()) throw std::logic_error("outside shared memory");
+    if (piece < 0 || size_t(piece) * 16 + 16 > block_.shared.size())
+      throw std::logic_error("outside shared memory");
     return block_.shared.data() + size_t(piece) * 16;
   }
   std::byte* real(int place) const { return shared(place / 4) + 4 * (place % 4); }
@@ -225,7 +232,8 @@ class EmulatedWarp {
     for (int i = 0; i < kLanes; ++i) x.at[size_t(i)] = half(pair[i], e);
     return x;
   }
-  // The result of an operation on halves is rounded once: doubles hold every product and sum of them.
+  // The result of an operation on halves is rounded once: doubles hold every product and sum of
+  // them.
   template <class Act>
   static Word pairs(const Word& a, const Word& b, const Word& c, const Act& act) {
     Word result;

@@ -55,19 +55,26 @@ class GpuWarp {
   __device__ void load_global(const void* from, Wide piece, Word (&to)[4]) const {
     spread(static_cast<const uint4*>(from)[piece], to);
   }
-  __device__ void store_real(Int place, Real x) const { reinterpret_cast<float*>(shared_)[place] = x; }
-  __device__ Real load_real(Int place) const { return reinterpret_cast<const float*>(shared_)[place]; }
+  __device__ void store_real(Int place, Real x) const {
+    reinterpret_cast<float*>(shared_)[place] = x;
+  }
+  __device__ Real load_real(Int place) const {
+    return reinterpret_cast<const float*>(shared_)[place];
+  }
 
   __device__ void multiply_add(Real (&c)[4], const Word (&a)[4], Word b0, Word b1) const {
     asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
   __device__ Word subtract_halfs(Word a, Word b) const { return word(__hsub2(halfs(a), halfs(b))); }
   __device__ Word multiply_halfs(Word a, Word b) const { return word(__hmul2(halfs(a), halfs(b))); }
-  __device__ Word fma_halfs(Word a, Word b, Word c) const { return word(__hfma2(halfs(a), halfs(b), halfs(c))); }
+  __device__ Word fma_halfs(Word a, Word b, Word c) const {
+    return word(__hfma2(halfs(a), halfs(b), halfs(c)));
+  }
   __device__ Real low_half(Word a) const { return __low2float(halfs(a)); }
   __device__ Real high_half(Word a) const { return __high2float(halfs(a)); }
 
@@ -82,10 +89,12 @@ class GpuWarp {
     if (inside) __stcg(reinterpret_cast<float2*>(sums + place), make_float2(a, b));
   }
   __device__ void store_pair(void* c, Wide place, Flag inside, Real a, Real b) const {
-    if (inside) *reinterpret_cast<__half2*>(static_cast<__half*>(c) + place) = __floats2half2_rn(a, b);
+    if (inside)
+      *reinterpret_cast<__half2*>(static_cast<__half*>(c) + place) = __floats2half2_rn(a, b);
   }
 
-  // Waits until the counter says that it is this block's turn; what the blocks before wrote is then seen.
+  // Waits until the counter says that it is this block's turn; what the blocks before wrote is then
+  // seen.
   __device__ void acquire(int* lock, int turn) const {
     if (threadIdx.x == 0) {
       int state = -1;
@@ -104,7 +113,9 @@ class GpuWarp {
   }
 
  private:
-  __device__ uint32_t address(Int piece) const { return uint32_t(__cvta_generic_to_shared(shared_ + piece)); }
+  __device__ uint32_t address(Int piece) const {
+    return uint32_t(__cvta_generic_to_shared(shared_ + piece));
+  }
   __device__ static void spread(uint4 from, Word (&to)[4]) {
     to[0] = from.x;
     to[1] = from.y;
@@ -127,7 +138,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) marlin_kernel(const Marlin
 template <class Shape>
 MarlinStatus launch(const MarlinProblem& problem, cudaStream_t stream) {
   const auto kernel = marlin_kernel<Shape>;
-  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared) != cudaSuccess)
+  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared) !=
+      cudaSuccess)
     return MarlinStatus::kDevice;
   kernel<<<problem.blocks, Shape::kThreads, Shape::kShared, stream>>>(problem);
   return cudaGetLastError() == cudaSuccess ? MarlinStatus::kOk : MarlinStatus::kDevice;
@@ -140,11 +152,12 @@ MarlinStatus marlin_matmul(MarlinProblem problem, void* stream) {
   int device = 0, major = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||
       cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&problem.blocks, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+      cudaDeviceGetAttribute(&problem.blocks, cudaDevAttrMultiProcessorCount, device) !=
+          cudaSuccess)
     return MarlinStatus::kDevice;
   if (problem.m < 1) return problem.m == 0 ? MarlinStatus::kOk : MarlinStatus::kShape;
-  // Users report wrong results of the paper's (128, 128) tiles on Hopper; until ours are tested there, they are not
-  // used there.
+  // Users report wrong results of the paper's (128, 128) tiles on Hopper; until ours are tested
+  // there, they are not used there.
   const bool narrow = problem.m <= 16 && major < 9 && problem.n % 128 == 0 && problem.k % 128 == 0;
   const int group = problem.group;
   if (problem.k % 64 != 0 || problem.n % (narrow ? 128 : 256) != 0) return MarlinStatus::kShape;
