@@ -206,15 +206,15 @@ TEST(Scheduler, PagesThatCannotComeBackYieldToAge) {
   std::vector<ErrorKind> refused(3, ErrorKind::kUsage);
   std::vector<int> grown(3, 0);
   int holding = 0;
+  bool old_done = false;
   const auto oldest = [&](std::shared_ptr<Request> request) -> Task<void> {
     Context context(engine, request);
     co_await engine.forward(context, Rows::append(random_tokens(1, 32), 0, std::nullopt));
-    asio::steady_timer wait(engine.io());
-    while (holding < 2) {
-      wait.expires_after(std::chrono::milliseconds(1));
-      co_await wait.async_wait(asio::use_awaitable);
-    }
+    // A row a tick, as the others do: when the long prompt comes, each of them has a query down.
+    while (holding < 2) co_await engine.forward(context, Rows::append(random_tokens(3, 1), context.size(), want_greedy()));
+    context.truncate(32);
     co_await decode_greedily(engine, context, random_tokens(2, 220), 3, old_tokens);
+    old_done = true;
   };
   const auto holder = [&](size_t i) {
     return [&, i](std::shared_ptr<Request> request) -> Task<void> {
@@ -224,7 +224,7 @@ TEST(Scheduler, PagesThatCannotComeBackYieldToAge) {
       EXPECT_FALSE(context.state().reproducible);
       ++holding;
       try {
-        for (; grown[i] < 20; ++grown[i]) {
+        for (; !old_done && grown[i] < 1000; ++grown[i]) {
           const int32_t token = 5;
           co_await engine.forward(context, Rows::append({&token, 1}, context.next_position(), want_greedy()));
         }
@@ -236,7 +236,7 @@ TEST(Scheduler, PagesThatCannotComeBackYieldToAge) {
   run_programs(engine, {oldest, holder(1), holder(2)});
   EXPECT_EQ(refused[2], ErrorKind::kLimit);  // the youngest
   EXPECT_EQ(refused[1], ErrorKind::kUsage);  // nothing happened to it
-  EXPECT_EQ(grown[1], 20);
+  EXPECT_LT(grown[1], 100);
   std::vector<int32_t> alone;
   Engine ample(model.model, model.pool, small_engine());
   run_programs(ample, {[&](std::shared_ptr<Request> request) -> Task<void> {
