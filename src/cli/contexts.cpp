@@ -188,31 +188,22 @@ void tune(const TuneOptions& o) {
   Json table = Json::array();
   const auto measure = [&](const Setting& setting) {
     SettingScore total;
-    std::vector<eval::PassageScore> scores(items.size());
-    std::exception_ptr error;
-    for (size_t i = 0; i < items.size(); ++i) {
-      eval::PassageQuestion question;
-      SplitPrompt prompt = prompt_of(session, o.raw, o.system, setting.prefix, items[i].prompt);
+    std::vector<eval::PassageQuestion> questions;
+    for (const TuneItem& item : items) {
+      eval::PassageQuestion& question = questions.emplace_back();
+      SplitPrompt prompt = prompt_of(session, o.raw, o.system, setting.prefix, item.prompt);
       question.prompt = std::move(prompt.tokens);
       question.passages.at = prompt.at;
       question.passages.mode = setting.mode;
       question.passages.temperature = setting.temperature;
       question.passages.scale = setting.scale;
       question.passages.store = store;
-      for (const std::string& text : items[i].contexts) {
+      for (const std::string& text : item.contexts) {
         question.passages.tokens.push_back(encode_passage(session.tokenizer(), text));
       }
-      question.answer = session.tokenizer().encode(items[i].answer);
-      const auto request = engine.new_request();
-      engine.spawn(
-          request,
-          [&, i, request, question]() -> Task<void> { scores[i] = co_await eval::score(engine, request, question); },
-          [&](std::exception_ptr e) {
-            if (e && !error) error = e;
-          });
+      question.answer = session.tokenizer().encode(item.answer);
     }
-    engine.run();
-    if (error) std::rethrow_exception(error);
+    const auto scores = eval::score(engine, questions);
     for (const auto& score : scores) {
       total.log_probability += score.log_probability / double(items.size());
       total.exact += score.exact / double(items.size());

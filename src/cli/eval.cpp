@@ -142,30 +142,21 @@ void passages(const PassageOptions& o) {
     for (int i = 0; i < o.items; ++i) {
       if (line.due()) line.show(std::to_string(count) + " passages, item " + std::to_string(i) + " of " + std::to_string(o.items));
       const auto item = eval::lookup_item(uint32_t(o.first + i), count, o.facts);
-      SplitPrompt prompt = encode_raw_around(session, item.question, "Facts:\n\n");
-      std::vector<eval::PassageScore> scores(modes.size());
-      std::exception_ptr error;
-      for (size_t m = 0; m < modes.size(); ++m) {
-        eval::PassageQuestion question;
+      const SplitPrompt prompt = encode_raw_around(session, item.question, "Facts:\n\n");
+      std::vector<eval::PassageQuestion> questions;
+      for (const ModeScore& mode : modes) {
+        eval::PassageQuestion& question = questions.emplace_back();
         question.prompt = prompt.tokens;
         question.passages.at = prompt.at;
-        question.passages.mode = modes[m].mode;
-        question.passages.temperature = modes[m].temperature;
-        question.passages.scale = modes[m].scale;
+        question.passages.mode = mode.mode;
+        question.passages.temperature = mode.temperature;
+        question.passages.scale = mode.scale;
         for (const std::string& text : item.passages) {
           question.passages.tokens.push_back(encode_passage(session.tokenizer(), text));
         }
         question.answer = session.tokenizer().encode(item.answer);
-        const auto request = engine.new_request();
-        engine.spawn(
-            request,
-            [&, m, request, question]() -> Task<void> { scores[m] = co_await eval::score(engine, request, question); },
-            [&](std::exception_ptr e) {
-              if (e && !error) error = e;
-            });
       }
-      engine.run();
-      if (error) std::rethrow_exception(error);
+      const auto scores = eval::score(engine, questions);
       const auto top = [](const std::vector<float>& x) { return std::max_element(x.begin(), x.end()) - x.begin(); };
       for (size_t m = 0; m < modes.size(); ++m) {
         modes[m].exact += scores[m].exact;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <exception>
 #include <optional>
 #include <utility>
 
@@ -59,7 +60,10 @@ LookupItem lookup_item(uint32_t number, int passages, int facts_per_passage) {
   return item;
 }
 
-Task<PassageScore> score(engine::Engine& engine, std::shared_ptr<engine::Request> request, PassageQuestion question) {
+namespace {
+
+Task<PassageScore> score_one(engine::Engine& engine, std::shared_ptr<engine::Request> request,
+                             const PassageQuestion& question) {
   const decode::Passages& passages = question.passages;
   engine::Context context;
   std::vector<int32_t> rest;
@@ -90,6 +94,25 @@ Task<PassageScore> score(engine::Engine& engine, std::shared_ptr<engine::Request
   }
   result.logits = answer.rows[asked].logits;
   co_return result;
+}
+
+}  // namespace
+
+std::vector<PassageScore> score(engine::Engine& engine, const std::vector<PassageQuestion>& questions) {
+  std::vector<PassageScore> scores(questions.size());
+  std::exception_ptr error;
+  for (size_t i = 0; i < questions.size(); ++i) {
+    const auto request = engine.new_request();
+    engine.spawn(
+        request,
+        [&, i, request]() -> Task<void> { scores[i] = co_await score_one(engine, request, questions[i]); },
+        [&](std::exception_ptr e) {
+          if (e && !error) error = e;
+        });
+  }
+  engine.run();
+  if (error) std::rethrow_exception(error);
+  return scores;
 }
 
 double divergence(const std::vector<float>& p, const std::vector<float>& q) {

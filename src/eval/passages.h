@@ -32,8 +32,8 @@ struct PassageScore {
   bool exact = false;          // greedy decoding writes the answer
   std::vector<float> logits;   // where the answer begins: [vocabulary]
 };
-// By the mode of question.passages. Throws what reading them throws.
-Task<PassageScore> score(engine::Engine& engine, std::shared_ptr<engine::Request> request, PassageQuestion question);
+// Of each question, by the mode of its passages; all run side by side. Throws what reading passages throws.
+std::vector<PassageScore> score(engine::Engine& engine, const std::vector<PassageQuestion>& questions);
 
 // Kullback-Leibler divergence of softmax(q) from softmax(p), in nats.
 double divergence(const std::vector<float>& p, const std::vector<float>& q);

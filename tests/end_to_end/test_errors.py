@@ -42,7 +42,7 @@ def refused(done, code, *words):
     (["run", "-m", "smollm2", "-p", "x", "--raw", "-sys", "y"], ["--raw", "--system"]),
     (["tokenize", "-m", "smollm2", "--decode"], ["--jsonl"]),
     (["tokenize", "-m", "smollm2", "--jsonl", "-p", "x"], ["--jsonl", "--text"]),
-    (["bench", "-m", "smollm2", "--streams", "0"], ["--streams: 0 is too small"]),
+    (["bench", "-m", "smollm2", "--streams", "1,0"], ["--streams: 0 is too small"]),
     (["chat", "-m", "smollm2", "--samples", "2"], ["--samples"]),
     (["eval"], ["subcommand"]),
 ])
