@@ -395,7 +395,8 @@ void Engine::run_programs() {
   const double limit =
       statistics_.ticks ? std::max(least, 0.02 * statistics_.forward_seconds / double(statistics_.ticks)) : least;
   while (io_.poll_one() > 0) {
-    if (!pending_.empty() && seconds_since(start) > limit) break;
+    // Who was cancelled runs at once: its pages are to be back by the next tick.
+    if (!pending_.empty() && cancelling_ == 0 && seconds_since(start) > limit) break;
   }
   statistics_.program_seconds += seconds_since(start);
 }
@@ -898,11 +899,13 @@ void Engine::finish(const QueryPtr& query) {
   }
   --query->request->waiting;
   ++delivering_;
+  cancelling_ += query->cancelled;
   // Posted, not called: programs run between ticks, in the order of delivery.
   asio::post(io_, [this, query] {
     if (query->resume) std::move(query->resume)(query->error);
     for (auto& part : query->parts) --part.context->delivered;
     --delivering_;
+    cancelling_ -= query->cancelled;
   });
 }
 

@@ -212,6 +212,7 @@ class Engine {
   std::vector<std::shared_ptr<ContextState>> prefixes_;
   std::deque<QueryPtr> pending_;
   int delivering_ = 0;  // answered queries whose program has not run since
+  int cancelling_ = 0;  // of those, cancelled ones
   NetworkQueue networks_;
   std::function<void(const TickReport&)> listener_;
   uint64_t next_request_ = 1;

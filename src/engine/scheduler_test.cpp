@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/instrumented.h"
 #include "engine/crossing.h"
 #include "engine/engine.h"
 #include "engine/saved_context.h"
@@ -409,6 +410,7 @@ TEST(Cancel, ReturnsAllPagesByTheNextTickInEveryState) {
     EngineOptions options = small_engine(512);
     options.max_prompt_rows = 16;
     options.network_slot_seconds = 0.001;
+    options.program_seconds = 1;  // what is posted is done before the next tick, however slow the machine
     Engine engine(model.model, model.pool, options);
     const auto network = std::make_shared<Slow>();
     const auto bystander = engine.new_request(), victim = engine.new_request(), blocker = engine.new_request();
@@ -718,6 +720,7 @@ double thread_seconds() {
 // Deep rows are the dear ones: by default only the prompt's last rows are computed, beside slots that are there in number
 // but hold copies (computing all takes minutes on a slow core). With TUTTI_SLOW_TESTS set all of it is computed.
 TEST(Gaps, ALongPromptBesideStreamsAddsAtMost60Milliseconds) {
+  if (kInstrumented) GTEST_SKIP() << "a sanitizer's milliseconds are not the program's";
   std::filesystem::path path;
   try {
     path = models::find_model("smollm2");

@@ -441,6 +441,7 @@ EngineOptions options(tensor::KvType kv, int pages = 1024, bool cache = false) {
   o.kv = kv;
   o.pages = pages;
   o.prefix_cache = cache;
+  o.program_seconds = 1;  // programs run side by side on the slowest machine, too
   return o;
 }
 

@@ -25,7 +25,7 @@ class Parts {
   void set(const std::string& part, Dtype dtype, std::vector<uint64_t> shape,
            const std::vector<T>& values) {
     std::vector<std::byte> bytes(values.size() * sizeof(T));
-    std::memcpy(bytes.data(), values.data(), bytes.size());
+    if (!bytes.empty()) std::memcpy(bytes.data(), values.data(), bytes.size());
     tensors_["x" + part] = {dtype, std::move(shape), std::move(bytes)};
   }
   void ints(const std::string& part, std::vector<uint64_t> shape,

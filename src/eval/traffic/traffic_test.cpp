@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "base/draws.h"
+#include "base/instrumented.h"
 #include "base/error.h"
 #include "decode/tiny_text.h"
 #include "eval/traffic/schedule_oracle.h"
@@ -485,19 +486,6 @@ TEST(Traffic, TheRealClockKeepsOrder) {
 
 // ---- a long day ----
 
-// Sanitizers keep what was freed.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kMemoryIsOurs = false;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-constexpr bool kMemoryIsOurs = false;
-#else
-constexpr bool kMemoryIsOurs = true;
-#endif
-#else
-constexpr bool kMemoryIsOurs = true;
-#endif
-
 size_t resident_bytes() {
   size_t total = 0, resident = 0;
   if (std::FILE* file = std::fopen("/proc/self/statm", "r")) {
@@ -547,7 +535,7 @@ TEST(Traffic, SoakLeavesNothingBehind) {
     // What the records of half the trace take, and no more.
     ASSERT_GT(half, 0u);
     const size_t records = size_t(n) * 600;
-    if (kMemoryIsOurs) {
+    if (!kInstrumented) {
       EXPECT_LT(resident_bytes(), half + records + (size_t(2) << 20)) << v.name;
     }
   }
