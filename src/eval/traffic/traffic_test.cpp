@@ -11,8 +11,8 @@
 #include <numeric>
 
 #include "base/draws.h"
-#include "base/instrumented.h"
 #include "base/error.h"
+#include "base/instrumented.h"
 #include "decode/tiny_text.h"
 #include "eval/traffic/schedule_oracle.h"
 #include "eval/traffic/tick_cost.h"
