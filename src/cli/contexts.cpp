@@ -15,6 +15,7 @@
 #include "cli/context_options.h"
 #include "cli/json_text.h"
 #include "cli/progress_line.h"
+#include "cli/roofs.h"
 #include "cli/text_input.h"
 #include "decode/generation.h"
 #include "eval/passages.h"
@@ -364,10 +365,7 @@ void bench(const BenchOptions& o) {
       loaded.push_back(c.prefill);
       disk_rate.push_back(s.disk_seconds > 0 ? double(s.disk_bytes) / s.disk_seconds : 0.0);
     }
-    const auto median = [](std::vector<double> x) {
-      std::sort(x.begin(), x.end());
-      return x[x.size() / 2];
-    };
+    const auto median = [](const std::vector<double>& samples) { return spread_of(samples).median; };
     const double seq = median(sequential), ape = median(cached), from_disk = median(loaded);
     const double ds = median(decode_seq), da = median(decode_ape);
     rows.push_back({{"context_tokens", length},

@@ -78,7 +78,12 @@ void change_numbers(ContextState& s, int first, const char* what, const To& to) 
     tail.push_back(std::move(slot));
   }
   if (lossy) s.reproducible = false;
+  // Runs before `first` stay as they are: methods truncate and keep at every step.
   for (auto it = s.weighed.begin(); it != s.weighed.end();) {
+    if (it->first + it->count <= first) {
+      ++it;
+      continue;
+    }
     WeighedSlots left{0, 0, it->softmax_class};
     for (int x = it->first; x < it->first + it->count; ++x) {
       const int now = to(x);

@@ -319,7 +319,8 @@ models::Batch& Plan::build() {
         epoch.rows.push_back(row_index);
         build_runs(unit, i, row, recipe, epoch, false, nullptr, epoch.full.emplace_back());
         if (slides) build_runs(unit, i, row, recipe, epoch, true, nullptr, epoch.sliding.emplace_back());
-        for (const auto& range : row.want ? row.want->mass : std::vector<Want::SlotRange>()) {
+        if (!row.want) continue;
+        for (const auto& range : row.want->mass) {
           build_runs(unit, i, row, recipe, epoch, false, &range, epoch.mass_full.emplace_back());
           if (slides) build_runs(unit, i, row, recipe, epoch, true, &range, epoch.mass_sliding.emplace_back());
         }

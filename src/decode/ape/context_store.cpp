@@ -44,26 +44,30 @@ std::string ContextFolder::id_of(uint64_t key) {
   return text;
 }
 
+std::optional<ContextFolder::Entry> ContextFolder::read(const std::string& id) const {
+  try {
+    Entry entry;
+    entry.id = id;
+    const Json about = Json::parse(read_file(about_path(id), kMostAbout));
+    entry.name = about.at("name").get<std::string>();
+    entry.model = about.at("model").get<std::string>();
+    entry.prefix = about.at("prefix").get<std::vector<int32_t>>();
+    entry.tokens = about.at("tokens").get<std::vector<int32_t>>();
+    entry.bytes = fs::file_size(context_path(id));
+    entry.used = fs::last_write_time(about_path(id));
+    return entry;
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
+}
+
 std::vector<ContextFolder::Entry> ContextFolder::list() const {
   std::vector<Entry> entries;
   std::error_code error;
   for (fs::directory_iterator it(folder_, error), end; !error && it != end; it.increment(error)) {
     const std::string id = it->path().stem().string();
     if (it->path().extension() != ".json" || !is_id(id)) continue;
-    try {
-      Entry entry;
-      entry.id = id;
-      const Json about = Json::parse(read_file(it->path(), kMostAbout));
-      entry.name = about.at("name").get<std::string>();
-      entry.model = about.at("model").get<std::string>();
-      entry.prefix = about.at("prefix").get<std::vector<int32_t>>();
-      entry.tokens = about.at("tokens").get<std::vector<int32_t>>();
-      entry.bytes = fs::file_size(context_path(id));
-      entry.used = fs::last_write_time(it->path());
-      entries.push_back(std::move(entry));
-    } catch (const std::exception&) {
-      // Half removed by another process, or not ours.
-    }
+    if (auto entry = read(id)) entries.push_back(std::move(*entry));
   }
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
     return std::pair(b.used, a.id) < std::pair(a.used, b.id);
@@ -72,9 +76,13 @@ std::vector<ContextFolder::Entry> ContextFolder::list() const {
 }
 
 ContextFolder::Entry ContextFolder::get(const std::string& wanted) const {
+  // A whole id needs no look at the others.
+  if (is_id(wanted)) {
+    if (auto entry = read(wanted)) return std::move(*entry);
+  }
   std::vector<Entry> found;
   for (Entry& entry : list()) {
-    if (entry.id == wanted || (!entry.name.empty() && entry.name == wanted)) return std::move(entry);
+    if (!entry.name.empty() && entry.name == wanted) return std::move(entry);
     if (wanted.size() >= 4 && entry.id.starts_with(wanted)) found.push_back(std::move(entry));
   }
   if (found.size() == 1) return std::move(found.front());

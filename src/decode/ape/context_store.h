@@ -50,6 +50,7 @@ class ContextFolder {
   static std::string id_of(uint64_t key);
 
  private:
+  std::optional<Entry> read(const std::string& id) const;  // nullopt: absent, half removed, or not ours
   std::filesystem::path context_path(const std::string& id) const { return folder_ / (id + ".ctx"); }
   std::filesystem::path about_path(const std::string& id) const { return folder_ / (id + ".json"); }
   void trim(const std::string& but);
