@@ -242,7 +242,7 @@ def test_a_reader_that_goes_away_ends_it_quietly():
 
 
 def test_progress_is_only_for_terminals():
-    terminal = Terminal("run", "-m", "smollm2", "-p", "Tell me a long story.", "-n", 40, "--samples", 4, "--temp", 1,
+    terminal = Terminal("run", "-m", "smollm2", "-p", "Tell me a long story.", "-n", 250, "--samples", 4, "--temp", 1,
                         "--ignore-eos")
     try:
         assert terminal.wait(60) == 0
