@@ -123,6 +123,9 @@ namespace {
 
 using Json = nlohmann::json;
 
+// Of a file's prompts together: 256 MiB of ids.
+constexpr size_t kMostPromptTokens = size_t(1) << 26;
+
 [[noreturn]] void wants(const std::string& key, const char* what) {
   throw Error(ErrorKind::kUsage, "\"" + key + "\" wants " + what);
 }
@@ -164,12 +167,14 @@ std::vector<int32_t> ids_of(const Json& value, int vocab) {
   return ids;
 }
 
-TrafficRequest parse_request(const Json& line, uint32_t number, const TraceDefaults& defaults) {
+// `room`: how many prompt tokens the file may still have.
+TrafficRequest parse_request(const Json& line, uint32_t number, const TraceDefaults& defaults,
+                             size_t room) {
   if (!line.is_object())
     throw Error(ErrorKind::kUsage, "is no object; give {\"arrival\": 0, \"prompt_tokens\": 16, …}");
   TrafficRequest request;
   int prompts = 0;
-  bool arrival = false, output = false;
+  bool arrival = false, output = false, too_many = false;
   for (const auto& [key, value] : line.items()) {
     if (key == "arrival") {
       request.arrival = seconds_of(key, value);
@@ -188,7 +193,12 @@ TrafficRequest parse_request(const Json& line, uint32_t number, const TraceDefau
       request.prompt = ids_of(value, defaults.vocab);
       ++prompts;
     } else if (key == "prompt_tokens") {
-      request.prompt = random_prompt(defaults.seed, number, count_of(key, value), defaults.vocab);
+      const int count = count_of(key, value);
+      if (size_t(count) <= room) {
+        request.prompt = random_prompt(defaults.seed, number, count, defaults.vocab);
+      } else {
+        too_many = true;
+      }
       ++prompts;
     } else if (key == "output_tokens") {
       request.output_tokens = count_of(key, value);
@@ -226,6 +236,11 @@ TrafficRequest parse_request(const Json& line, uint32_t number, const TraceDefau
     throw Error(ErrorKind::kUsage, "has no \"output_tokens\"; give how many tokens it wants");
   if (prompts != 1)
     throw Error(ErrorKind::kUsage, "wants one of \"prompt\", \"ids\" and \"prompt_tokens\"");
+  if (too_many || request.prompt.size() > room) {
+    throw Error(ErrorKind::kUsage, "the file's prompts have more than " +
+                                       std::to_string(kMostPromptTokens) +
+                                       " tokens together; give shorter prompts or fewer requests");
+  }
   engine::validate(request.sampling, defaults.vocab);
   return request;
 }
@@ -234,7 +249,7 @@ TrafficRequest parse_request(const Json& line, uint32_t number, const TraceDefau
 
 Trace parse_trace(std::string_view text, const std::string& name, const TraceDefaults& defaults) {
   Trace trace;
-  size_t number = 0;
+  size_t number = 0, room = kMostPromptTokens;
   while (!text.empty()) {
     const size_t end = text.find('\n');
     std::string_view line = text.substr(0, end);
@@ -243,8 +258,9 @@ Trace parse_trace(std::string_view text, const std::string& name, const TraceDef
     if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
     if (line.find_first_not_of(" \t") == std::string_view::npos || line.front() == '#') continue;
     try {
-      trace.push_back(
-          parse_request(formats::parse_json(line, "request"), uint32_t(trace.size()), defaults));
+      trace.push_back(parse_request(formats::parse_json(line, "request"), uint32_t(trace.size()),
+                                    defaults, room));
+      room -= trace.back().prompt.size();
     } catch (const Error& error) {
       throw Error(ErrorKind::kUsage,
                   name + ", line " + std::to_string(number) + ": " + error.what());
