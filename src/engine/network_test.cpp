@@ -1,4 +1,5 @@
-// Network jobs: batched == alone, streams keep going, one bad job hurts nobody else, cancel is at once.
+// Network jobs: batched == alone, streams keep going, one bad job hurts nobody else, cancel is at
+// once.
 #include "engine/network.h"
 
 #include <gtest/gtest.h>
@@ -31,7 +32,8 @@ std::vector<float> random_floats(uint32_t stream, size_t n) {
   return values;
 }
 
-// relu(x A) B over the real kernels, one step per layer. `slow` seconds are added to each step per job.
+// relu(x A) B over the real kernels, one step per layer. `slow` seconds are added to each step per
+// job.
 class Mlp : public Network<std::vector<float>, std::vector<float>> {
  public:
   Mlp() {
@@ -56,8 +58,7 @@ class Mlp : public Network<std::vector<float>, std::vector<float>> {
     const auto layer = [](const std::vector<float>& w, const std::vector<float>& in, int out) {
       std::vector<float> y(static_cast<size_t>(out), 0.0f);
       for (size_t o = 0; o < y.size(); ++o) {
-        for (size_t k = 0; k < in.size(); ++k)
-          y[o] = std::fma(w[o * in.size() + k], in[k], y[o]);
+        for (size_t k = 0; k < in.size(); ++k) y[o] = std::fma(w[o * in.size() + k], in[k], y[o]);
       }
       return y;
     };
@@ -129,8 +130,7 @@ class Mlp : public Network<std::vector<float>, std::vector<float>> {
 
 class Networks : public testing::TestWithParam<int> {
  protected:
-  TinyModel tiny_ =
-      tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, GetParam());
+  TinyModel tiny_ = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, GetParam());
 };
 INSTANTIATE_TEST_SUITE_P(Threads, Networks, testing::Values(1, 2));
 
@@ -167,7 +167,8 @@ TEST_P(Networks, StreamsKeepGoingAndKeepTheirTokens) {
   Engine engine(tiny_.model, tiny_.pool, options);
   const auto mlp = std::make_shared<Mlp>();
   mlp->layers = 40;
-  mlp->slow = 0.001;  // 40 ms alone, 320 ms for a batch of eight: an uncut batch would stop the stream
+  mlp->slow =
+      0.001;  // 40 ms alone, 320 ms for a batch of eight: an uncut batch would stop the stream
   std::vector<int32_t> text;
   std::vector<std::vector<float>> got(4);
   int running = int(got.size());
@@ -188,7 +189,8 @@ TEST_P(Networks, StreamsKeepGoingAndKeepTheirTokens) {
   EXPECT_EQ(text, expected);
   for (uint32_t i = 0; i < got.size(); ++i)
     EXPECT_EQ(got[i], mlp->by_hand(random_floats(200 + i, kWidth)));
-  // 4 jobs x 40 steps x 1 ms, at most 4 ms between two ticks: some 40 ticks, and never a batch of all four at once.
+  // 4 jobs x 40 steps x 1 ms, at most 4 ms between two ticks: some 40 ticks, and never a batch of
+  // all four at once.
   EXPECT_GE(ticks_beside, 30u);
   EXPECT_EQ(mlp->batches.front(), 1);
 }
@@ -225,21 +227,32 @@ TEST_P(Networks, CancelIsAtOnceWaitingOrRunning) {
   mlp->layers = 1000;
   mlp->slow = 0.0005;
   std::vector<std::shared_ptr<Request>> requests;
-  std::vector<int> ended(4, 0);
-  std::vector<std::vector<float>> got(4);
+  std::vector<Context> contexts;
   for (uint32_t i = 0; i < 4; ++i) {
     requests.push_back(engine.new_request());
+    contexts.emplace_back(engine, requests.back());
     engine.spawn(
         requests.back(),
         [&, i]() -> Task<void> {
-          Context context(engine, requests[i]);
-          co_await engine.forward(
-              context, Rows::append(random_tokens(i, 40), 0, std::nullopt));
+          co_await engine.forward(contexts[i], Rows::append(random_tokens(i, 40), 0, std::nullopt));
+        },
+        [](std::exception_ptr) {});
+  }
+  engine.run();
+  // All slots are there: the four jobs now arrive together, however slow this machine is.
+  std::vector<int> ended(4, 0);
+  std::vector<std::vector<float>> got(4);
+  for (uint32_t i = 0; i < 4; ++i) {
+    engine.spawn(
+        requests[i],
+        [&, i]() -> Task<void> {
+          const Context context = std::move(contexts[i]);
           got[i] = co_await engine.run(mlp, requests[i], random_floats(i, kWidth));
         },
         [&, i](std::exception_ptr e) { ended[i] = e ? 2 : 1; });
   }
-  // Once the first batch (two jobs, a second each) is at work: a running and a waiting job go, then all but one.
+  // Once the first batch (two jobs, a second each) is at work: a running and a waiting job go, then
+  // all but one.
   asio::steady_timer timer(engine.io(), std::chrono::milliseconds(40));
   timer.async_wait([&](auto) {
     ASSERT_EQ(mlp->batches.size(), 1u);

@@ -12,8 +12,10 @@
 namespace tutti::tensor::avx512 {
 namespace {
 
-constexpr int kRowBlock = 32;       // rows between two passes over a tile
-constexpr size_t kPrefetch = 2560;  // bytes ahead in the one-row products
+constexpr int kRowBlock = 32;  // rows between two passes over a tile
+// Bytes of quants that are asked for ahead of their use: what memory delivers to a core in its
+// latency.
+constexpr int kAhead = 4096;
 
 // What depends on a row and a block only, computed once per panel and row block and used by every
 // tile. Row r's terms for 32 elements each stand at r * stride.
@@ -107,22 +109,44 @@ struct Rows {
   int stride;  // of the three
 };
 
-template <int rows>
-inline void prefetch(const uint8_t* p, int bytes) {
-  if constexpr (rows == 1) {
-    for (int i = 0; i < bytes; i += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(p) + kPrefetch + i, _MM_HINT_T0);
-    }
+// Where a panel of a tile lies, and the same panel of the tile that is read next.
+struct Panel {
+  const uint8_t* quants;
+  const uint8_t* records;
+  size_t to_next;  // bytes from this tile to the next
+  int blocks;
+};
+
+template <int bytes>
+inline void prefetch(const uint8_t* p) {
+#pragma GCC unroll 10
+  for (int i = 0; i < bytes; i += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(p) + i, _MM_HINT_T1);
   }
 }
 
-// Blocks of 32: adds `blocks` blocks to the chains of `rows` rows.
-template <Type type, int rows>
-inline void small_blocks(const uint8_t* quants, const uint8_t* records, int blocks, const Rows& x,
-                         __m512 (&sum)[rows]) {
+// Asks for what comes `kAhead` sub-blocks of `bytes` after sub-block i of n, which beyond the
+// panel's end is in the next tile. The hardware follows neither the jump from quants to records nor
+// that from tile to tile.
+template <int bytes>
+inline void prefetch_ahead(const uint8_t* first, size_t to_next, int i, int n) {
+  const int ahead = i + (n < kAhead ? n : kAhead);
+  const bool beyond = ahead >= n;
+  prefetch<bytes>(first + size_t(beyond ? ahead - n : ahead) * size_t(bytes) +
+                  (beyond ? to_next : 0));
+}
+
+// Blocks of 32: adds the panel's blocks to the chains of `rows` rows. `fetch`: these rows are the
+// first to read it.
+template <Type type, int rows, bool fetch>
+inline void small_blocks(const Panel& p, const Rows& x, __m512 (&sum)[rows]) {
   constexpr PackedShape shape = packed_shape(type);
-  for (int b = 0; b < blocks; ++b, quants += shape.sub_bytes, records += shape.record_bytes) {
-    prefetch<rows>(quants, shape.sub_bytes);
+  const uint8_t *quants = p.quants, *records = p.records;
+  for (int b = 0; b < p.blocks; ++b, quants += shape.sub_bytes, records += shape.record_bytes) {
+    if constexpr (fetch) {
+      prefetch_ahead<shape.sub_bytes>(p.quants, p.to_next, b, p.blocks);
+      prefetch_ahead<shape.record_bytes>(p.records, p.to_next, b, p.blocks);
+    }
     __m512i w[8];
     unpack<shape.bits>(quants, w);
     const __m512 d = halves(records);
@@ -159,12 +183,16 @@ inline __m512i even_scales(__m512i pair) {
 inline __m512i odd_scales(__m512i pair) { return _mm512_srai_epi32(pair, 16); }
 
 // Blocks of 256.
-template <Type type, int rows>
-inline void large_blocks(const uint8_t* quants, const uint8_t* records, int blocks, const Rows& x,
-                         __m512 (&sum)[rows]) {
+template <Type type, int rows, bool fetch>
+inline void large_blocks(const Panel& p, const Rows& x, __m512 (&sum)[rows]) {
   constexpr PackedShape shape = packed_shape(type);
   constexpr bool six = shape.bits == 6;
-  for (int b = 0; b < blocks; ++b, records += shape.record_bytes) {
+  const uint8_t *quants = p.quants, *records = p.records;
+  for (int b = 0; b < p.blocks; ++b, records += shape.record_bytes) {
+    if constexpr (fetch) {
+      const bool last = b + 1 == p.blocks;
+      prefetch<shape.record_bytes>(last ? p.records + p.to_next : records + shape.record_bytes);
+    }
     __m512i total[rows];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
@@ -178,7 +206,9 @@ inline void large_blocks(const uint8_t* quants, const uint8_t* records, int bloc
       }
     }
     for (int s = 0; s < 8; ++s, quants += shape.sub_bytes) {
-      prefetch<rows>(quants, shape.sub_bytes);
+      if constexpr (fetch) {
+        prefetch_ahead<shape.sub_bytes>(p.quants, p.to_next, 8 * b + s, 8 * p.blocks);
+      }
       __m512i w[8];
       unpack<shape.bits>(quants, w);
       const __m512i pair = pair_of_scales<six>(records + (six ? 32 + 32 * s : 64 + 32 * (s / 2)));
@@ -226,18 +256,18 @@ inline void large_blocks(const uint8_t* quants, const uint8_t* records, int bloc
 }
 
 // One panel of one tile for `rows` rows. The chain goes on from y unless this is the first panel.
-template <Type type, int rows>
-inline void panel(const uint8_t* quants, const uint8_t* records, int blocks, const Rows& x,
-                  bool begin, float* y, size_t y_stride, __mmask16 lanes) {
+template <Type type, int rows, bool fetch>
+inline void panel(const Panel& p, const Rows& x, bool begin, float* y, size_t y_stride,
+                  __mmask16 lanes) {
   __m512 sum[rows];
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) {
     sum[r] = begin ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes, y + size_t(r) * y_stride);
   }
   if constexpr (packed_shape(type).block == 32) {
-    small_blocks<type, rows>(quants, records, blocks, x, sum);
+    small_blocks<type, rows, fetch>(p, x, sum);
   } else {
-    large_blocks<type, rows>(quants, records, blocks, x, sum);
+    large_blocks<type, rows, fetch>(p, x, sum);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) _mm512_mask_storeu_ps(y + size_t(r) * y_stride, lanes, sum[r]);
@@ -271,6 +301,21 @@ inline void fill_terms(const QuantisedRows& x, int row, int rows, int k, int len
   }
 }
 
+template <Type type, bool fetch>
+inline void some_rows(int count, const Panel& p, const Rows& x, bool begin, float* y,
+                      size_t y_stride, __mmask16 lanes) {
+  switch (count) {
+    case 8:
+      return panel<type, 8, fetch>(p, x, begin, y, y_stride, lanes);
+    case 4:
+      return panel<type, 4, fetch>(p, x, begin, y, y_stride, lanes);
+    case 2:
+      return panel<type, 2, fetch>(p, x, begin, y, y_stride, lanes);
+    default:
+      return panel<type, 1, fetch>(p, x, begin, y, y_stride, lanes);
+  }
+}
+
 template <Type type>
 void product(const MatrixView& m, const QuantisedRows& x, int rows, int tile_first, int tile_last,
              float* y, size_t y_stride) {
@@ -288,9 +333,12 @@ void product(const MatrixView& m, const QuantisedRows& x, int rows, int tile_fir
       fill_terms<type>(x, row, some, k, length, terms);
       for (int t = tile_first; t < tile_last; ++t) {
         const uint8_t* tile = reinterpret_cast<const uint8_t*>(m.data) + size_t(t) * m.tile_bytes;
-        const uint8_t* quants = tile + size_t(k / 32) * size_t(shape.sub_bytes);
-        const uint8_t* records =
-            tile + records_at + size_t(k / shape.block) * size_t(shape.record_bytes);
+        const Panel p{
+            tile + size_t(k / 32) * size_t(shape.sub_bytes),
+            tile + records_at + size_t(k / shape.block) * size_t(shape.record_bytes),
+            m.tile_bytes,
+            length / shape.block,
+        };
         const int outputs = m.out - 16 * t;
         const __mmask16 lanes = outputs >= 16 ? __mmask16(0xffff) : __mmask16((1u << outputs) - 1u);
         for (int r = 0; r < some;) {
@@ -304,19 +352,11 @@ void product(const MatrixView& m, const QuantisedRows& x, int rows, int tile_fir
                            terms.pairs + r * terms.stride,
                            terms.stride};
           float* to = y + at * y_stride + size_t(t) * 16;
-          const int count = group_of(some - r), blocks = length / shape.block;
-          switch (count) {
-            case 8:
-              panel<type, 8>(quants, records, blocks, group, k == 0, to, y_stride, lanes);
-              break;
-            case 4:
-              panel<type, 4>(quants, records, blocks, group, k == 0, to, y_stride, lanes);
-              break;
-            case 2:
-              panel<type, 2>(quants, records, blocks, group, k == 0, to, y_stride, lanes);
-              break;
-            default:
-              panel<type, 1>(quants, records, blocks, group, k == 0, to, y_stride, lanes);
+          const int count = group_of(some - r);
+          if (r == 0) {
+            some_rows<type, true>(count, p, group, k == 0, to, y_stride, lanes);
+          } else {
+            some_rows<type, false>(count, p, group, k == 0, to, y_stride, lanes);
           }
           r += count;
         }
@@ -369,8 +409,8 @@ void dense_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, fl
   }
 }
 
-// The same for Q4_0: a nibble becomes (value - 8) * d, the fp32 number that its block stands for, and goes the way of a
-// dense weight. One unpacking serves all rows.
+// The same for Q4_0: a nibble becomes (value - 8) * d, the fp32 number that its block stands for,
+// and goes the way of a dense weight. One unpacking serves all rows.
 template <int rows, int tiles>
 void nibble_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, float* y,
                   size_t y_stride) {
@@ -409,8 +449,7 @@ void nibble_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, f
         }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; ++r) {
-          const __m512 value =
-              _mm512_set1_ps(x[size_t(r) * x_stride + size_t(32 * b + 4 * g + i)]);
+          const __m512 value = _mm512_set1_ps(x[size_t(r) * x_stride + size_t(32 * b + 4 * g + i)]);
 #pragma GCC unroll 8
           for (int j = 0; j < tiles; ++j) sum[r][j] = _mm512_fmadd_ps(w[j], value, sum[r][j]);
         }
