@@ -1,11 +1,10 @@
 // tutti bench: throughput by rows and by concurrent sequences.
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <boost/asio/redirect_error.hpp>
-#include <boost/asio/steady_timer.hpp>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -30,6 +29,7 @@ struct BenchOptions {
   std::vector<int> prompt_rows{1, 32, 512};
   std::vector<int> streams{1, 4, 16, 32};
   std::vector<int> depths{0};
+  bool forks = false;
   int tokens = 64;
   int repeats = 3;
   bool json = false;
@@ -80,32 +80,35 @@ double prompt_speed(Session& session, int rows, uint32_t stream) {
   return rows / seconds;
 }
 
-// Tokens per second of `streams` sequences that decode `count` tokens side by side after `depth` tokens each.
-double decode_speed(Session& session, int streams, int depth, int count, uint32_t stream) {
+// What a measurement of decoding varies.
+struct DecodePoint {
+  int streams = 1;
+  int depth = 0;
+  bool forks = false;  // of one prompt, whose slots they share; else each has a prompt of its own
+};
+
+// Tokens per second of sequences that decode `count` tokens side by side.
+double decode_speed(Session& session, const DecodePoint& point, int count, uint32_t stream) {
   engine::Engine& engine = session.engine();
-  const int vocab = session.model().config().vocab;
-  int ready = 0;
-  Clock::time_point start;
+  const int vocab = session.model().config().vocab, depth = point.depth;
+  std::vector<engine::Context> contexts;
   std::vector<std::function<Task<void>()>> programs;
-  std::vector<std::vector<int32_t>> prompts;
-  for (int s = 0; s < streams; ++s) prompts.push_back(random_tokens(depth + 1, vocab, stream + uint32_t(s)));
-  asio::steady_timer gate(engine.io());  // all sequences start decoding together
-  gate.expires_at(Clock::time_point::max());
-  for (int s = 0; s < streams; ++s) {
+  const int prompts = point.forks ? 1 : point.streams;
+  for (int s = 0; s < prompts; ++s) {
+    contexts.emplace_back(engine, engine.new_request());
+    if (depth == 0) continue;
     programs.push_back([&, s]() -> Task<void> {
-      engine::Context context(engine, engine.new_request());
-      if (depth > 0) {
-        co_await engine.forward(
-            context, engine::Rows::append(std::span(prompts[size_t(s)]).first(size_t(depth)), 0, std::nullopt));
-      }
-      if (++ready == streams) {
-        start = Clock::now();
-        gate.cancel();
-      } else {
-        boost::system::error_code ignored;
-        co_await gate.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
-      }
-      int32_t token = prompts[size_t(s)].back();
+      co_await engine.forward(contexts[size_t(s)],
+                              engine::Rows::append(random_tokens(depth, vocab, stream + uint32_t(s)), 0, std::nullopt));
+    });
+  }
+  run_all(engine, std::move(programs));
+  while (int(contexts.size()) < point.streams) contexts.push_back(contexts.front().fork());
+  programs.clear();
+  for (int s = 0; s < point.streams; ++s) {
+    programs.push_back([&, s]() -> Task<void> {
+      engine::Context context = std::move(contexts[size_t(s)]);
+      int32_t token = random_tokens(1, vocab, stream + uint32_t(s)).front();
       for (int i = 0; i < count; ++i) {
         engine::Rows rows;
         rows.rows.emplace_back(token, depth + i);
@@ -115,12 +118,77 @@ double decode_speed(Session& session, int streams, int depth, int count, uint32_
       }
     });
   }
+  const auto start = Clock::now();
   run_all(engine, std::move(programs));
-  return double(streams) * count / seconds_since(start);
+  return double(point.streams) * count / seconds_since(start);
 }
 
 [[noreturn]] void too_long(const std::string& what, int context) {
   throw Error(ErrorKind::kUsage, what + ": do not fit the model's context of " + std::to_string(context));
+}
+
+// What the machine can do at best.
+struct Roofs {
+  double bandwidth = 0;  // bytes a second from a buffer of the weights' size, again and again
+  double stream = 0;     // the same from 1 GiB, which no cache holds a part of
+  double dots = 0;       // multiply-adds a second of bytes, from registers
+  double exact = 0;      // with the scaling that exact-q8 asks for a block of 32 with a minimum
+};
+
+Roofs measure_roofs(ComputePool& pool, size_t weight_bytes) {
+  return {read_bandwidth(pool, weight_bytes), read_bandwidth(pool, size_t(1) << 30),
+          compute_peak(pool, tensor::Peak::kDots), compute_peak(pool, tensor::Peak::kExactQ8Min)};
+}
+
+std::vector<DecodePoint> decode_points(const BenchOptions& o) {
+  std::vector<DecodePoint> points;
+  for (const int streams : o.streams) {
+    for (const int depth : o.depths) {
+      points.push_back({streams, depth, false});
+      if (o.forks && streams > 1 && depth > 0) points.push_back({streams, depth, true});
+    }
+  }
+  return points;
+}
+
+std::string plot_of(const std::string& title, const Json& decode) {
+  std::map<std::string, std::vector<std::pair<double, double>>> lines;
+  for (const Json& j : decode) {
+    const double streams = j["streams"], speed = j["tok_s"];
+    const std::string name =
+        (j["forks"].get<bool>() ? "forks at depth " : "depth ") + std::to_string(j["depth"].get<int>());
+    lines[name].emplace_back(streams, speed);
+    const double used = std::max(j["bandwidth_fraction"].get<double>(), j["compute_fraction"].get<double>());
+    lines[name + ", roof"].emplace_back(streams, speed / used);
+  }
+  eval::Plot plot(title, "concurrent streams", "tokens per second");
+  for (auto& [name, points] : lines) plot.add_line(name, std::move(points));
+  return plot.svg();
+}
+
+void print(const Json& d) {
+  std::printf("%s, %s, %d threads, KV %s, %s; %d tokens per stream, median of %d [low–high]\n",
+              d["model"].get<std::string>().c_str(), d["isa"].get<std::string>().c_str(), d["threads"].get<int>(),
+              d["kv"].get<std::string>().c_str(), d["arithmetic"].get<std::string>().c_str(), d["tokens"].get<int>(),
+              d["repeats"].get<int>());
+  std::printf(
+      "weights %.1f MiB, loaded in %.2f s; reading %.1f GB/s of that size, %.1f of 1 GiB; from registers %.0f "
+      "GMAC/s of bytes, %.0f of exact-q8\n",
+      d["weight_bytes"].get<double>() / (1 << 20), d["load_seconds"].get<double>(),
+      d["read_bandwidth"].get<double>() / 1e9, d["stream_bandwidth"].get<double>() / 1e9,
+      d["peak_dots_gmac_s"].get<double>(), d["peak_exact_gmac_s"].get<double>());
+  std::printf("\n  prompt rows      tok/s\n");
+  for (const auto& j : d["prompt"]) {
+    std::printf("  %11d %10.1f  [%.1f–%.1f]\n", j["rows"].get<int>(), j["tok_s"].get<double>(), j["low"].get<double>(),
+                j["high"].get<double>());
+  }
+  std::printf("\n  streams  depth          tok/s                     of bandwidth   GMAC/s   of exact-q8\n");
+  for (const auto& j : d["decode"]) {
+    std::printf("  %7d %6d %5s %8.1f  [%8.1f–%8.1f]   %6.0f %%     %8.1f   %6.0f %%\n", j["streams"].get<int>(),
+                j["depth"].get<int>(), j["forks"].get<bool>() ? "forks" : "", j["tok_s"].get<double>(),
+                j["low"].get<double>(), j["high"].get<double>(), 100 * j["bandwidth_fraction"].get<double>(),
+                j["gmac_s"].get<double>(), 100 * j["compute_fraction"].get<double>());
+  }
 }
 
 void bench(const BenchOptions& o) {
@@ -137,25 +205,23 @@ void bench(const BenchOptions& o) {
   }
   const std::string_view isa = tensor::name(tensor::kernels().isa);
   const size_t bytes = model.bytes_per_forward();
-  const double bandwidth = read_bandwidth(*session.pool(), bytes);
+  const Roofs roofs = measure_roofs(*session.pool(), bytes);
   const auto row = [](const Spread& s) { return Json{{"tok_s", s.median}, {"low", s.low}, {"high", s.high}}; };
   uint32_t stream = 1;
 
   Json prompt = Json::array(), decode = Json::array();
   // Interleaved repeats: a slow moment of the machine falls on every line alike.
   std::vector<std::vector<double>> prompt_samples(o.prompt_rows.size());
-  std::vector<std::vector<double>> decode_samples(o.streams.size() * o.depths.size());
+  const std::vector<DecodePoint> points = decode_points(o);
+  std::vector<std::vector<double>> decode_samples(points.size());
   prompt_speed(session, 16, stream++);  // warm-up
   for (int repeat = 0; repeat < o.repeats; ++repeat) {
     for (size_t i = 0; i < o.prompt_rows.size(); ++i) {
       prompt_samples[i].push_back(prompt_speed(session, o.prompt_rows[i], stream++));
     }
-    for (size_t s = 0; s < o.streams.size(); ++s) {
-      for (size_t d = 0; d < o.depths.size(); ++d) {
-        decode_samples[s * o.depths.size() + d].push_back(
-            decode_speed(session, o.streams[s], o.depths[d], o.tokens, stream));
-        stream += uint32_t(o.streams[s]);
-      }
+    for (size_t i = 0; i < points.size(); ++i) {
+      decode_samples[i].push_back(decode_speed(session, points[i], o.tokens, stream));
+      stream += uint32_t(points[i].streams);
     }
   }
   for (size_t i = 0; i < o.prompt_rows.size(); ++i) {
@@ -163,19 +229,21 @@ void bench(const BenchOptions& o) {
     j.update(row(spread_of(prompt_samples[i])));
     prompt.push_back(std::move(j));
   }
-  for (size_t s = 0; s < o.streams.size(); ++s) {
-    for (size_t d = 0; d < o.depths.size(); ++d) {
-      Json j{{"streams", o.streams[s]}, {"depth", o.depths[d]}};
-      const Spread speed = spread_of(decode_samples[s * o.depths.size() + d]);
-      j.update(row(speed));
-      // Weights are read once a forward for all streams, each stream reads its own keys and values.
-      const tensor::KvLayout kv = model.kv_layout(session.engine().options().kv);
-      const double kv_bytes = double(kv.page_bytes()) / tensor::kPageSlots * (o.depths[d] + o.tokens / 2.0);
-      const double per_forward = double(bytes) + kv_bytes * o.streams[s];
-      j["bandwidth_fraction"] = speed.median / o.streams[s] * per_forward / bandwidth;
-      j["gmac_s"] = speed.median * double(model.multiply_adds_per_row()) / 1e9;
-      decode.push_back(std::move(j));
-    }
+  const tensor::KvLayout kv = model.kv_layout(session.engine().options().kv);
+  const double slot_bytes = double(kv.page_bytes()) / tensor::kPageSlots;
+  for (size_t i = 0; i < points.size(); ++i) {
+    const DecodePoint& p = points[i];
+    Json j{{"streams", p.streams}, {"depth", p.depth}, {"forks", p.forks}};
+    const Spread speed = spread_of(decode_samples[i]);
+    j.update(row(speed));
+    // Weights are read once a forward for all streams, each stream reads its own keys and values, forks those of their
+    // prompt together.
+    const double shared = p.forks ? p.depth : double(p.depth) * p.streams;
+    const double per_forward = double(bytes) + slot_bytes * (shared + p.streams * o.tokens / 2.0);
+    j["bandwidth_fraction"] = speed.median / p.streams * per_forward / roofs.bandwidth;
+    j["gmac_s"] = speed.median * double(model.multiply_adds_per_row()) / 1e9;
+    j["compute_fraction"] = speed.median * double(model.multiply_adds_per_row()) / roofs.exact;
+    decode.push_back(std::move(j));
   }
   const Json document{{"model", o.model.model},
                       {"threads", session.pool()->threads()},
@@ -186,41 +254,21 @@ void bench(const BenchOptions& o) {
                       {"repeats", o.repeats},
                       {"load_seconds", session.load_seconds()},
                       {"weight_bytes", bytes},
-                      {"read_bandwidth", bandwidth},
+                      {"read_bandwidth", roofs.bandwidth},
+                      {"stream_bandwidth", roofs.stream},
+                      {"peak_dots_gmac_s", roofs.dots / 1e9},
+                      {"peak_exact_gmac_s", roofs.exact / 1e9},
                       {"prompt", prompt},
                       {"decode", decode}};
   if (!o.svg.empty()) {
-    eval::Plot plot("decode throughput, " + o.model.model + " (" + std::string(isa) + ", " +
-                        std::to_string(session.pool()->threads()) + " threads)",
-                    "concurrent streams", "tokens per second");
-    for (const int depth : o.depths) {
-      std::vector<std::pair<double, double>> points;
-      for (const auto& j : decode) {
-        if (j["depth"] == depth) points.emplace_back(j["streams"].get<double>(), j["tok_s"].get<double>());
-      }
-      plot.add_line("depth " + std::to_string(depth), std::move(points));
-    }
-    write_file_atomically(o.svg, plot.svg());
+    const std::string title = "decode throughput, " + o.model.model + " (" + std::string(isa) + ", " +
+                              std::to_string(session.pool()->threads()) + " threads)";
+    write_file_atomically(o.svg, plot_of(title, decode));
   }
   if (o.json) {
     std::cout << print_json(document) << '\n';
-    return;
-  }
-  std::printf("%s, %s, %d threads, KV %s, %s; %d tokens per stream, median of %d [low–high]\n", o.model.model.c_str(),
-              std::string(isa).c_str(), session.pool()->threads(), o.model.kv.c_str(), o.model.arithmetic.c_str(),
-              o.tokens, o.repeats);
-  std::printf("weights %.1f MiB, read bandwidth of that size %.1f GB/s, loaded in %.2f s\n", double(bytes) / (1 << 20),
-              bandwidth / 1e9, session.load_seconds());
-  std::printf("\n  prompt rows      tok/s\n");
-  for (const auto& j : prompt) {
-    std::printf("  %11d %10.1f  [%.1f–%.1f]\n", j["rows"].get<int>(), j["tok_s"].get<double>(), j["low"].get<double>(),
-                j["high"].get<double>());
-  }
-  std::printf("\n  streams  depth      tok/s                     of bandwidth   GMAC/s\n");
-  for (const auto& j : decode) {
-    std::printf("  %7d %6d %10.1f  [%8.1f–%8.1f]   %6.0f %%     %8.1f\n", j["streams"].get<int>(), j["depth"].get<int>(),
-                j["tok_s"].get<double>(), j["low"].get<double>(), j["high"].get<double>(),
-                100 * j["bandwidth_fraction"].get<double>(), j["gmac_s"].get<double>());
+  } else {
+    print(document);
   }
 }
 
@@ -237,6 +285,8 @@ void add_bench(CLI::App& app) {
       ->delimiter(',')
       ->default_str("1,4,16,32");
   command->add_option("--depth", o->depths, "tokens already in each sequence")->delimiter(',')->default_str("0");
+  command->add_flag("--forks", o->forks,
+                    "beside sequences of their own prompts, forks of one prompt, at every depth above 0");
   command->add_option("-n,--tokens", o->tokens, "tokens decoded per sequence")->capture_default_str();
   command->add_option("--repeats", o->repeats, "measurements; the median counts")->capture_default_str();
   command->add_flag("--json", o->json, "one JSON document on stdout");

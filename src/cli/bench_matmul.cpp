@@ -33,7 +33,7 @@ struct MatmulOptions {
   std::vector<std::string> shapes{"1536x576", "576x1536", "4096x4096", "11008x4096"};
   std::vector<std::string> types{"Q4_0", "Q8_0", "BF16", "F32"};
   std::vector<int> rows{1, 2, 4, 8, 16, 32, 64, 128};
-  int megabytes = 256, repeats = 5, threads = 0;
+  int megabytes = 1024, repeats = 5, threads = 0;
   bool json = false, quiet = false;
   std::string svg;
 };
@@ -131,14 +131,12 @@ class Trial {
   std::vector<int32_t> sums_;
 };
 
-// Multiply-adds a second of the type's kernel on weights that stay in the second-level cache of
-// each core.
-double cached_speed(Type type, int rows, ComputePool& pool) {
-  const Shape shape{64 * pool.threads(), 2048};
-  Trial trial(type, shape, 0, rows, pool);
-  double best = INFINITY;
-  for (int i = 0; i < 20; ++i) best = std::min(best, trial.seconds(rows));
-  return double(shape.out) * shape.in * rows / best;
+// What bounds the products of a type.
+tensor::Peak peak_of(Type type) {
+  if (!tensor::info(type).quantised) return tensor::Peak::kFloat;
+  if (tensor::info(type).block != 32) return tensor::Peak::kDots;
+  const bool minimum = type == Type::kQ4_1 || type == Type::kQ5_1;
+  return minimum ? tensor::Peak::kExactQ8Min : tensor::Peak::kExactQ8;
 }
 
 Json measure_shape(const std::string& text, const MatmulOptions& o, ComputePool& pool,
@@ -223,10 +221,11 @@ void bench_matmul(const MatmulOptions& o) {
   ComputePool pool(o.threads > 0 ? o.threads : available_cores());
   ProgressLine line(o.quiet);
   const double bandwidth = read_bandwidth(pool, size_t(o.megabytes) << 20);
+  const double dots = compute_peak(pool, tensor::Peak::kDots);
   std::map<Type, double> compute;
   for (const std::string& name : o.types) {
     const Type type = convert::tensor_type(name, "--type");
-    compute[type] = cached_speed(type, 64, pool);
+    compute[type] = compute_peak(pool, peak_of(type));
   }
   const std::string isa(tensor::name(tensor::kernels().isa));
   Json shapes = Json::array(), roofs = Json::object();
@@ -234,9 +233,10 @@ void bench_matmul(const MatmulOptions& o) {
     roofs[std::string(tensor::info(type).name)] = speed * 1e-9;
   if (!o.json) {
     std::printf(
-        "%s, %d threads, %d MiB of weights, median of %d\nread bandwidth %.1f GB/s; GMAC/s of the "
-        "kernels in cache:",
-        isa.c_str(), pool.threads(), o.megabytes, o.repeats, bandwidth * 1e-9);
+        "%s, %d threads, %d MiB of weights, median of %d\nread bandwidth %.1f GB/s; peak %.0f "
+        "GMAC/s "
+        "of bytes; GMAC/s of each type's arithmetic from registers:",
+        isa.c_str(), pool.threads(), o.megabytes, o.repeats, bandwidth * 1e-9, dots * 1e-9);
     for (const auto& [name, speed] : roofs.items())
       std::printf(" %s %.0f", name.c_str(), speed.get<double>());
     std::printf("\n");
@@ -258,7 +258,8 @@ void bench_matmul(const MatmulOptions& o) {
                       {"megabytes", o.megabytes},
                       {"repeats", o.repeats},
                       {"read_bandwidth", bandwidth},
-                      {"cached_gmac_s", std::move(roofs)},
+                      {"peak_dots_gmac_s", dots * 1e-9},
+                      {"peak_gmac_s", std::move(roofs)},
                       {"shapes", std::move(shapes)}};
   std::cout << print_json(document) << '\n';
 }
@@ -274,7 +275,10 @@ void add_bench_matmul(CLI::App& bench) {
       "quantisation is part of\n"
       "the time. The roof of a line is the greater of its weights' bytes at the measured read "
       "bandwidth and its\n"
-      "multiply-adds at the speed that the same kernel has with 64 rows and weights in cache.");
+      "multiply-adds at the speed that its arithmetic has in registers: bytes' dot products with "
+      "the "
+      "scaling of every\n"
+      "block that exact-q8 asks for, or fp32 multiply-adds.");
   command->add_option("--shape", o->shapes, "OUTxIN, separated by commas")
       ->delimiter(',')
       ->default_str("1536x576,576x1536,4096x4096,11008x4096");

@@ -37,4 +37,28 @@ double read_bandwidth(ComputePool& pool, size_t bytes) {
   return spread_of(samples).high + double(sums[0] & 1) * 1e-9;
 }
 
+double compute_peak(ComputePool& pool, tensor::Peak peak) {
+  using Clock = std::chrono::steady_clock;
+  const tensor::Isa isa = tensor::kernels().isa;
+  std::vector<uint64_t> done(size_t(pool.threads()) * 8);  // a cache line each
+  double best = 0;
+  int rounds = 64;
+  for (int repeat = 0; repeat < 5;) {
+    const auto start = Clock::now();
+    pool.run([&](Worker& worker) {
+      done[size_t(worker.index()) * 8] = tensor::run_peak(isa, peak, rounds);
+    });
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    if (seconds < 0.02) {  // too short to measure
+      rounds *= 2;
+      continue;
+    }
+    double sum = 0;
+    for (size_t i = 0; i < done.size(); i += 8) sum += double(done[i]);
+    best = std::max(best, sum / seconds);
+    ++repeat;
+  }
+  return best;
+}
+
 }  // namespace tutti::cli
