@@ -18,7 +18,9 @@ double read_bandwidth(ComputePool& pool, size_t bytes) {
   tensor::AlignedBytes buffer(bytes / 64 * 64 + 64);
   std::vector<uint64_t> sums(size_t(pool.threads()) * 8);
   std::vector<double> samples;
-  for (int repeat = 0; repeat < 5; ++repeat) {
+  // At least five times, and long enough for clocks to rise and sleeping workers to be up.
+  const auto begin = Clock::now();
+  while (samples.size() < 5 || Clock::now() - begin < std::chrono::milliseconds(100)) {
     const auto start = Clock::now();
     pool.run([&](Worker& worker) {
       const size_t words = buffer.size() / 8;

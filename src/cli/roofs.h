@@ -16,7 +16,7 @@ struct Spread {
 Spread spread_of(std::vector<double> samples);
 
 // Bytes a second that all workers read together from a buffer of `bytes`, again and again: the best
-// of five.
+// of five or more.
 double read_bandwidth(ComputePool& pool, size_t bytes);
 
 // Multiply-adds a second of all workers together at the level in use: the best of five.

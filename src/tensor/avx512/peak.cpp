@@ -30,6 +30,7 @@ void blocks(int rounds) {
     touch(m);
 #pragma GCC unroll 8
     for (int c = 0; c < kChains; ++c) {
+      touch(a);  // or all chains' dots would be one
       if constexpr (scales) dot[c] = _mm512_setzero_si512();
 #pragma GCC unroll 8
       for (int g = 0; g < 8; ++g) dot[c] = _mm512_dpbusd_epi32(dot[c], w, a);
