@@ -4,8 +4,11 @@ set_property(GLOBAL PROPERTY TUTTI_ROOMS "")
 
 # Folders named after an instruction set hold that set's kernels and get its flags; nothing else does.
 set(TUTTI_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c)
+set(TUTTI_ISA_FLAGS_avxvnni ${TUTTI_ISA_FLAGS_avx2} -mavxvnni)
 set(TUTTI_ISA_FLAGS_avx512
-    -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni)
+    ${TUTTI_ISA_FLAGS_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni)
+set(TUTTI_ISA_FLAGS_avx512bf16 ${TUTTI_ISA_FLAGS_avx512} -mavx512bf16)
+set(TUTTI_ISA_FLAGS_amx ${TUTTI_ISA_FLAGS_avx512} -mamx-tile -mamx-int8)
 
 # The test program of a room and its fuzz targets.
 function(tutti_tests_of name tests)
@@ -56,9 +59,9 @@ function(tutti_room name)
   list(FILTER torch_sources INCLUDE REGEX "/aten/")
   list(FILTER torch_sources EXCLUDE REGEX "(_test|_fuzz)\\.cpp$")
   list(FILTER tests INCLUDE REGEX "_test\\.cpp$")
-  foreach(isa avx2 avx512)
-    set(isa_sources ${sources})
-    list(FILTER isa_sources INCLUDE REGEX "/${isa}/")
+  # Tests in such a folder too: they only hold kernels, the assertions stand elsewhere.
+  foreach(isa avx2 avxvnni avx512 avx512bf16 amx)
+    file(GLOB isa_sources CONFIGURE_DEPENDS "${dir}/${isa}/*.cpp")
     if(isa_sources)
       set_source_files_properties(${isa_sources} PROPERTIES
         COMPILE_OPTIONS "${TUTTI_ISA_FLAGS_${isa}}")

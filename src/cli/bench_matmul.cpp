@@ -34,6 +34,7 @@ struct MatmulOptions {
   std::vector<std::string> types{"Q4_0", "Q8_0", "BF16", "F32"};
   std::vector<int> rows{1, 2, 4, 8, 16, 32, 64, 128};
   int megabytes = 1024, repeats = 5, threads = 0;
+  std::string arithmetic = "exact-q8";
   bool json = false, quiet = false;
   std::string svg;
 };
@@ -57,7 +58,8 @@ Shape shape_of(const std::string& text) {
 class Trial {
  public:
   // As many matrices as make `bytes`, one at least.
-  Trial(Type type, Shape shape, size_t bytes, int most_rows, ComputePool& pool)
+  Trial(Type type, Shape shape, tensor::Arithmetic arithmetic, size_t bytes, int most_rows,
+        ComputePool& pool)
       : shape_(shape), pool_(pool) {
     std::vector<float> weights(size_t(shape.in) * 16);
     const DrawKey key{.seed = 1, .purpose = Purpose::kTrace};
@@ -72,8 +74,7 @@ class Trial {
     for (size_t at = part; at < raw.size(); at += part)
       std::memcpy(&raw[at], raw.data(), std::min(part, raw.size() - at));
     do {
-      matrices_.push_back(
-          Matrix::allocate(type, shape.out, shape.in, tensor::Arithmetic::kExactQ8, &memory_));
+      matrices_.push_back(Matrix::allocate(type, shape.out, shape.in, arithmetic, &memory_));
       pool.run([&](Worker& worker) {
         const auto [first, last] = worker.share(matrices_.back().tiles());
         matrices_.back().pack_tiles(type, raw, first, last);
@@ -85,36 +86,24 @@ class Trial {
     q_.resize(x_.size());
     scales_.resize(x_.size() / 32 + 1);
     sums_.resize(x_.size() / 16 + 1);
+    bf16_stride_ = size_t(shape.in + 31) / 32 * 32;
+    bf16_.resize(size_t(most_rows) * bf16_stride_);
   }
 
   size_t matrices() const { return matrices_.size(); }
   size_t matrix_bytes() const { return matrices_.front().bytes(); }
 
-  // Seconds of `rows` rows through one matrix: the mean over all, the rows' quantisation included
-  // every time.
+  // Seconds of `rows` rows through one matrix: the mean over all, the rows' conversion to the
+  // class's form included every time.
   double seconds(int rows) {
-    const tensor::Kernels& k = tensor::kernels();
-    const int block = matrices_.front().activation_block();
-    const tensor::QuantisedRows quantised{block, shape_.in, q_.data(), scales_.data(),
-                                          sums_.data()};
     const auto start = Clock::now();
     pool_.run([&](Worker& worker) {
       for (const Matrix& m : matrices_) {
-        if (block > 0) {
-          const auto own = worker.share(rows);
-          if (own.last > own.first) {
-            k.quantise(x_.data() + size_t(own.first) * size_t(shape_.in), size_t(shape_.in),
-                       own.last - own.first, quantised, own.first);
-          }
-          worker.barrier();
-        }
+        const auto own = worker.share(rows);
+        convert(m, own.first, own.last - own.first);
+        worker.barrier();
         const auto [first, last] = worker.share(m.tiles());
-        if (block > 0) {
-          k.matmul_quantised(m, quantised, rows, first, last, y_.data(), size_t(shape_.out));
-        } else {
-          k.matmul_dense(m, x_.data(), size_t(shape_.in), rows, first, last, y_.data(),
-                         size_t(shape_.out));
-        }
+        multiply(m, rows, first, last);
         worker.barrier();
       }
     });
@@ -122,6 +111,34 @@ class Trial {
   }
 
  private:
+  tensor::QuantisedRows quantised(const Matrix& m) {
+    return {m.activation_block(), shape_.in, q_.data(), scales_.data(), sums_.data()};
+  }
+  void convert(const Matrix& m, int first, int count) {
+    const tensor::Kernels& k = tensor::kernels();
+    const size_t n = size_t(shape_.in);
+    const float* from = x_.data() + size_t(first) * n;
+    if (count > 0 && m.activation_block() > 0) k.quantise(from, n, count, quantised(m), first);
+    if (m.arithmetic() != tensor::Arithmetic::kBf16Dot) return;
+    for (int r = first; r < first + count; ++r, from += n)
+      k.round_bf16(from, shape_.in, bf16_.data() + size_t(r) * bf16_stride_);
+  }
+  void multiply(const Matrix& m, int rows, int first, int last) {
+    const tensor::Kernels& k = tensor::kernels();
+    const size_t stride = size_t(shape_.out);
+    switch (m.arithmetic()) {
+      case tensor::Arithmetic::kExactQ8:
+        return k.matmul_quantised(m, quantised(m), rows, first, last, y_.data(), stride);
+      case tensor::Arithmetic::kW8A8Row:
+        return k.matmul_w8a8(m, quantised(m), rows, first, last, y_.data(), stride);
+      case tensor::Arithmetic::kBf16Dot:
+        return k.matmul_bf16(m, bf16_.data(), bf16_stride_, rows, first, last, y_.data(), stride);
+      case tensor::Arithmetic::kExactF32:
+        return k.matmul_dense(m, x_.data(), size_t(shape_.in), rows, first, last, y_.data(),
+                              stride);
+    }
+  }
+
   const Shape shape_;
   ComputePool& pool_;
   tensor::WeightMemory memory_;
@@ -129,10 +146,15 @@ class Trial {
   std::vector<float> x_, y_, scales_;
   std::vector<int8_t> q_;
   std::vector<int32_t> sums_;
+  std::vector<uint16_t> bf16_;
+  size_t bf16_stride_ = 0;
 };
 
 // What bounds the products of a type.
-tensor::Peak peak_of(Type type) {
+tensor::Peak peak_of(Type type, tensor::Arithmetic arithmetic) {
+  if (arithmetic == tensor::Arithmetic::kBf16Dot) return tensor::Peak::kBf16;
+  if (arithmetic == tensor::Arithmetic::kW8A8Row) return tensor::Peak::kDots;
+  if (arithmetic == tensor::Arithmetic::kExactF32) return tensor::Peak::kFloat;
   if (!tensor::info(type).quantised) return tensor::Peak::kFloat;
   if (tensor::info(type).block != 32) return tensor::Peak::kDots;
   const bool minimum = type == Type::kQ4_1 || type == Type::kQ5_1;
@@ -153,7 +175,8 @@ Json measure_shape(const std::string& text, const MatmulOptions& o, ComputePool&
   for (const std::string& name : types) {
     const Type type = convert::tensor_type(name, "--type");
     if (shape.in % tensor::info(type).block != 0) continue;
-    Trial trial(type, shape, size_t(o.megabytes) << 20, most, pool);
+    Trial trial(type, shape, tensor::find_arithmetic(o.arithmetic).value(),
+                size_t(o.megabytes) << 20, most, pool);
     trial.seconds(1);  // warm-up: pages and clocks
     for (const int rows : o.rows) {
       if (line.due()) line.show(text + " " + name + " " + std::to_string(rows) + " rows");
@@ -222,10 +245,11 @@ void bench_matmul(const MatmulOptions& o) {
   ProgressLine line(o.quiet);
   const double bandwidth = read_bandwidth(pool, size_t(o.megabytes) << 20);
   const double dots = compute_peak(pool, tensor::Peak::kDots);
+  const tensor::Arithmetic arithmetic = tensor::find_arithmetic(o.arithmetic).value();
   std::map<Type, double> compute;
   for (const std::string& name : o.types) {
     const Type type = convert::tensor_type(name, "--type");
-    compute[type] = compute_peak(pool, peak_of(type));
+    compute[type] = compute_peak(pool, peak_of(type, arithmetic));
   }
   const std::string isa(tensor::name(tensor::kernels().isa));
   Json shapes = Json::array(), roofs = Json::object();
@@ -233,10 +257,11 @@ void bench_matmul(const MatmulOptions& o) {
     roofs[std::string(tensor::info(type).name)] = speed * 1e-9;
   if (!o.json) {
     std::printf(
-        "%s, %d threads, %d MiB of weights, median of %d\nread bandwidth %.1f GB/s; peak %.0f "
+        "%s, %s, %d threads, %d MiB of weights, median of %d\nread bandwidth %.1f GB/s; peak %.0f "
         "GMAC/s "
         "of bytes; GMAC/s of each type's arithmetic from registers:",
-        isa.c_str(), pool.threads(), o.megabytes, o.repeats, bandwidth * 1e-9, dots * 1e-9);
+        isa.c_str(), o.arithmetic.c_str(), pool.threads(), o.megabytes, o.repeats, bandwidth * 1e-9,
+        dots * 1e-9);
     for (const auto& [name, speed] : roofs.items())
       std::printf(" %s %.0f", name.c_str(), speed.get<double>());
     std::printf("\n");
@@ -254,6 +279,7 @@ void bench_matmul(const MatmulOptions& o) {
   }
   if (!o.json) return;
   const Json document{{"isa", isa},
+                      {"arithmetic", o.arithmetic},
                       {"threads", pool.threads()},
                       {"megabytes", o.megabytes},
                       {"repeats", o.repeats},
@@ -278,7 +304,7 @@ void add_bench_matmul(CLI::App& bench) {
       "multiply-adds at the speed that its arithmetic has in registers: bytes' dot products with "
       "the "
       "scaling of every\n"
-      "block that exact-q8 asks for, or fp32 multiply-adds.");
+      "block that exact-q8 asks for, or those alone (w8a8-row); multiply-adds of fp32 or of bf16.");
   command->add_option("--shape", o->shapes, "OUTxIN, separated by commas")
       ->delimiter(',')
       ->default_str("1536x576,576x1536,4096x4096,11008x4096");
@@ -288,6 +314,9 @@ void add_bench_matmul(CLI::App& bench) {
   command->add_option("--rows", o->rows, "numbers of rows, separated by commas")
       ->delimiter(',')
       ->default_str("1,2,4,8,16,32,64,128");
+  command->add_option("--arithmetic", o->arithmetic, "class of the products, as of other commands")
+      ->check(CLI::IsMember({"exact-q8", "exact-f32", "bf16-dot", "w8a8-row"}))
+      ->capture_default_str();
   command->add_option("--megabytes", o->megabytes, "of weights of each type and shape")
       ->check(CLI::Range(0, 1 << 16))
       ->capture_default_str();

@@ -24,8 +24,12 @@ void ModelOptions::add_to(CLI::App& app) {
       ->check(CLI::IsMember({"f16", "f32", "i8"}))
       ->capture_default_str();
   app.add_option("--arithmetic", arithmetic,
-                 "exact-q8: int8 activations for quantised weights; exact-f32: weights widened to fp32")
-      ->check(CLI::IsMember({"exact-q8", "exact-f32"}))
+                 "exact-q8: int8 activations for quantised weights; exact-f32: weights widened to "
+                 "fp32; approximate "
+                 "(docs/arithmetic.md has their errors): bf16-dot: weights and activations rounded "
+                 "to bf16; w8a8-row: "
+                 "int8 with one scale per output and per row, for prompts")
+      ->check(CLI::IsMember({"exact-q8", "exact-f32", "bf16-dot", "w8a8-row"}))
       ->capture_default_str();
   app.add_option("--kv-pages", kv_pages, "KV pool in pages of 32 slots; 0: as many as a quarter of the memory holds")
       ->check(CLI::Range(0, 1 << 24))
@@ -97,8 +101,7 @@ Session::Session(const ModelOptions& options, engine::EngineOptions engine_optio
                                                        : tokenizer_of(*checkpoint->folder()));
     chat_ = chat_template_of(*tokenizer_);
   }
-  const auto arithmetic =
-      options.arithmetic == "exact-f32" ? tensor::Arithmetic::kExactF32 : tensor::Arithmetic::kExactQ8;
+  const auto arithmetic = tensor::find_arithmetic(options.arithmetic).value();
   model_ = std::make_shared<models::Model>(std::move(checkpoint), arithmetic, *pool_, loading_line(options.quiet));
   engine_options.kv = options.kv == "f32"  ? tensor::KvType::kF32
                       : options.kv == "i8" ? tensor::KvType::kI8

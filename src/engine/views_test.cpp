@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <numeric>
+#include <set>
 #include <string>
 
 #include "base/draws.h"
@@ -744,6 +745,7 @@ struct Setting {
   tensor::Type type;
   int window;
   tensor::KvType kv;
+  tensor::Arithmetic arithmetic = tensor::Arithmetic::kExactQ8;
 };
 
 constexpr int kPrograms = 32;
@@ -796,16 +798,23 @@ uint64_t digest(const std::vector<std::vector<float>>& all) {
 class Bits : public testing::TestWithParam<Setting> {
  protected:
   static TinyModel model(int threads) {
-    return tiny_model(GetParam().type, tensor::Arithmetic::kExactQ8, threads, GetParam().window);
+    return tiny_model(GetParam().type, GetParam().arithmetic, threads, GetParam().window);
   }
 };
 
 INSTANTIATE_TEST_SUITE_P(Models, Bits,
                          testing::Values(Setting{tensor::Type::kF32, 10, tensor::KvType::kF32},
                                          Setting{tensor::Type::kQ4_1, 0, tensor::KvType::kF16},
-                                         Setting{tensor::Type::kQ8_0, 10, tensor::KvType::kI8}),
+                                         Setting{tensor::Type::kQ8_0, 10, tensor::KvType::kI8},
+                                         Setting{tensor::Type::kQ4_1, 10, tensor::KvType::kF16,
+                                                 tensor::Arithmetic::kW8A8Row},
+                                         Setting{tensor::Type::kQ8_0, 0, tensor::KvType::kF16,
+                                                 tensor::Arithmetic::kBf16Dot}),
                          [](const auto& info) {
-                           return std::string(tensor::info(info.param.type).name);
+                           std::string r(tensor::info(info.param.type).name);
+                           r += "_" + std::string(tensor::name(info.param.arithmetic));
+                           std::ranges::replace(r, '-', '_');
+                           return r;
                          });
 
 TEST_P(Bits, NeighboursThreadsAndCachedPagesDoNotMatter) {
@@ -852,9 +861,12 @@ TEST_P(Bits, PagesThatCannotBeRecomputedStay) {
 
 // Run by the test below in processes of their own: a process chooses its instruction set once.
 TEST(BitsOfThisProcess, DISABLED_Print) {
-  for (const Setting& s : {Setting{tensor::Type::kF32, 10, tensor::KvType::kF16},
-                           Setting{tensor::Type::kQ5_0, 0, tensor::KvType::kI8}}) {
-    const TinyModel tiny = tiny_model(s.type, tensor::Arithmetic::kExactQ8, 1, s.window);
+  for (const Setting& s :
+       {Setting{tensor::Type::kF32, 10, tensor::KvType::kF16},
+        Setting{tensor::Type::kQ5_0, 0, tensor::KvType::kI8},
+        Setting{tensor::Type::kQ5_0, 0, tensor::KvType::kI8, tensor::Arithmetic::kW8A8Row},
+        Setting{tensor::Type::kQ5_0, 0, tensor::KvType::kI8, tensor::Arithmetic::kBf16Dot}}) {
+    const TinyModel tiny = tiny_model(s.type, s.arithmetic, 1, s.window);
     Engine engine(tiny.model, tiny.pool, options(s.kv));
     Kind kind;
     kind.steps = 10;
@@ -883,8 +895,8 @@ TEST(Views, EveryInstructionSetGivesTheSameBits) {
       digests.push_back(text.substr(0, 23));
     }
     ::pclose(pipe);
-    ASSERT_EQ(digests.size(), 2u) << level;
-    EXPECT_NE(digests[0], digests[1]);
+    ASSERT_EQ(digests.size(), 4u) << level;
+    EXPECT_EQ(std::set<std::string>(digests.begin(), digests.end()).size(), 4u) << level;
     if (first.empty()) first = digests;
     EXPECT_EQ(digests, first) << level;
   }

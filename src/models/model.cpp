@@ -46,10 +46,11 @@ Model::Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic ar
     return matrix;
   };
   weights_ = convert_weights<RowWeights>(stored, pack, [&](const StoredTensor& t) { return t.floats(); });
-  // Routers decide by comparing sums: they compute in fp32 whatever their type.
+  // Routers decide by comparing sums: they compute in fp32 whatever their type or the class.
   for (size_t l = 0; l < stored.layers.size(); ++l) {
     const StoredTensor& router = stored.layers[l].router;
-    if (router.empty() || !weights_.layers[l].router.quantised()) continue;
+    if (router.empty() || weights_.layers[l].router.arithmetic() == tensor::Arithmetic::kExactF32)
+      continue;
     weights_.layers[l].router = tensor::Matrix::pack(router.type, router.data, router.rows, router.cols,
                                                      tensor::Arithmetic::kExactF32);
   }

@@ -15,14 +15,6 @@ void grow(std::vector<T>& v, size_t n) {
   if (v.size() < n) v.resize(n);
 }
 
-struct BlockNeed {
-  bool q32 = false, q256 = false;
-  void add(const tensor::Matrix& m) {
-    if (m.activation_block() == 32) q32 = true;
-    if (m.activation_block() == 256) q256 = true;
-  }
-};
-
 void compute_cos_sin(const tensor::Kernels& k, const Rope& rope, const Position& position, float* out) {
   const int pairs = int(rope.inverse_frequency.size());
   float angles[1024];
@@ -36,6 +28,23 @@ void compute_cos_sin(const tensor::Kernels& k, const Rope& rope, const Position&
 }
 
 }  // namespace
+
+void RowOps::Operands::add(const tensor::Matrix& m) {
+  if (m.empty()) return;
+  switch (m.arithmetic()) {
+    case tensor::Arithmetic::kExactQ8:
+      (m.activation_block() == 256 ? q256 : q32) = true;
+      break;
+    case tensor::Arithmetic::kW8A8Row:
+      row8 = true;
+      break;
+    case tensor::Arithmetic::kBf16Dot:
+      bf16 = true;
+      break;
+    case tensor::Arithmetic::kExactF32:
+      break;
+  }
+}
 
 void QuantisedBuffer::reserve(int row_count, int n, int block) {
   const size_t quants = (size_t(row_count) * size_t(n) + 63) / 64 * 64;
@@ -86,6 +95,8 @@ void RowWorkspace::prepare(const Config& c, const Batch& batch, int workers) {
   const size_t most_rows = rows * size_t(std::max(1, c.experts.used));
   q32.reserve(int(most_rows), int((widest + 31) / 32 * 32), 32);
   q256.reserve(int(most_rows), int((widest + 255) / 256 * 256), 256);
+  row8.reserve(int(most_rows), int((widest + 63) / 64 * 64), int((widest + 63) / 64 * 64));
+  grow(bf16, most_rows * ((widest + 31) / 32 * 32));
   const int group = c.heads / c.kv_heads;
   int64_t most_keys = 0;
   full_groups.clear();
@@ -188,30 +199,42 @@ void RowOps::enter(Rows, int layer) {
   }
 }
 
-void RowOps::norm_rows(std::span<const int> rows, const RowVector& norm, bool q32, bool q256) {
+void RowOps::set_width(int width) {
+  q32_ = space_.q32.rows;
+  q256_ = space_.q256.rows;
+  row8_ = space_.row8.rows;
+  q32_.n = q256_.n = row8_.n = row8_.block = width;
+  bf16_stride_ = (size_t(width) + 31) / 32 * 32;
+}
+
+void RowOps::convert(const float* in, int first, int count, const Operands& need) {
+  const size_t width = size_t(q32_.n);
+  if (need.q32) k_.quantise(in, width, count, q32_, first);
+  if (need.q256) k_.quantise(in, width, count, q256_, first);
+  if (need.row8) k_.quantise(in, width, count, row8_, first);
+  for (int r = 0; need.bf16 && r < count; ++r) {
+    k_.round_bf16(in + size_t(r) * width, int(width),
+                  space_.bf16.data() + size_t(first + r) * bf16_stride_);
+  }
+}
+
+void RowOps::norm_rows(std::span<const int> rows, const RowVector& norm, const Operands& need) {
   const int hidden = config_.hidden;
-  if (q32) space_.q32.rows.n = hidden;
-  if (q256) space_.q256.rows.n = hidden;
+  set_width(hidden);
   const auto [first, last] = worker_.share(int(rows.size()));
   for (int i = first; i < last; ++i) {
     float* out = space_.normed.data() + size_t(i) * size_t(hidden);
     k_.rms_norm(hidden_of(rows[size_t(i)]), norm.data(), config_.norm_eps, hidden, out);
-    if (q32) k_.quantise(out, size_t(hidden), 1, space_.q32.rows, i);
-    if (q256) k_.quantise(out, size_t(hidden), 1, space_.q256.rows, i);
+    convert(out, i, 1, need);
   }
   worker_.barrier();
 }
 
-void RowOps::quantise_rows(const float* in, int width, int count, bool q32, bool q256) {
-  if (!q32 && !q256) return;
-  if (q32) space_.q32.rows.n = width;
-  if (q256) space_.q256.rows.n = width;
+void RowOps::convert_rows(const float* in, int width, int count, const Operands& need) {
+  if (!need.any()) return;
+  set_width(width);
   const auto [first, last] = worker_.share(count);
-  if (last > first) {
-    const float* from = in + size_t(first) * size_t(width);
-    if (q32) k_.quantise(from, size_t(width), last - first, space_.q32.rows, first);
-    if (q256) k_.quantise(from, size_t(width), last - first, space_.q256.rows, first);
-  }
+  if (last > first) convert(in + size_t(first) * size_t(width), first, last - first, need);
   worker_.barrier();
 }
 
@@ -219,14 +242,19 @@ void RowOps::multiply(const Product& product, const float* dense, size_t dense_s
                       int last) {
   if (first >= last || count == 0) return;
   const tensor::Matrix& m = *product.matrix;
-  switch (m.activation_block()) {
-    case 32:
-      k_.matmul_quantised(m, space_.q32.rows, count, first, last, product.out, product.stride);
+  switch (m.arithmetic()) {
+    case tensor::Arithmetic::kExactQ8:
+      k_.matmul_quantised(m, m.activation_block() == 256 ? q256_ : q32_, count, first, last,
+                          product.out, product.stride);
       break;
-    case 256:
-      k_.matmul_quantised(m, space_.q256.rows, count, first, last, product.out, product.stride);
+    case tensor::Arithmetic::kW8A8Row:
+      k_.matmul_w8a8(m, row8_, count, first, last, product.out, product.stride);
       break;
-    default:
+    case tensor::Arithmetic::kBf16Dot:
+      k_.matmul_bf16(m, space_.bf16.data(), bf16_stride_, count, first, last, product.out,
+                     product.stride);
+      break;
+    case tensor::Arithmetic::kExactF32:
       k_.matmul_dense(m, dense, dense_stride, count, first, last, product.out, product.stride);
   }
   if (product.bias && !product.bias->empty()) {
@@ -254,11 +282,11 @@ void RowOps::multiply_shared(std::span<const Product> products, const float* den
 RowOps::Rows RowOps::norm_qkv(Rows, const RowVector& norm, const Linear<tensor::Matrix, RowVector>& q,
                               const Linear<tensor::Matrix, RowVector>& k,
                               const Linear<tensor::Matrix, RowVector>& v) {
-  BlockNeed need;
+  Operands need;
   need.add(q.weight);
   need.add(k.weight);
   need.add(v.weight);
-  norm_rows(epoch_->rows, norm, need.q32, need.q256);
+  norm_rows(epoch_->rows, norm, need);
   const int q_width = config_.heads * config_.head_dim, kv_width = config_.kv_heads * config_.head_dim;
   const int width = q_width + 2 * kv_width;
   float* out = space_.qkv.data();
@@ -368,9 +396,9 @@ RowOps::Rows RowOps::attend(int layer, Rows qkv) {
 
 void RowOps::linear_residual(Rows, Rows in, const Linear<tensor::Matrix, RowVector>& linear,
                              const RowVector& post_norm) {
-  BlockNeed need;
+  Operands need;
   need.add(linear.weight);
-  quantise_rows(in.data, in.width, active(), need.q32, need.q256);
+  convert_rows(in.data, in.width, active(), need);
   const int hidden = config_.hidden;
   float* out = space_.projected.data();
   const Product product{&linear.weight, &linear.bias, out, size_t(hidden)};
@@ -395,10 +423,10 @@ void RowOps::linear_residual(Rows, Rows in, const Linear<tensor::Matrix, RowVect
 
 RowOps::Rows RowOps::norm_gated(Rows, const RowVector& norm, const Linear<tensor::Matrix, RowVector>& gate,
                                 const Linear<tensor::Matrix, RowVector>& up) {
-  BlockNeed need;
+  Operands need;
   need.add(gate.weight);
   need.add(up.weight);
-  norm_rows(epoch_->rows, norm, need.q32, need.q256);
+  norm_rows(epoch_->rows, norm, need);
   const int inner = config_.intermediate;
   const auto [first, last] = worker_.share(gate.weight.tiles());
   multiply({&gate.weight, &gate.bias, space_.gate.data(), size_t(inner)}, space_.normed.data(),
@@ -417,13 +445,13 @@ RowOps::Rows RowOps::norm_gated(Rows, const RowVector& norm, const Linear<tensor
 void RowOps::experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVector>& layer) {
   const Experts& e = config_.experts;
   const int hidden = config_.hidden, used = e.used, inner = e.intermediate, count = active();
-  BlockNeed shared_need;
+  Operands shared_need;
   if (!layer.shared_gate.empty()) {
     shared_need.add(layer.shared_gate);
     shared_need.add(layer.shared_up);
     shared_need.add(layer.shared_router);
   }
-  norm_rows(epoch_->rows, layer.ffn_norm, shared_need.q32, shared_need.q256);
+  norm_rows(epoch_->rows, layer.ffn_norm, shared_need);
 
   // The router always computes in fp32: its matrix is packed dense.
   const Product router{&layer.router, nullptr, space_.router.data(), size_t(e.count)};
@@ -442,9 +470,9 @@ void RowOps::experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVect
       k_.gated(config_.activation, g, space_.up.data() + size_t(i) * size_t(shared), shared, g);
     }
     worker_.barrier();
-    BlockNeed down_need;
+    Operands down_need;
     down_need.add(layer.shared_down);
-    quantise_rows(space_.gate.data(), shared, count, down_need.q32, down_need.q256);
+    convert_rows(space_.gate.data(), shared, count, down_need);
     const Product down{&layer.shared_down, nullptr, space_.shared_out.data(), size_t(hidden)};
     multiply_shared({&down, 1}, space_.gate.data(), size_t(shared), count);
   }
@@ -501,10 +529,10 @@ void RowOps::experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVect
     const tensor::Matrix& up = layer.expert_up[size_t(x)];
     const tensor::Matrix& down = layer.expert_down[size_t(x)];
     const float* in = space_.expert_in.data() + size_t(at) * size_t(hidden);
-    BlockNeed need;
+    Operands need;
     need.add(gate);
     need.add(up);
-    quantise_rows(in, hidden, rows, need.q32, need.q256);
+    convert_rows(in, hidden, rows, need);
     const auto [first, last] = worker_.share(gate.tiles());
     multiply({&gate, nullptr, space_.gate.data(), size_t(inner)}, in, size_t(hidden), rows, first, last);
     multiply({&up, nullptr, space_.up.data(), size_t(inner)}, in, size_t(hidden), rows, first, last);
@@ -514,9 +542,9 @@ void RowOps::experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVect
       k_.gated(config_.activation, g, space_.up.data() + size_t(i) * size_t(inner) + from, to - from, g);
     }
     worker_.barrier();
-    BlockNeed down_need;
+    Operands down_need;
     down_need.add(down);
-    quantise_rows(space_.gate.data(), inner, rows, down_need.q32, down_need.q256);
+    convert_rows(space_.gate.data(), inner, rows, down_need);
     const Product product{&down, nullptr, space_.expert_out.data() + size_t(at) * size_t(hidden),
                           size_t(hidden)};
     multiply_shared({&product, 1}, space_.gate.data(), size_t(inner), rows);
@@ -560,11 +588,11 @@ void RowOps::experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVect
 
 void RowOps::head(Rows, const RowVector& norm, const tensor::Matrix& head) {
   const int count = int(batch_.head_rows.size()), vocab = config_.vocab;
-  BlockNeed need;
+  Operands need;
   need.add(head);
   for (int first = 0; first < count; first += kHeadRows) {
     const int rows = std::min(kHeadRows, count - first);
-    norm_rows(std::span(batch_.head_rows).subspan(size_t(first), size_t(rows)), norm, need.q32, need.q256);
+    norm_rows(std::span(batch_.head_rows).subspan(size_t(first), size_t(rows)), norm, need);
     const Product product{&head, nullptr, space_.logits.data(), size_t(vocab)};
     multiply_shared({&product, 1}, space_.normed.data(), size_t(config_.hidden), rows);
     worker_.barrier();

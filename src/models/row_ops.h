@@ -35,6 +35,8 @@ class RowWorkspace {
   std::vector<float> hidden;    // [rows, hidden], by row, not compact
   std::vector<float> normed;    // [active, widest input]
   QuantisedBuffer q32, q256;    // of normed (or of attended, gated)
+  QuantisedBuffer row8;         // the same with one scale per row
+  std::vector<uint16_t> bf16;   // the same rounded to bf16, in rows of a multiple of 32
   std::vector<float> qkv;       // [active, (heads + 2 kv_heads) * head_dim]
   std::vector<float> attended;  // [active, heads * head_dim]
   std::vector<float> gate, up;  // [active, widest intermediate]
@@ -103,14 +105,26 @@ class RowOps {
     float* out;
     size_t stride;
   };
+  // The forms in which some matrices read their rows, besides fp32: blocks of 32 or 256, whole
+  // rows, bf16.
+  struct Operands {
+    bool q32 = false, q256 = false, row8 = false, bf16 = false;
+    bool any() const { return q32 || q256 || row8 || bf16; }
+    void add(const tensor::Matrix& m);
+  };
   // Fills Batch::mass of this layer.
   void attention_mass(int layer, tensor::AttendParams params, Rows qkv, float* scratch);
   void set_classes(int row, tensor::AttendParams& params) const;
   int active() const { return int(epoch_->rows.size()); }
   float* hidden_of(int row) const;
-  void norm_rows(std::span<const int> rows, const RowVector& norm, bool q32, bool q256);
-  void quantise_rows(const float* in, int width, int count, bool q32, bool q256);
-  // One matrix's tiles [first, last) for `count` rows, from the normed/quantised buffers or `dense`.
+  void norm_rows(std::span<const int> rows, const RowVector& norm, const Operands& need);
+  // Rows of `width` for `need`; a barrier when there is any.
+  void convert_rows(const float* in, int width, int count, const Operands& need);
+  // Says how wide the converted rows are until the next call.
+  void set_width(int width);
+  // Converts `count` rows from `in` on, to be rows `first` and so on of the buffers.
+  void convert(const float* in, int first, int count, const Operands& need);
+  // One matrix's tiles [first, last) for `count` rows, from the converted buffers or `dense`.
   void multiply(const Product& product, const float* dense, size_t dense_stride, int count, int first, int last);
   // All tiles of the products, split evenly over the workers. No barrier.
   void multiply_shared(std::span<const Product> products, const float* dense, size_t dense_stride, int count);
@@ -122,6 +136,8 @@ class RowOps {
   const Batch& batch_;
   RowWorkspace& space_;
   const Epoch* epoch_ = nullptr;
+  tensor::QuantisedRows q32_, q256_, row8_;  // the workspace's, at the width in use
+  size_t bf16_stride_ = 0;
 };
 
 }  // namespace tutti::models

@@ -14,7 +14,9 @@
 
 namespace tutti::tensor {
 
-enum class Isa : uint8_t { kScalar, kAvx2, kAvx512 };
+// Ascending. kAvxVnni is AVX2 with the 256-bit VPDPBUSD of AVX-VNNI, kAmx is AVX-512 with tiles of
+// int8.
+enum class Isa : uint8_t { kScalar, kAvx2, kAvxVnni, kAvx512, kAmx };
 
 std::string_view name(Isa isa);
 // Levels this machine can run, ascending; the scalar level is always there.
@@ -23,7 +25,7 @@ std::vector<Isa> available_isas();
 // Activations quantised for one block size. Row r: q[r*n ..], scales[r*blocks ..]; sums[r*sums_stride ..].
 // d_a = amax/127, q = round_even(x * (127/amax)), clamped to +-127; amax 0 gives d_a 0 and q 0.
 struct QuantisedRows {
-  int block = 32;  // 32, or 256 (K-quants)
+  int block = 32;  // 32, 256 (K-quants) or n (w8a8-row)
   int n = 0;       // elements per row
   int8_t* q = nullptr;
   float* scales = nullptr;   // [rows][n / block]
@@ -88,6 +90,19 @@ struct Kernels {
   void (*matmul_dense)(const Matrix& w, const float* x, size_t x_stride, int rows, int tile_first,
                        int tile_last, float* y, size_t y_stride);
 
+  // The same for a matrix of the class w8a8-row; x has one block of w.in() elements per row:
+  // y = float(sum of q_w * q_a) * (d_w * d_a).
+  void (*matmul_w8a8)(const Matrix& w, const QuantisedRows& x, int rows, int tile_first,
+                      int tile_last, float* y, size_t y_stride);
+  // n floats rounded to bf16, ties to even, and zeros up to the next multiple of 32.
+  void (*round_bf16)(const float* x, int n, uint16_t* out);
+  // The same for a matrix of the class bf16-dot and rows of round_bf16: over pairs of k ascending,
+  // from 0, y = fma(w[2i + 1], x[2i + 1], y), then y = fma(w[2i], x[2i], y), where subnormal
+  // operands count as zeros of their sign and so do results that are subnormal after rounding to 24
+  // bits: what Intel documents for VDPBF16PS.
+  void (*matmul_bf16)(const Matrix& w, const uint16_t* x, size_t x_stride, int rows, int tile_first,
+                      int tile_last, float* y, size_t y_stride);
+
   // y = x * (1 / sqrt(mean(x^2) + eps)) * weight. y may be x.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* y);
   // Rotates `heads` heads of head_dim floats in place, the first 2*pairs dimensions of each; cos_sin holds
@@ -130,7 +145,8 @@ struct Kernels {
 
 // The kernels of one level. Throws Error(kUsage) when this machine cannot run it.
 const Kernels& kernels(Isa isa);
-// The level in use: the best available, or the one named by TUTTI_ISA (scalar|avx2|avx512).
+// The level in use: the best available, or the one named by TUTTI_ISA
+// (scalar|avx2|avxvnni|avx512|amx).
 const Kernels& kernels();
 
 }  // namespace tutti::tensor

@@ -31,7 +31,7 @@ TEST(Dispatch, NamesAndErrors) {
     EXPECT_NE(std::string(e.what()).find("TUTTI_ISA: 'avx1024'"), std::string::npos) << e.what();
     EXPECT_NE(std::string(e.what()).find("scalar"), std::string::npos) << e.what();
   }
-  for (Isa isa : {Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : {Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512, Isa::kAmx}) {
     if (std::find(isas.begin(), isas.end(), isa) == isas.end()) {
       EXPECT_THROW(kernels(isa), Error);
       EXPECT_THROW(choose_isa(name(isa)), Error);

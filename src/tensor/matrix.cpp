@@ -3,13 +3,17 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "base/half.h"
 #include "tensor/packing.h"
 #include "tensor/quantise.h"
 
@@ -165,7 +169,74 @@ void pack_dense(const std::byte* rows, size_t stride, int count, int in, std::by
   }
 }
 
+// int8 with one scale: d = amax / 127, q = round_even(w * (127 / amax)), as activations are (see
+// QuantisedRows).
+void pack_row8(const float* row, int in, int o, std::byte* tile) {
+  uint32_t bits = 0;
+  for (int k = 0; k < in; ++k) bits = std::max(bits, std::bit_cast<uint32_t>(row[k]) & 0x7fffffffu);
+  const float largest = std::bit_cast<float>(bits), inverse = 127.0f / largest;
+  const bool finite = bits < 0x7f800000u;
+  const bool zero = !finite || !(inverse < std::numeric_limits<float>::infinity());
+  const float scale = !finite ? std::numeric_limits<float>::quiet_NaN()
+                      : zero  ? 0.0f
+                              : largest / 127.0f;
+  for (int k = 0; k < in; ++k) {
+    const float q = zero ? 0.0f : std::clamp(std::nearbyintf(row[k] * inverse), -127.0f, 127.0f);
+    tile[size_t(k / 4) * 64 + size_t(4 * o + k % 4)] = std::byte(int(q) + 128);
+  }
+  std::memcpy(tile + row8_scales(in) + 4 * o, &scale, 4);
+}
+
+void pack_bf16(const float* row, int in, int o, std::byte* tile) {
+  for (int k = 0; k < in; ++k) {
+    const uint16_t h = float_to_bfloat16(row[k]);
+    std::memcpy(tile + size_t(k / 2) * 64 + size_t(4 * o + 2 * (k % 2)), &h, 2);
+  }
+}
+
+// What `arithmetic` means for weights stored as `type`.
+Arithmetic in_effect(Type type, int in, Arithmetic arithmetic) {
+  if (arithmetic == Arithmetic::kW8A8Row && !fits_w8a8(in)) arithmetic = Arithmetic::kExactQ8;
+  if (arithmetic == Arithmetic::kExactQ8 && !info(type).quantised) return Arithmetic::kExactF32;
+  return arithmetic;
+}
+
+Type packed_type(Type type, Arithmetic arithmetic) {
+  if (arithmetic == Arithmetic::kBf16Dot) return Type::kBF16;
+  const bool widened =
+      info(type).quantised && type != Type::kQ4_0 && arithmetic == Arithmetic::kExactF32;
+  return widened ? Type::kF32 : type;
+}
+
+size_t tile_bytes_of(Type type, int in, Arithmetic arithmetic) {
+  if (arithmetic == Arithmetic::kW8A8Row) return row8_tile_bytes(in);
+  if (arithmetic == Arithmetic::kBf16Dot) return bf16_tile_bytes(in);
+  return packed_tile_bytes(packed_shape(type), in);
+}
+
 }  // namespace
+
+std::string_view name(Arithmetic arithmetic) {
+  switch (arithmetic) {
+    case Arithmetic::kExactQ8:
+      return "exact-q8";
+    case Arithmetic::kExactF32:
+      return "exact-f32";
+    case Arithmetic::kBf16Dot:
+      return "bf16-dot";
+    case Arithmetic::kW8A8Row:
+      return "w8a8-row";
+  }
+  return "?";
+}
+
+std::optional<Arithmetic> find_arithmetic(std::string_view wanted) {
+  for (const Arithmetic a :
+       {Arithmetic::kExactQ8, Arithmetic::kExactF32, Arithmetic::kBf16Dot, Arithmetic::kW8A8Row}) {
+    if (name(a) == wanted) return a;
+  }
+  return std::nullopt;
+}
 
 AlignedBytes::AlignedBytes(size_t size, bool zeroed) : size_(size) {
   if (size == 0) return;
@@ -199,12 +270,11 @@ Matrix Matrix::allocate(Type type, int out, int in, Arithmetic arithmetic, Weigh
   }
   row_bytes(type, in);  // throws when `in` is no multiple of the block
   Matrix matrix;
-  const bool widened = info(type).quantised && type != Type::kQ4_0 && arithmetic == Arithmetic::kExactF32;
-  matrix.type_ = widened ? Type::kF32 : type;
-  matrix.arithmetic_ = arithmetic;
+  matrix.arithmetic_ = in_effect(type, in, arithmetic);
+  matrix.type_ = packed_type(type, matrix.arithmetic_);
   matrix.out_ = out;
   matrix.in_ = in;
-  matrix.tile_bytes_ = packed_tile_bytes(packed_shape(matrix.type_), in);
+  matrix.tile_bytes_ = tile_bytes_of(matrix.type_, in, matrix.arithmetic_);
   // At most 2^31 / 16 tiles of 2^31 * 64 bytes: no overflow of 64 bits.
   const size_t bytes = matrix.tile_bytes_ * size_t(matrix.tiles());
   if (memory) {
@@ -224,19 +294,26 @@ void Matrix::pack_tiles(Type type, std::span<const std::byte> raw, int first, in
                                          ": " + std::to_string(raw.size()) + " bytes instead of " +
                                          std::to_string(stride) + " per row");
   }
-  if (type != type_ && type_ != Type::kF32) {
+  if (packed_type(type, arithmetic_) != type_) {
     throw Error(ErrorKind::kUsage, "matrix: packing " + std::string(info(type).name) +
                                        " into one of " + std::string(info(type_).name));
   }
-  std::vector<float> floats(type != type_ ? size_t(in_) * kTileOutputs : 0);
+  const bool row8 = arithmetic_ == Arithmetic::kW8A8Row, bf16 = arithmetic_ == Arithmetic::kBf16Dot;
+  const bool floating = row8 || bf16 || type != type_;  // packed from fp32
+  std::vector<float> floats(floating ? size_t(in_) * kTileOutputs : 0);
   for (int t = std::max(first, 0); t < std::min(last, tiles()); ++t) {
     const int count = std::min(kTileOutputs, out_ - t * kTileOutputs);
     const std::byte* rows = raw.data() + size_t(t) * kTileOutputs * stride;
     std::byte* tile = data_.get() + size_t(t) * tile_bytes_;
-    if (count < kTileOutputs) std::memset(tile, 0, tile_bytes_);
-    if (type != type_) {
+    if (count < kTileOutputs || bf16) std::memset(tile, 0, tile_bytes_);
+    if (floating) {
       dequantise(type, {rows, size_t(count) * stride},
                  {floats.data(), size_t(count) * size_t(in_)});
+    }
+    if (row8 || bf16) {
+      for (int o = 0; o < count; ++o)
+        (row8 ? pack_row8 : pack_bf16)(floats.data() + size_t(o) * size_t(in_), in_, o, tile);
+    } else if (floating) {
       pack_dense<float>(reinterpret_cast<const std::byte*>(floats.data()),
                         size_t(in_) * sizeof(float), count, in_, tile);
     } else if (!quantised()) {

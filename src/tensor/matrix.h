@@ -6,7 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string_view>
 
 #include "tensor/type.h"
 
@@ -44,15 +46,30 @@ class WeightMemory {
 
 inline constexpr int kTileOutputs = 16;
 
-// How products with this matrix are computed (DESIGN: arithmetic classes).
+// How products with this matrix are computed (DESIGN: arithmetic classes). Within a class every
+// level gives the same bits; between classes docs/arithmetic.md has the error table.
 enum class Arithmetic : uint8_t {
   kExactQ8,   // quantised types: int8 activations, exact int32 block dots, fp32 chain over blocks
   kExactF32,  // weights widened to fp32, one fp32 fma chain over k
+  kBf16Dot,   // approximate: weights and activations rounded to bf16, the chain of VDPBF16PS over k
+  kW8A8Row,   // approximate: int8 with one scale per output and one per row, int32 sums over the
+              // whole of k
 };
 
-// [out, in] weights, row-major in the file, packed here. Dense types (F32, F16, BF16) always
-// compute as kExactF32. With kExactF32 a quantised type is dequantised to F32 at packing, but for Q4_0: it stays packed
-// and each product widens it, to the same bits.
+// As users write it: "exact-q8", "exact-f32", "bf16-dot", "w8a8-row".
+std::string_view name(Arithmetic arithmetic);
+// Null when it is none of them.
+std::optional<Arithmetic> find_arithmetic(std::string_view name);
+
+// Whether a matrix with `in` inputs can be of the class w8a8-row: whole steps of 64 products, and
+// their int32 sum, 127 * 127 * in at most, does not overflow.
+inline constexpr bool fits_w8a8(int in) { return in % 64 == 0 && in <= 133120; }
+
+// [out, in] weights, row-major in the file, packed here. Dense types (F32, F16, BF16) compute as
+// kExactF32 where kExactQ8 is asked for, and matrices that do not fit w8a8-row as kExactQ8 would.
+// With kExactF32 a quantised type is dequantised to F32 at packing, but for Q4_0: it stays packed
+// and each product widens it, to the same bits. With kBf16Dot every type is rounded to BF16, with
+// kW8A8Row to int8, at packing.
 class Matrix {
  public:
   Matrix() = default;
@@ -70,7 +87,12 @@ class Matrix {
   void pack_tiles(Type type, std::span<const std::byte> raw, int first, int last);
 
   bool empty() const { return out_ == 0; }
-  Type type() const { return type_; }  // the packed type: F32 when dequantised
+  Type type() const {
+    return type_;
+  }  // the packed type: F32 when dequantised, BF16 when rounded to it
+  Arithmetic arithmetic() const {
+    return arithmetic_;
+  }  // in effect, which may not be the one asked for
   int out() const { return out_; }
   int in() const { return in_; }
   int tiles() const { return (out_ + kTileOutputs - 1) / kTileOutputs; }
@@ -78,14 +100,17 @@ class Matrix {
   const std::byte* tile(int t) const { return data_.get() + size_t(t) * tile_bytes_; }
   size_t bytes() const { return tile_bytes_ * size_t(tiles()); }
   bool quantised() const { return info(type_).quantised; }
-  // Elements per activation block: 32, or 256 for K-quants; 0 for products with fp32 activations.
+  // Elements per activation block of kExactQ8 (32, or 256 for K-quants) and of kW8A8Row (the whole
+  // row); 0 for products with floating-point activations.
   int activation_block() const {
-    return quantised() && arithmetic_ == Arithmetic::kExactQ8 ? info(type_).block : 0;
+    return arithmetic_ == Arithmetic::kExactQ8   ? info(type_).block
+           : arithmetic_ == Arithmetic::kW8A8Row ? in_
+                                                 : 0;
   }
 
  private:
   Type type_ = Type::kF32;
-  Arithmetic arithmetic_ = Arithmetic::kExactQ8;
+  Arithmetic arithmetic_ = Arithmetic::kExactF32;
   int out_ = 0, in_ = 0;
   size_t tile_bytes_ = 0;
   std::shared_ptr<std::byte> data_;

@@ -13,7 +13,10 @@
 //           Q6_K:         f16 d[16], i8 scale[8][16][2]
 //           where [p][o][j] is sub-block 2*p + j (of 32 k; of 16 k for Q6_K) of output o.
 // Dense tiles are [in][16] in their own width. Every tile is padded to a multiple of 64 bytes.
-// All functions are static: each instruction set's file keeps its own copy.
+// Tiles of the class w8a8-row are [in / 4] chunks as those of 8-bit types, then f32 scale[16];
+// tiles of bf16-dot are
+// [(in + 1) / 2] chunks of 64 bytes, where word o holds elements 2i and 2i + 1 (upper half) of
+// output o, zero padded. All functions are static: each instruction set's file keeps its own copy.
 #pragma once
 
 #include <cstddef>
@@ -68,5 +71,10 @@ static constexpr size_t packed_tile_bytes(PackedShape s, int in) {
                            : packed_records(s, in) + size_t(in / s.block) * size_t(s.record_bytes);
   return (bytes + 63) / 64 * 64;
 }
+
+// Offset of the scales in a tile of w8a8-row, and its size.
+static constexpr size_t row8_scales(int in) { return size_t(in) * 16; }
+static constexpr size_t row8_tile_bytes(int in) { return row8_scales(in) + 64; }
+static constexpr size_t bf16_tile_bytes(int in) { return size_t((in + 1) / 2) * 64; }
 
 }  // namespace tutti::tensor

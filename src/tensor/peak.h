@@ -13,6 +13,7 @@ enum class Peak : uint8_t {
   kExactQ8,     // what exact-q8 asks for a block of 32: its dot, d_w * d_a, and one fma
   kExactQ8Min,  // the same for types with a minimum: a second fma
   kFloat,       // fp32 fma
+  kBf16,  // two products of bf16 summed in fp32: fp32 fma where there is no instruction for it
 };
 
 // Does `rounds` rounds on the calling thread; returns the multiply-adds of weights with activations

@@ -1,5 +1,5 @@
-// Products at every level against an oracle that reads the file's blocks itself, and against each
-// other, by bits.
+// Products at every level (and by what stands in for those that this machine has not, see tables.h)
+// against an oracle that reads the file's blocks itself, and against each other, by bits.
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -11,57 +11,11 @@
 
 #include "base/draws.h"
 #include "base/half.h"
-#include "tensor/kernels.h"
+#include "tensor/product_trial.h"
+#include "tensor/tables.h"
 
 namespace tutti::tensor {
 namespace {
-
-constexpr Type kQuantised[] = {Type::kQ4_0, Type::kQ4_1, Type::kQ5_0, Type::kQ5_1,
-                               Type::kQ8_0, Type::kQ4_K, Type::kQ5_K, Type::kQ6_K};
-constexpr Type kDense[] = {Type::kF32, Type::kF16, Type::kBF16};
-
-using Raw = std::vector<std::byte>;
-
-void set_half(std::byte* p, float f) {
-  const uint16_t h = float_to_half(f);
-  std::memcpy(p, &h, 2);
-}
-
-// Where a block's halves stand, and where its integer scales.
-struct Fields {
-  int halves[2];
-  int scales, scale_count;
-};
-Fields fields(Type type) {
-  switch (type) {
-    case Type::kQ4_1:
-    case Type::kQ5_1:
-      return {{0, 2}, 0, 0};
-    case Type::kQ4_K:
-    case Type::kQ5_K:
-      return {{0, 2}, 4, 12};
-    case Type::kQ6_K:
-      return {{208, 208}, 192, 16};
-    default:
-      return {{0, 0}, 0, 0};
-  }
-}
-
-// Random blocks; with `fill` >= 0 every byte but the halves is that byte.
-Raw random_blocks(Type type, int out, int in, Draws& draws, int fill = -1) {
-  Raw raw(row_bytes(type, in) * size_t(out));
-  for (std::byte& b : raw) b = std::byte(fill >= 0 ? fill : int(draws.word() & 255u));
-  const Fields f = fields(type);
-  for (size_t at = 0; at < raw.size(); at += size_t(info(type).block_bytes)) {
-    for (int half : f.halves) {
-      // Now and then a subnormal half, a zero or a large one.
-      const uint32_t kind = draws.word() % 16;
-      const float value = kind == 0 ? 3e-7f : kind == 1 ? 0.0f : kind == 2 ? 100.0f : 0.05f;
-      set_half(raw.data() + at + half, value * draws.uniform(-1, 1));
-    }
-  }
-  return raw;
-}
 
 // ---- the oracle: integers of one block straight from the sheet's table
 
@@ -168,38 +122,6 @@ float oracle(Type type, const std::byte* row, int in, const int8_t* a, const flo
   return sum;
 }
 
-// Activations and their quantised rows.
-struct Activations {
-  std::vector<float> x;
-  std::vector<int8_t> q;
-  std::vector<float> scales;
-  std::vector<int32_t> sums;
-  QuantisedRows rows;
-
-  Activations(int count, int n, int block) : x(size_t(count) * size_t(n)) {
-    q.resize(x.size());
-    scales.resize(x.size() / size_t(block));
-    sums.resize(x.size() / 16);
-    rows = {block, n, q.data(), scales.data(), sums.data()};
-  }
-};
-
-void fill(Activations& a, Draws& draws) {
-  for (float& v : a.x) v = draws.uniform(-1, 1) * (draws.word() % 64 == 0 ? 30.0f : 1.0f);
-}
-
-void expect_same_bits(const std::vector<float>& expected, const std::vector<float>& actual,
-                      const std::string& what) {
-  ASSERT_EQ(expected.size(), actual.size());
-  for (size_t i = 0; i < expected.size(); ++i) {
-    if (std::isnan(expected[i]) && std::isnan(actual[i])) continue;
-    ASSERT_EQ(std::bit_cast<uint32_t>(expected[i]), std::bit_cast<uint32_t>(actual[i]))
-        << what << " at " << i << ": " << expected[i] << " and " << actual[i];
-  }
-}
-
-constexpr float kUntouched = 12345.5f;
-
 // Every level and an oracle for the first rows.
 void check_quantised(Type type, const Raw& raw, int out, int in, Activations& a, int count) {
   const Matrix m = Matrix::pack(type, raw, out, in, Arithmetic::kExactQ8);
@@ -214,12 +136,12 @@ void check_quantised(Type type, const Raw& raw, int out, int in, Activations& a,
                  a.scales.data() + size_t(r) * size_t(in / a.rows.block));
     }
   }
-  for (Isa isa : available_isas()) {
+  for (const Table& table : tables()) {
     std::vector<float> y(expected.size(), kUntouched);
-    kernels(isa).matmul_quantised(m, a.rows, count, 0, m.tiles(), y.data(), stride);
-    expect_same_bits(expected, y,
-                     std::string(info(type).name) + " " + std::string(name(isa)) + " rows " +
-                         std::to_string(count));
+    table.kernels.matmul_quantised(m, a.rows, count, 0, m.tiles(), y.data(), stride);
+    expect_same_bits(
+        expected, y,
+        std::string(info(type).name) + " " + table.name + " rows " + std::to_string(count));
   }
 }
 
@@ -241,9 +163,10 @@ TEST(Products, LongRowsMatchTheOracle) {
   Draws draws(2);
   for (Type type : kQuantised) {
     for (int in : {2304, 5376}) {
-      Activations a(5, in, info(type).block);
+      const int count = in == 2304 ? 5 : 26;
+      Activations a(count, in, info(type).block);
       fill(a, draws);
-      check_quantised(type, random_blocks(type, 33, in, draws), 33, in, a, 5);
+      check_quantised(type, random_blocks(type, 33, in, draws), 33, in, a, count);
     }
   }
 }
@@ -255,11 +178,11 @@ TEST(Products, ExtremesDoNotSaturate) {
   for (Type type : kQuantised) {
     for (int fill_byte : {0, 127, 128, 255}) {
       for (int sign : {-1, 1, 0}) {
-        const int in = 512;
-        Activations a(3, in, info(type).block);
+        const int in = 512, count = sign == 0 ? 3 : 17;
+        Activations a(count, in, info(type).block);
         for (size_t i = 0; i < a.x.size(); ++i)
           a.x[i] = sign ? float(sign) * 3.0f : (i % 2 ? 3.0f : -3.0f);
-        check_quantised(type, random_blocks(type, 17, in, draws, fill_byte), 17, in, a, 3);
+        check_quantised(type, random_blocks(type, 17, in, draws, fill_byte), 17, in, a, count);
       }
     }
   }
@@ -268,8 +191,9 @@ TEST(Products, ExtremesDoNotSaturate) {
 TEST(Products, ZeroAndSubnormalRows) {
   Draws draws(4);
   for (Type type : kQuantised) {
-    const int in = 512;
-    Activations a(4, in, info(type).block);
+    const int in = 512, count = 9;
+    Activations a(count, in, info(type).block);
+    fill(a, draws);
     for (int i = 0; i < in; ++i) {
       a.x[size_t(i)] = 0.0f;
       a.x[size_t(in + i)] =
@@ -277,7 +201,7 @@ TEST(Products, ZeroAndSubnormalRows) {
       a.x[size_t(2 * in + i)] = 1e-36f * float(i % 5);  // subnormal d_a
       a.x[size_t(3 * in + i)] = i < 300 ? 0.0f : 1e30f * float(i % 3);
     }
-    check_quantised(type, random_blocks(type, 20, in, draws), 20, in, a, 4);
+    check_quantised(type, random_blocks(type, 20, in, draws), 20, in, a, count);
     for (int i = 0; i < in / a.rows.block; ++i) EXPECT_EQ(a.scales[size_t(i)], 0.0f);
   }
 }
@@ -291,8 +215,8 @@ TEST(Products, TileRangesAndRowsDoNotChangeBits) {
     Activations a(count, in, info(type).block);
     fill(a, draws);
     kernels(Isa::kScalar).quantise(a.x.data(), size_t(in), count, a.rows, 0);
-    for (Isa isa : available_isas()) {
-      const Kernels& k = kernels(isa);
+    for (const Table& table : tables()) {
+      const Kernels& k = table.kernels;
       std::vector<float> whole(size_t(count) * out), parts(whole.size());
       k.matmul_quantised(m, a.rows, count, 0, m.tiles(), whole.data(), out);
       for (int first = 0; first < m.tiles();) {
@@ -308,7 +232,7 @@ TEST(Products, TileRangesAndRowsDoNotChangeBits) {
         }
         first = last;
       }
-      expect_same_bits(whole, parts, std::string(info(type).name) + " " + std::string(name(isa)));
+      expect_same_bits(whole, parts, std::string(info(type).name) + " " + table.name);
     }
   }
 }
@@ -343,12 +267,12 @@ TEST(Products, DenseMatchTheOracleAtEveryLevel) {
         }
       }
       const Matrix m = Matrix::pack(type, raw, out, in, Arithmetic::kExactQ8);
-      for (Isa isa : available_isas()) {
+      for (const Table& table : tables()) {
         std::vector<float> y(expected.size(), kUntouched);
-        kernels(isa).matmul_dense(m, x.data(), size_t(in), count, 0, 1, y.data(), size_t(out + 1));
-        kernels(isa).matmul_dense(m, x.data(), size_t(in), count, 1, m.tiles(), y.data() + 0,
-                                  size_t(out + 1));
-        expect_same_bits(expected, y, std::string(info(type).name) + " " + std::string(name(isa)));
+        table.kernels.matmul_dense(m, x.data(), size_t(in), count, 0, 1, y.data(), size_t(out + 1));
+        table.kernels.matmul_dense(m, x.data(), size_t(in), count, 1, m.tiles(), y.data() + 0,
+                                   size_t(out + 1));
+        expect_same_bits(expected, y, std::string(info(type).name) + " " + table.name);
       }
     }
   }
@@ -376,11 +300,12 @@ TEST(Products, WidenedNibblesMatchTheOracleAtEveryLevel) {
       const Matrix m = Matrix::pack(Type::kQ4_0, raw, out, in, Arithmetic::kExactF32);
       EXPECT_EQ(m.activation_block(), 0);
       EXPECT_LT(m.bytes(), size_t((out + 15) / 16 * 16 * in));  // not widened in memory
-      for (Isa isa : available_isas()) {
+      for (const Table& table : tables()) {
         std::vector<float> y(expected.size(), kUntouched);
-        kernels(isa).matmul_dense(m, x.data(), size_t(in), count, 0, 1, y.data(), size_t(out + 1));
-        kernels(isa).matmul_dense(m, x.data(), size_t(in), count, 1, m.tiles(), y.data(), size_t(out + 1));
-        expect_same_bits(expected, y, std::string("Q4_0 ") + std::string(name(isa)));
+        table.kernels.matmul_dense(m, x.data(), size_t(in), count, 0, 1, y.data(), size_t(out + 1));
+        table.kernels.matmul_dense(m, x.data(), size_t(in), count, 1, m.tiles(), y.data(),
+                                   size_t(out + 1));
+        expect_same_bits(expected, y, std::string("Q4_0 ") + table.name);
       }
     }
   }
@@ -404,9 +329,9 @@ TEST(Products, QuantisedActivationsFollowTheRuleAtEveryLevel) {
     x[size_t(4 * stride + 5)] = kNan;
     x[size_t(4 * stride + block + 7)] = kInfinity;
     x[size_t(4 * stride + 2 * block + 7)] = -kInfinity;
-    for (Isa isa : available_isas()) {
+    for (const Table& table : tables()) {
       Activations a(count + 2, n, block);
-      kernels(isa).quantise(x.data(), size_t(stride), count, a.rows, 2);
+      table.kernels.quantise(x.data(), size_t(stride), count, a.rows, 2);
       for (int r = 0; r < count; ++r) {
         for (int b = 0; b < n / block; ++b) {
           const float* from = &x[size_t(r * stride + b * block)];
@@ -422,12 +347,12 @@ TEST(Products, QuantisedActivationsFollowTheRuleAtEveryLevel) {
           if (!finite) {
             EXPECT_TRUE(std::isnan(scale));
           } else {
-            EXPECT_EQ(scale, zero ? 0.0f : amax / 127.0f) << name(isa);
+            EXPECT_EQ(scale, zero ? 0.0f : amax / 127.0f) << table.name;
           }
           for (int i = 0; i < block; ++i) {
             const int expected = zero ? 0 : int(std::nearbyint(double(from[i] * (127.0f / amax))));
             ASSERT_EQ(int(q[i]), expected)
-                << name(isa) << " row " << r << " block " << b << " element " << i;
+                << table.name << " row " << r << " block " << b << " element " << i;
           }
           for (int s = 0; s < block / 16; ++s) {
             int sum = 0;
@@ -449,13 +374,13 @@ TEST(Products, PoisonedActivationsShowInTheOutput) {
     a.x[3] = std::numeric_limits<float>::infinity();
     const Matrix m =
         Matrix::pack(type, random_blocks(type, 16, in, draws), 16, in, Arithmetic::kExactQ8);
-    for (Isa isa : available_isas()) {
+    for (const Table& table : tables()) {
       float y[32];
-      kernels(isa).quantise(a.x.data(), size_t(in), 2, a.rows, 0);
-      kernels(isa).matmul_quantised(m, a.rows, 2, 0, 1, y, 16);
+      table.kernels.quantise(a.x.data(), size_t(in), 2, a.rows, 0);
+      table.kernels.matmul_quantised(m, a.rows, 2, 0, 1, y, 16);
       for (int o = 0; o < 16; ++o) {
-        EXPECT_TRUE(std::isnan(y[o])) << name(isa);
-        EXPECT_TRUE(std::isfinite(y[16 + o])) << name(isa);
+        EXPECT_TRUE(std::isnan(y[o])) << table.name;
+        EXPECT_TRUE(std::isfinite(y[16 + o])) << table.name;
       }
     }
   }

@@ -13,6 +13,7 @@
 #include <set>
 
 #include "base/draws.h"
+#include "base/half.h"
 #include "models/crafted_checkpoint.h"
 #include "models/model.h"
 #include "models/transformer.h"
@@ -505,10 +506,13 @@ TEST(Forward, ModelThreadsAndLevelsGiveTheSameBits) {
   DraftShape shape;
   shape.type = Type::kQ5_1;
   shape.shared_wide = 64;
-  for (const char* architecture : {"qwen2moe", "gemma3"}) {
-    const Network n =
-        network(architecture, draft(architecture, shape), tensor::Arithmetic::kExactQ8);
-    const Model model(n.checkpoint, tensor::Arithmetic::kExactQ8, two);
+  for (const auto& [architecture, arithmetic] :
+       {std::pair{"qwen2moe", tensor::Arithmetic::kExactQ8},
+        {"gemma3", tensor::Arithmetic::kExactQ8},
+        {"qwen2moe", tensor::Arithmetic::kW8A8Row},
+        {"qwen2moe", tensor::Arithmetic::kBf16Dot}}) {
+    const Network n = network(architecture, draft(architecture, shape), arithmetic);
+    const Model model(n.checkpoint, arithmetic, two);
     Scene scene(n.config, 12);
     Pages by_model(n.config, scene.pages()), by_hand(n.config, scene.pages());
     std::vector<Pages> by_level;
@@ -588,29 +592,48 @@ TEST(Forward, IsWrittenOnce) {
 
 // ---- quantised operations, one by one, from the very input that each reads
 
-// A matrix as its file defines it, in double.
+// Numbers rounded to int8, one scale per `block` of them.
+std::vector<double> as_int8(const std::vector<float>& x, int block) {
+  std::vector<double> out(x.size());
+  for (size_t at = 0; at < x.size(); at += size_t(block)) {
+    float largest = 0;
+    for (int i = 0; i < block; ++i) largest = std::max(largest, std::abs(x[at + size_t(i)]));
+    const float d = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    for (int i = 0; i < block; ++i) {
+      const float q = std::clamp(std::nearbyintf(x[at + size_t(i)] * inverse), -127.0f, 127.0f);
+      out[at + size_t(i)] = double(d) * double(q);
+    }
+  }
+  return out;
+}
+
+// A matrix as its file and its class define it, in double.
 struct Reference {
   int out, in, block;
-  std::vector<float> weight;
+  bool bf16;
+  std::vector<double> weight;
   Reference(const StoredTensor& stored, const tensor::Matrix& packed)
       : out(stored.rows),
         in(stored.cols),
         block(packed.activation_block()),
-        weight(stored.floats()) {}
+        bf16(packed.arithmetic() == tensor::Arithmetic::kBf16Dot) {
+    const std::vector<float> floats = stored.floats();
+    const bool row8 = packed.arithmetic() == tensor::Arithmetic::kW8A8Row;
+    weight = row8   ? as_int8(floats, in)
+             : bf16 ? as_bf16(floats)
+                    : std::vector<double>(floats.begin(), floats.end());
+  }
 
-  // Activations as the product reads them: int8 per block of 32 or 256, or the floats themselves.
-  std::vector<double> activations(const std::vector<float>& x) const {
-    std::vector<double> out(x.begin(), x.end());
-    for (size_t at = 0; block > 0 && at < x.size(); at += size_t(block)) {
-      float largest = 0;
-      for (int i = 0; i < block; ++i) largest = std::max(largest, std::abs(x[at + size_t(i)]));
-      const float d = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0.0f;
-      for (int i = 0; i < block; ++i) {
-        const float q = std::clamp(std::nearbyintf(x[at + size_t(i)] * inverse), -127.0f, 127.0f);
-        out[at + size_t(i)] = double(d) * double(q);
-      }
-    }
+  static std::vector<double> as_bf16(const std::vector<float>& x) {
+    std::vector<double> out;
+    for (const float v : x) out.push_back(bfloat16_to_float(float_to_bfloat16(v)));
     return out;
+  }
+  // Activations as the product reads them: int8 per block or row, bf16, or the floats themselves.
+  std::vector<double> activations(const std::vector<float>& x) const {
+    return block > 0 ? as_int8(x, block)
+           : bf16    ? as_bf16(x)
+                     : std::vector<double>(x.begin(), x.end());
   }
   // How near an element of x comes to the border between two int8 values, in steps; .5 when none is
   // quantised.
@@ -632,7 +655,7 @@ struct Reference {
     std::vector<double> y(size_t(out), 0.0);
     for (int o = 0; o < out; ++o) {
       for (int i = 0; i < in; ++i)
-        y[size_t(o)] += double(weight[size_t(o) * size_t(in) + size_t(i)]) * a[size_t(i)];
+        y[size_t(o)] += weight[size_t(o) * size_t(in) + size_t(i)] * a[size_t(i)];
     }
     return y;
   }
@@ -657,6 +680,7 @@ struct QuantisedCase {
   const char* name;
   Type type;
   Type value_type;  // of attn_v: both block sizes of activations, or none, may be wanted at once
+  tensor::Arithmetic arithmetic = tensor::Arithmetic::kExactQ8;
 };
 
 class QuantisedOperations : public testing::TestWithParam<QuantisedCase> {
@@ -673,7 +697,7 @@ class QuantisedOperations : public testing::TestWithParam<QuantisedCase> {
   static Network make(const std::string& architecture) {
     Draft d = draft(architecture, shape());
     d.add("blk.0.attn_v.weight", {256, 128}, GetParam().value_type, 0, 0.2f);
-    return network(architecture, d, tensor::Arithmetic::kExactQ8);
+    return network(architecture, d, GetParam().arithmetic);
   }
   // Rows of free vectors, no attention.
   static Batch rows(uint64_t seed) {
@@ -735,7 +759,13 @@ INSTANTIATE_TEST_SUITE_P(Types, QuantisedOperations,
                                          QuantisedCase{"Q5_K", Type::kQ5_K, Type::kQ5_K},
                                          QuantisedCase{"Q6_K", Type::kQ6_K, Type::kQ6_K},
                                          QuantisedCase{"Q6_K_with_Q8_0", Type::kQ6_K, Type::kQ8_0},
-                                         QuantisedCase{"Q4_1_with_F16", Type::kQ4_1, Type::kF16}),
+                                         QuantisedCase{"Q4_1_with_F16", Type::kQ4_1, Type::kF16},
+                                         QuantisedCase{"Q4_1_with_F16_w8a8", Type::kQ4_1,
+                                                       Type::kF16, tensor::Arithmetic::kW8A8Row},
+                                         QuantisedCase{"Q6_K_w8a8", Type::kQ6_K, Type::kQ6_K,
+                                                       tensor::Arithmetic::kW8A8Row},
+                                         QuantisedCase{"Q4_K_with_F32_bf16", Type::kQ4_K,
+                                                       Type::kF32, tensor::Arithmetic::kBf16Dot}),
                          [](const auto& info) { return info.param.name; });
 
 TEST_P(QuantisedOperations, NormQkv) {

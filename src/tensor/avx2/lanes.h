@@ -1,5 +1,5 @@
 // Sixteen fp32 or int32 lanes in two AVX2 registers; the meaning of each function is
-// scalar/lanes.h. Included only by avx2/kernels.cpp; everything is internal to that file.
+// scalar/lanes.h. Everything is internal to the file that includes it.
 #pragma once
 
 #include <immintrin.h>
@@ -82,6 +82,9 @@ inline Ints operator+(Ints x, Ints y) {
 }
 inline Ints operator-(Ints x, Ints y) {
   return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
+}
+inline Ints operator*(Ints x, Ints y) {
+  return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)};
 }
 inline Ints operator&(Ints x, Ints y) {
   return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};

@@ -79,7 +79,7 @@ int peak(Peak peak, int rounds) {
     case Peak::kExactQ8Min:
       blocks<true, true>(rounds);
       return kBlocks;
-    case Peak::kFloat:
+    default:  // kFloat
       break;
   }
   floats(rounds);

@@ -1,7 +1,5 @@
-// The products with AVX2, FMA and F16C: lanes are 8 outputs, half a tile. Up to 4 rows share one
-// unpacking of the weights; the arithmetic of each output is that of the scalar level whatever the
-// number of rows. No inline function of a header that other files use is called here (see
-// MatrixView).
+// The products with AVX2, FMA and F16C. No inline function of a header that other files use is
+// called here (see MatrixView).
 //
 // maddubs adds two products in 16 bits with saturation. It is used only where the sum fits, as
 // activations are within +-127: 4-bit quants 8 groups of 2 * 15 * 127 (30480), 5-bit 4 groups of 2
@@ -17,69 +15,13 @@
 namespace tutti::tensor::avx2 {
 namespace {
 
-constexpr int kRowBlock = 32;       // rows between two passes over a tile
-constexpr size_t kPrefetch = 2560;  // bytes ahead in the one-row products
+#include "tensor/avx2/unpack.inc"
 
-// What depends on a row and a block only, computed once per panel and row block and used by every
-// tile. Row r's terms for 32 elements each stand at r * stride.
-constexpr int kTerms = 1024;
-struct RowTerms {
-  float minimum[kTerms];  // small blocks with a minimum: d_a * sum of the block's q
-  int32_t start[kTerms];  // small blocks: -offset * sum of the block's q
-  int32_t pairs[kTerms];  // K-quants: sums of two sub-blocks as 16-bit halves
-  int stride;
-};
+constexpr bool kSigned8 = true;
 
-// How many of `left` rows share an unpacked weight.
-inline int group_of(int left) { return left >= 4 ? 4 : left >= 2 ? 2 : 1; }
-
-inline int32_t word(const void* p) {
-  int32_t w;
-  std::memcpy(&w, p, sizeof w);
-  return w;
-}
-
-inline __m256 halves_of(const uint8_t* p) {
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-}
-
-inline __m256i chunk(const uint8_t* p) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-}
-
-inline __m256i lanes_below(int outputs) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(outputs), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-
-// Four groups of a sub-block (of one half of the tile) as unsigned bytes: 4-bit types and the low bits of the others.
-inline __m256i low_nibbles(__m256i both) { return _mm256_and_si256(both, _mm256_set1_epi8(15)); }
-inline __m256i high_nibbles(__m256i both) { return low_nibbles(_mm256_srli_epi16(both, 4)); }
-
-// Group g of a sub-block of 5 or 6 bits.
-template <int bits>
-inline __m256i wide_group(const uint8_t* sub, int g) {
-  const __m256i both = chunk(sub + 64 * (g % 4));
-  const __m256i nibbles = g < 4 ? low_nibbles(both) : high_nibbles(both);
-  if constexpr (bits == 5) {
-    const __m256i plane = chunk(sub + 256);
-    const __m256i moved =
-        g < 4 ? _mm256_slli_epi16(plane, (4 - g) & 7) : _mm256_srli_epi16(plane, (g - 4) & 7);
-    return _mm256_or_si256(nibbles, _mm256_and_si256(moved, _mm256_set1_epi8(16)));
-  } else {
-    const __m256i plane = chunk(sub + 256 + 64 * (g / 4));
-    const int i = g % 4;
-    const __m256i moved =
-        i < 3 ? _mm256_slli_epi16(plane, (4 - 2 * i) & 7) : _mm256_srli_epi16(plane, 2);
-    return _mm256_or_si256(nibbles, _mm256_and_si256(moved, _mm256_set1_epi8(48)));
-  }
-}
-
-inline __m256i spread(const int8_t* a) { return _mm256_set1_epi32(word(a)); }
 inline __m256i widened(__m256i narrow) { return _mm256_madd_epi16(narrow, _mm256_set1_epi16(1)); }
 
-// The exact dots of one sub-block of 32 with the bytes of `rows` rows, for `halves` halves of the tile: dot r * halves
-// + h. Groups are taken as they are unpacked, so that few registers hold weights. With 6 bits, `dot` gets the first 16
-// elements and `second` the others (they have scales of their own).
+// See products.inc. Groups are taken as they are unpacked, so that few registers hold weights.
 template <int bits, int rows, int halves>
 inline void dots(const uint8_t* sub, const int8_t* a, size_t a_stride,
                  __m256i (&dot)[rows * halves], __m256i* second) {
@@ -146,255 +88,11 @@ inline void dots(const uint8_t* sub, const int8_t* a, size_t a_stride,
   }
 }
 
-// The rows of one call: pointers at the first row and the panel's first block.
-struct Rows {
-  const int8_t* a;
-  size_t a_stride;
-  const float* scales;
-  size_t scale_stride;
-  const float* minimum;
-  const int32_t* start;
-  const int32_t* pairs;
-  int stride;  // of the three
-};
+}  // namespace
 
-// Few rows are bound by memory: the first to pass over a tile asks for the weights well ahead of their use.
-template <bool ahead>
-inline void prefetch(const uint8_t* p, int bytes) {
-  if constexpr (ahead) {
-    for (int i = 0; i < bytes; i += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(p) + kPrefetch + i, _MM_HINT_T0);
-    }
-  }
-}
+#include "tensor/avx2/products.inc"
 
-// Blocks of 32: adds `blocks` blocks to the chains of `rows` rows.
-template <Type type, int rows, int halves, bool ahead>
-inline void small_blocks(const uint8_t* quants, const uint8_t* records, int blocks, const Rows& x,
-                         __m256 (&sum)[rows * halves]) {
-  constexpr PackedShape shape = packed_shape(type);
-  constexpr bool starts = shape.offset != 0 && shape.bits != 8;
-  for (int b = 0; b < blocks; ++b, quants += shape.sub_bytes, records += shape.record_bytes) {
-    prefetch<ahead>(quants, shape.sub_bytes);
-    __m256i dot[rows * halves];
-    dots<shape.bits, rows, halves>(quants, x.a + 32 * b, x.a_stride, dot, nullptr);
-#pragma GCC unroll 2
-    for (int h = 0; h < halves; ++h) {
-      const __m256 d = halves_of(records + 16 * h);
-      const __m256 m = shape.minimum ? halves_of(records + 32 + 16 * h) : _mm256_setzero_ps();
-#pragma GCC unroll 4
-      for (int r = 0; r < rows; ++r) {
-        const int i = r * halves + h;
-        if constexpr (starts) {
-          dot[i] = _mm256_add_epi32(dot[i], _mm256_set1_epi32(x.start[r * x.stride + b]));
-        }
-        const __m256 scale =
-            _mm256_mul_ps(d, _mm256_set1_ps(x.scales[size_t(r) * x.scale_stride + size_t(b)]));
-        sum[i] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dot[i]), sum[i]);
-        if constexpr (shape.minimum) {
-          sum[i] = _mm256_fmadd_ps(m, _mm256_set1_ps(x.minimum[r * x.stride + b]), sum[i]);
-        }
-      }
-    }
-  }
-}
-
-// 8 outputs x 2 sub-blocks of bytes as 16-bit pairs.
-template <bool is_signed>
-inline __m256i pair_of_scales(const uint8_t* p) {
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return is_signed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
-}
-inline __m256i even_scales(__m256i pair) {
-  return _mm256_srai_epi32(_mm256_slli_epi32(pair, 16), 16);
-}
-inline __m256i odd_scales(__m256i pair) { return _mm256_srai_epi32(pair, 16); }
-
-// Blocks of 256.
-template <Type type, int rows, int halves, bool ahead>
-inline void large_blocks(const uint8_t* quants, const uint8_t* records, int blocks, const Rows& x,
-                         __m256 (&sum)[rows * halves]) {
-  constexpr PackedShape shape = packed_shape(type);
-  constexpr bool six = shape.bits == 6;
-  for (int b = 0; b < blocks; ++b, records += shape.record_bytes) {
-    __m256i total[rows * halves];
-#pragma GCC unroll 4
-    for (int i = 0; i < rows * halves; ++i) {
-      const int r = i / halves, h = i % halves;
-      total[i] = _mm256_setzero_si256();
-      if constexpr (six) {  // -32 * sum of scale * sum of q
-        for (int p = 0; p < 8; ++p) {
-          const __m256i sums = _mm256_set1_epi32(x.pairs[r * x.stride + 8 * b + p]);
-          total[i] = _mm256_add_epi32(
-              total[i],
-              _mm256_madd_epi16(pair_of_scales<true>(records + 32 + 32 * p + 16 * h), sums));
-        }
-        total[i] = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(total[i], 5));
-      }
-    }
-    for (int s = 0; s < 8; ++s, quants += shape.sub_bytes) {
-      prefetch<ahead>(quants, shape.sub_bytes);
-      __m256i dot[rows * halves], second[rows * halves];
-      dots<shape.bits, rows, halves>(quants, x.a + 256 * b + 32 * s, x.a_stride, dot, second);
-#pragma GCC unroll 2
-      for (int h = 0; h < halves; ++h) {
-        const __m256i pair =
-            pair_of_scales<six>(records + (six ? 32 + 32 * s : 64 + 32 * (s / 2)) + 16 * h);
-        const __m256i scale = six || s % 2 == 0 ? even_scales(pair) : odd_scales(pair);
-        const __m256i upper = odd_scales(pair);
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; ++r) {
-          const int i = r * halves + h;
-          total[i] = _mm256_add_epi32(total[i], _mm256_mullo_epi32(dot[i], scale));
-          if constexpr (six) {
-            total[i] = _mm256_add_epi32(total[i], _mm256_mullo_epi32(second[i], upper));
-          }
-        }
-      }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < rows * halves; ++i) {
-      const int r = i / halves, h = i % halves;
-      const __m256 d = halves_of(records + 16 * h);
-      const __m256 scale = _mm256_set1_ps(x.scales[size_t(r) * x.scale_stride + size_t(b)]);
-      sum[i] = _mm256_fmadd_ps(_mm256_mul_ps(d, scale), _mm256_cvtepi32_ps(total[i]), sum[i]);
-      if constexpr (shape.minimum) {
-        __m256i minimum = _mm256_setzero_si256();
-#pragma GCC unroll 4
-        for (int p = 0; p < 4; ++p) {
-          const __m256i sums = _mm256_set1_epi32(x.pairs[r * x.stride + 4 * b + p]);
-          minimum = _mm256_add_epi32(
-              minimum,
-              _mm256_madd_epi16(pair_of_scales<false>(records + 192 + 32 * p + 16 * h), sums));
-        }
-        sum[i] = _mm256_fnmadd_ps(halves_of(records + 32 + 16 * h),
-                                  _mm256_mul_ps(scale, _mm256_cvtepi32_ps(minimum)), sum[i]);
-      }
-    }
-  }
-}
-
-// One panel of `halves` halves of a tile for `rows` rows. The chain goes on from y unless this is
-// the first panel.
-template <Type type, int rows, int halves, bool ahead>
-inline void panel(const uint8_t* quants, const uint8_t* records, int blocks, const Rows& x,
-                  bool begin, float* y, size_t y_stride, int outputs) {
-  __m256 sum[rows * halves];
-  __m256i lanes[halves];
-#pragma GCC unroll 2
-  for (int h = 0; h < halves; ++h) lanes[h] = lanes_below(outputs - 8 * h);
-#pragma GCC unroll 8
-  for (int i = 0; i < rows * halves; ++i) {
-    const float* from = y + size_t(i / halves) * y_stride + 8 * (i % halves);
-    sum[i] = begin ? _mm256_setzero_ps() : _mm256_maskload_ps(from, lanes[i % halves]);
-  }
-  if constexpr (packed_shape(type).block == 32) {
-    small_blocks<type, rows, halves, ahead>(quants, records, blocks, x, sum);
-  } else {
-    large_blocks<type, rows, halves, ahead>(quants, records, blocks, x, sum);
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < rows * halves; ++i) {
-    _mm256_maskstore_ps(y + size_t(i / halves) * y_stride + 8 * (i % halves), lanes[i % halves],
-                        sum[i]);
-  }
-}
-
-// Terms of `rows` rows for elements [k, k + length).
-template <Type type>
-inline void fill_terms(const QuantisedRows& x, int row, int rows, int k, int length,
-                       RowTerms& terms) {
-  constexpr PackedShape shape = packed_shape(type);
-  for (int r = 0; r < rows; ++r) {
-    const int32_t* sums = x.sums + size_t(row + r) * size_t(x.n / 16) + k / 16;
-    if constexpr (shape.block == 32) {
-      const float* scales = x.scales + size_t(row + r) * size_t(x.n / 32) + k / 32;
-      for (int b = 0; b < length / 32; ++b) {
-        const int32_t sum = sums[2 * b] + sums[2 * b + 1];
-        terms.start[r * terms.stride + b] = -shape.offset * sum;
-        terms.minimum[r * terms.stride + b] = scales[b] * float(sum);
-      }
-    } else if constexpr (shape.bits == 6) {
-      for (int p = 0; p < length / 32; ++p) {
-        terms.pairs[r * terms.stride + p] =
-            int32_t(uint32_t(sums[2 * p] & 0xffff) | uint32_t(sums[2 * p + 1]) << 16);
-      }
-    } else {
-      for (int p = 0; p < length / 64; ++p) {
-        const int32_t even = sums[4 * p] + sums[4 * p + 1], odd = sums[4 * p + 2] + sums[4 * p + 3];
-        terms.pairs[r * terms.stride + p] = int32_t(uint32_t(even & 0xffff) | uint32_t(odd) << 16);
-      }
-    }
-  }
-}
-
-// A tile for `count` rows, both halves at once where registers allow it, so that weights are read and activations
-// spread once for both; else (four rows of nibbles, which keep a 16-bit sum each) one half after the other. `ahead`:
-// nobody has read the tile before.
-template <Type type, bool ahead>
-inline void tile_rows(int count, const uint8_t* quants, const uint8_t* records, int blocks,
-                      const Rows& x, bool begin, float* y, size_t y_stride, int outputs) {
-  switch (count) {
-    case 4:
-      if constexpr (packed_shape(type).bits == 8) {
-        panel<type, 4, 2, ahead>(quants, records, blocks, x, begin, y, y_stride, outputs);
-      } else {
-        panel<type, 4, 1, ahead>(quants, records, blocks, x, begin, y, y_stride, outputs);
-        // Within chunks a half is 32 bytes, within rows of halves or of pairs of scales 16.
-        if (outputs > 8) {
-          panel<type, 4, 1, false>(quants + 32, records + 16, blocks, x, begin, y + 8, y_stride,
-                                   outputs - 8);
-        }
-      }
-      break;
-    case 2:
-      panel<type, 2, 2, ahead>(quants, records, blocks, x, begin, y, y_stride, outputs);
-      break;
-    default:
-      panel<type, 1, 2, ahead>(quants, records, blocks, x, begin, y, y_stride, outputs);
-  }
-}
-
-template <Type type>
-void product(const MatrixView& m, const QuantisedRows& x, int rows, int tile_first, int tile_last,
-             float* y, size_t y_stride) {
-  constexpr PackedShape shape = packed_shape(type);
-  const size_t records_at = packed_records(shape, m.in);
-  RowTerms terms;
-  for (int row = 0; row < rows; row += kRowBlock) {
-    const int some = rows - row < kRowBlock ? rows - row : kRowBlock;
-    // A panel is as long as the terms of its rows fit: short for many rows, whose activations then
-    // stay in cache.
-    const int panel_length = kTerms / (some <= 1 ? 1 : some <= 8 ? 8 : kRowBlock) * 32;
-    terms.stride = panel_length / 32;
-    for (int k = 0; k < m.in; k += panel_length) {
-      const int length = m.in - k < panel_length ? m.in - k : panel_length;
-      fill_terms<type>(x, row, some, k, length, terms);
-      for (int t = tile_first; t < tile_last; ++t) {
-        const uint8_t* tile = reinterpret_cast<const uint8_t*>(m.data) + size_t(t) * m.tile_bytes;
-        const uint8_t* quants = tile + size_t(k / 32) * size_t(shape.sub_bytes);
-        const uint8_t* records =
-            tile + records_at + size_t(k / shape.block) * size_t(shape.record_bytes);
-        for (int r = 0; r < some;) {
-          const size_t at = size_t(row + r);
-          const Rows group{x.q + at * size_t(m.in) + k,
-                           size_t(m.in),
-                           x.scales + at * size_t(m.in / shape.block) + k / shape.block,
-                           size_t(m.in / shape.block),
-                           terms.minimum + r * terms.stride,
-                           terms.start + r * terms.stride,
-                           terms.pairs + r * terms.stride,
-                           terms.stride};
-          const int count = group_of(some - r);
-          const auto take = r == 0 ? tile_rows<type, true> : tile_rows<type, false>;
-          take(count, quants, records, length / shape.block, group, k == 0,
-               y + at * y_stride + size_t(t) * 16, y_stride, m.out - 16 * t);
-          r += count;
-        }
-      }
-    }
-  }
-}
+namespace {
 
 // ---- dense
 
@@ -609,31 +307,6 @@ void quantise(const float* x, size_t stride, int rows, const QuantisedRows& out,
         *sums = sum_of(_mm256_madd_epi16(words, _mm256_set1_epi16(1)));
       }
     }
-  }
-}
-
-void matmul_quantised(const Matrix& w, const QuantisedRows& x, int rows, int tile_first,
-                      int tile_last, float* y, size_t y_stride) {
-  const MatrixView m = view(w);
-  switch (m.type) {
-    case Type::kQ4_0:
-      return product<Type::kQ4_0>(m, x, rows, tile_first, tile_last, y, y_stride);
-    case Type::kQ4_1:
-      return product<Type::kQ4_1>(m, x, rows, tile_first, tile_last, y, y_stride);
-    case Type::kQ5_0:
-      return product<Type::kQ5_0>(m, x, rows, tile_first, tile_last, y, y_stride);
-    case Type::kQ5_1:
-      return product<Type::kQ5_1>(m, x, rows, tile_first, tile_last, y, y_stride);
-    case Type::kQ8_0:
-      return product<Type::kQ8_0>(m, x, rows, tile_first, tile_last, y, y_stride);
-    case Type::kQ4_K:
-      return product<Type::kQ4_K>(m, x, rows, tile_first, tile_last, y, y_stride);
-    case Type::kQ5_K:
-      return product<Type::kQ5_K>(m, x, rows, tile_first, tile_last, y, y_stride);
-    case Type::kQ6_K:
-      return product<Type::kQ6_K>(m, x, rows, tile_first, tile_last, y, y_stride);
-    default:
-      return;
   }
 }
 

@@ -1,5 +1,5 @@
 // Sixteen fp32 or int32 lanes in one AVX-512 register; the meaning of each function is
-// scalar/lanes.h. Included only by avx512/kernels.cpp; everything is internal to that file.
+// scalar/lanes.h. Everything is internal to the file that includes it.
 #pragma once
 
 #include <immintrin.h>
@@ -55,6 +55,7 @@ inline Lanes floats(Ints a) { return {_mm512_castsi512_ps(a.v)}; }
 inline Lanes to_float(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline Ints operator-(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+inline Ints operator*(Ints a, Ints b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 inline Ints operator&(Ints a, Ints b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline Ints operator|(Ints a, Ints b) { return {_mm512_or_si512(a.v, b.v)}; }
 inline Ints operator^(Ints a, Ints b) { return {_mm512_xor_si512(a.v, b.v)}; }

@@ -1,5 +1,5 @@
 // Sixteen fp32 or int32 lanes, in plain C++: the meaning that the vector versions must reproduce
-// bit for bit. Included only by scalar/kernels.cpp; everything is internal to that file.
+// bit for bit. Everything is internal to the file that includes it.
 #pragma once
 
 #include <cstdint>
@@ -103,6 +103,9 @@ inline Ints operator+(Ints a, Ints b) {
 }
 inline Ints operator-(Ints a, Ints b) {
   return map<Ints>(a, b, [](uint32_t x, uint32_t y) { return x - y; });
+}
+inline Ints operator*(Ints a, Ints b) {  // the lower halves
+  return map<Ints>(a, b, [](uint32_t x, uint32_t y) { return x * y; });
 }
 inline Ints operator&(Ints a, Ints b) {
   return map<Ints>(a, b, [](uint32_t x, uint32_t y) { return x & y; });
