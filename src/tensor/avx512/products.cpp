@@ -13,9 +13,6 @@ namespace tutti::tensor::avx512 {
 namespace {
 
 constexpr int kRowBlock = 32;  // rows between two passes over a tile
-// Bytes of quants that are asked for ahead of their use: what memory delivers to a core in its
-// latency.
-constexpr int kAhead = 4096;
 
 // What depends on a row and a block only, computed once per panel and row block and used by every
 // tile. Row r's terms for 32 elements each stand at r * stride.
@@ -109,32 +106,7 @@ struct Rows {
   int stride;  // of the three
 };
 
-// Where a panel of a tile lies, and the same panel of the tile that is read next.
-struct Panel {
-  const uint8_t* quants;
-  const uint8_t* records;
-  size_t to_next;  // bytes from this tile to the next
-  int blocks;
-};
-
-template <int bytes>
-inline void prefetch(const uint8_t* p) {
-#pragma GCC unroll 10
-  for (int i = 0; i < bytes; i += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(p) + i, _MM_HINT_T1);
-  }
-}
-
-// Asks for what comes `kAhead` sub-blocks of `bytes` after sub-block i of n, which beyond the
-// panel's end is in the next tile. The hardware follows neither the jump from quants to records nor
-// that from tile to tile.
-template <int bytes>
-inline void prefetch_ahead(const uint8_t* first, size_t to_next, int i, int n) {
-  const int ahead = i + (n < kAhead ? n : kAhead);
-  const bool beyond = ahead >= n;
-  prefetch<bytes>(first + size_t(beyond ? ahead - n : ahead) * size_t(bytes) +
-                  (beyond ? to_next : 0));
-}
+#include "tensor/prefetch.inc"
 
 // Blocks of 32: adds the panel's blocks to the chains of `rows` rows. `fetch`: these rows are the
 // first to read it.
@@ -520,45 +492,6 @@ void dense(const MatrixView& m, const float* x, size_t x_stride, int rows, int t
 }
 
 }  // namespace
-
-void quantise(const float* x, size_t stride, int rows, const QuantisedRows& out, int first) {
-  const int n = out.n, block = out.block;
-  for (int r = 0; r < rows; ++r) {
-    const float* from = x + size_t(r) * stride;
-    int8_t* q = out.q + size_t(first + r) * size_t(n);
-    float* scales = out.scales + size_t(first + r) * size_t(n / block);
-    int32_t* sums = out.sums + size_t(first + r) * size_t(n / 16);
-    for (int b = 0; b < n / block; ++b) {
-      __m512i bits = _mm512_setzero_si512();
-      for (int i = 0; i < block; i += 16) {
-        const __m512i magnitude =
-            _mm512_and_si512(_mm512_loadu_si512(from + i), _mm512_set1_epi32(0x7fffffff));
-        bits = _mm512_max_epi32(bits, magnitude);
-      }
-      const int largest_bits = _mm512_reduce_max_epi32(bits);
-      float largest;
-      std::memcpy(&largest, &largest_bits, sizeof largest);
-      float inverse = 127.0f / largest;
-      scales[b] = largest / 127.0f;
-      const bool poisoned = largest_bits >= 0x7f800000;
-      if (poisoned || !(inverse < __builtin_inff())) {
-        scales[b] = poisoned ? __builtin_nanf("") : 0.0f;
-        inverse = 0.0f;
-      }
-      for (int i = 0; i < block; i += 16, from += 16, q += 16, ++sums) {
-        __m512i rounded = _mm512_setzero_si512();
-        if (inverse != 0.0f) {
-          rounded =
-              _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from), _mm512_set1_ps(inverse)));
-          rounded = _mm512_min_epi32(rounded, _mm512_set1_epi32(127));
-          rounded = _mm512_max_epi32(rounded, _mm512_set1_epi32(-127));
-        }
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(rounded));
-        *sums = _mm512_reduce_add_epi32(rounded);
-      }
-    }
-  }
-}
 
 void matmul_quantised(const Matrix& w, const QuantisedRows& x, int rows, int tile_first,
                       int tile_last, float* y, size_t y_stride) {
