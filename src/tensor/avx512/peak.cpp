@@ -1,4 +1,4 @@
-// Register loops for the compute roof (peak.h). Eight chains hide the latency of every operation.
+// Register loops for the compute roof (peak.h). Twelve chains hide the latency of every operation.
 #include <immintrin.h>
 
 #include "tensor/peak.h"
@@ -6,7 +6,7 @@
 namespace tutti::tensor::avx512 {
 namespace {
 
-constexpr int kChains = 8;
+constexpr int kChains = 12;
 
 // The compiler cannot know what is in `x` afterwards.
 template <class T>
@@ -28,7 +28,7 @@ void blocks(int rounds) {
     touch(a);
     touch(d);
     touch(m);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int c = 0; c < kChains; ++c) {
       touch(a);  // or all chains' dots would be one
       if constexpr (scales) dot[c] = _mm512_setzero_si512();
@@ -53,7 +53,7 @@ void floats(int rounds) {
   for (int c = 0; c < kChains; ++c) sum[c] = _mm512_setzero_ps();
   for (int i = 0; i < rounds; ++i) {
     touch(w);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int c = 0; c < kChains; ++c) sum[c] = _mm512_fmadd_ps(sum[c], w, w);
   }
   for (int c = 0; c < kChains; ++c) touch(sum[c]);
