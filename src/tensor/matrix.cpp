@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "tensor/packing.h"
 #include "tensor/quantise.h"
 
@@ -192,7 +193,7 @@ std::shared_ptr<std::byte> WeightMemory::take(size_t size) {
   return {piece_, piece_->data() + at};
 }
 
-Matrix Matrix::allocate(Type type, int out, int in, Arithmetic arithmetic, WeightMemory* memory) {
+Matrix Matrix::shaped(Type type, int out, int in, Arithmetic arithmetic) {
   if (out <= 0 || in <= 0) {
     throw Error(ErrorKind::kBadFile, "matrix of " + std::to_string(out) + " x " +
                                          std::to_string(in) + ": both sides must be positive");
@@ -204,19 +205,35 @@ Matrix Matrix::allocate(Type type, int out, int in, Arithmetic arithmetic, Weigh
   matrix.arithmetic_ = arithmetic;
   matrix.out_ = out;
   matrix.in_ = in;
-  matrix.tile_bytes_ = packed_tile_bytes(packed_shape(matrix.type_), in);
   // At most 2^31 / 16 tiles of 2^31 * 64 bytes: no overflow of 64 bits.
-  const size_t bytes = matrix.tile_bytes_ * size_t(matrix.tiles());
+  matrix.tile_bytes_ = packed_tile_bytes(packed_shape(matrix.type_), in);
+  return matrix;
+}
+
+Matrix Matrix::allocate(Type type, int out, int in, Arithmetic arithmetic, WeightMemory* memory) {
+  Matrix matrix = shaped(type, out, in, arithmetic);
+  std::shared_ptr<std::byte> tiles;
   if (memory) {
-    matrix.data_ = memory->take(bytes);
+    tiles = memory->take(matrix.bytes());
   } else {
-    auto own = std::make_shared<AlignedBytes>(bytes, false);
-    matrix.data_ = {own, own->data()};
+    auto own = std::make_shared<AlignedBytes>(matrix.bytes(), false);
+    tiles = {own, own->data()};
   }
+  matrix.own_ = tiles.get();
+  matrix.data_ = std::move(tiles);
   return matrix;
 }
 
 void Matrix::pack_tiles(Type type, std::span<const std::byte> raw, int first, int last) {
+  first = std::max(first, 0);
+  if (!own_) {
+    throw Error(ErrorKind::kUsage, "matrix: has no memory of its own to pack into");
+  }
+  pack_tiles(type, raw, first, last, own_ + size_t(first) * tile_bytes_);
+}
+
+void Matrix::pack_tiles(Type type, std::span<const std::byte> raw, int first, int last,
+                        std::byte* to) const {
   const size_t stride = row_bytes(type, in_);
   if (raw.size() / stride != size_t(out_) || raw.size() % stride != 0) {
     throw Error(ErrorKind::kBadFile, "matrix of " + std::to_string(out_) + " x " +
@@ -229,11 +246,14 @@ void Matrix::pack_tiles(Type type, std::span<const std::byte> raw, int first, in
                                        " into one of " + std::string(info(type_).name));
   }
   std::vector<float> floats(type != type_ ? size_t(in_) * kTileOutputs : 0);
+  const size_t used = packed_used_bytes(packed_shape(type_), in_);
   for (int t = std::max(first, 0); t < std::min(last, tiles()); ++t) {
     const int count = std::min(kTileOutputs, out_ - t * kTileOutputs);
     const std::byte* rows = raw.data() + size_t(t) * kTileOutputs * stride;
-    std::byte* tile = data_.get() + size_t(t) * tile_bytes_;
-    if (count < kTileOutputs) std::memset(tile, 0, tile_bytes_);
+    std::byte* tile = to + size_t(t - first) * tile_bytes_;
+    // Padding too: packed bytes are hashed and kept in files.
+    const size_t zeros = count < kTileOutputs ? 0 : used;
+    std::memset(tile + zeros, 0, tile_bytes_ - zeros);
     if (type != type_) {
       dequantise(type, {rows, size_t(count) * stride},
                  {floats.data(), size_t(count) * size_t(in_)});
@@ -253,6 +273,20 @@ Matrix Matrix::pack(Type type, std::span<const std::byte> raw, int out, int in,
   Matrix matrix = allocate(type, out, in, arithmetic);
   matrix.pack_tiles(type, raw, 0, matrix.tiles());
   return matrix;
+}
+
+uint64_t packing_fingerprint() {
+  // Two tiles, the second not full, of two of the largest blocks; any bytes serve as weights.
+  constexpr int kOut = kTileOutputs + 3, kIn = 512;
+  Xxh64 hash;
+  for (const Type type : {Type::kF32, Type::kF16, Type::kBF16, Type::kQ4_0, Type::kQ4_1, Type::kQ5_0, Type::kQ5_1,
+                          Type::kQ8_0, Type::kQ4_K, Type::kQ5_K, Type::kQ6_K}) {
+    std::vector<std::byte> raw(kOut * row_bytes(type, kIn));
+    for (size_t i = 0; i < raw.size(); ++i) raw[i] = std::byte(i * 0x9E3779B1u >> 13);
+    const Matrix matrix = Matrix::pack(type, raw, kOut, kIn, Arithmetic::kExactQ8);
+    hash.add(std::span(matrix.tile(0), matrix.bytes()));
+  }
+  return hash.digest();
 }
 
 MatrixView view(const Matrix& matrix) {
