@@ -355,6 +355,7 @@ def compare(options, model, items, say):
         "model": model.name, "model_bytes": model.stat().st_size,
         "tutti": {**ours.about, "command": "tutti bench --repeats 1 (one item a call)"},
         "peer": Peer.build(), "peer_flags_tried": [" ".join(f) for f in PEER_FLAGS],
+        "peer_flags_tried_for_load_and_memory": [" ".join(f) for f in PEER_LOAD_FLAGS],
         "lengths": f"streams: from an empty context, {options.tokens} tokens each (peer: a prompt of 1); depth items: "
                    f"{options.tokens} tokens after that many; prompt items: that many rows, nothing decoded; "
                    f"load, first_pack: a prompt of some four tokens, context {SHORT_CONTEXT}; memory: a prompt of "
