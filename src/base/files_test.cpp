@@ -5,6 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <numeric>
@@ -128,6 +130,65 @@ TEST_F(Files, KilledInTheMiddleLeavesTheOldFile) {
   }
   write_file_atomically(path, "new");  // the left-over temporary is in nobody's way
   EXPECT_EQ(read_file(path), "new");
+}
+
+TEST_F(Files, StampsTellFilesApart) {
+  write_file_atomically(dir_ / "a", "one");
+  write_file_atomically(dir_ / "b", "one");
+  const FileStamp a = MappedFile(dir_ / "a").stamp();
+  EXPECT_EQ(MappedFile(dir_ / "a").stamp(), a);
+  EXPECT_FALSE(MappedFile(dir_ / "b").stamp() == a);  // a copy
+  EXPECT_EQ(a.size, 3u);
+  EXPECT_GT(a.modified, 0);
+  std::filesystem::last_write_time(dir_ / "a", std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+  const FileStamp touched = MappedFile(dir_ / "a").stamp();
+  EXPECT_LT(touched.modified, a.modified);
+  EXPECT_GE(touched.changed, a.changed);
+}
+
+// KiB of files in this process's memory.
+size_t resident_files() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("RssFile:")) return std::stoul(line.substr(8));
+  }
+  return 0;
+}
+
+TEST_F(Files, ForgottenPagesLeaveMemoryAndComeBack) {
+  constexpr size_t kSize = size_t(32) << 20, kHalf = kSize / 2;
+  write_file_atomically(dir_ / "a", std::string(kSize, 'x'));
+  const MappedFile map(dir_ / "a");
+  const auto count_x = [&] { return size_t(std::ranges::count(map.bytes(), std::byte{'x'})); };
+  EXPECT_EQ(count_x(), kSize);
+  const size_t all = resident_files();
+  map.forget(map.bytes().subspan(kHalf + 100));  // no whole page more than that
+  EXPECT_LE(resident_files(), all - kHalf / 1024 + 64);
+  EXPECT_GE(resident_files(), all - kHalf / 1024);
+  EXPECT_EQ(count_x(), kSize);
+  std::vector<std::byte> other(kHalf, std::byte{7});
+  map.forget(other);  // not of this map: nothing happens to it
+  EXPECT_EQ(std::ranges::count(other, std::byte{7}), std::ptrdiff_t(kHalf));
+  EXPECT_GE(resident_files(), all - 1024);
+}
+
+TEST_F(Files, UnnamedUntilPublished) {
+  UnnamedFile file(dir_, 10);
+  file.write(5, std::as_bytes(std::span("world", 5)));
+  file.write(0, std::as_bytes(std::span("hello", 5)));
+  EXPECT_EQ(count(), 0);
+  const MappedFile map = file.map();
+  ASSERT_EQ(map.bytes().size(), 10u);
+  EXPECT_EQ(std::memcmp(map.bytes().data(), "helloworld", 10), 0);
+  EXPECT_TRUE(file.publish("a"));
+  EXPECT_EQ(read_file(dir_ / "a"), "helloworld");
+  EXPECT_EQ(std::filesystem::status(dir_ / "a").permissions(), std::filesystem::perms(0600));
+  EXPECT_FALSE(UnnamedFile(dir_, 3).publish("a"));  // who was first stays
+  EXPECT_EQ(read_file(dir_ / "a"), "helloworld");
+  EXPECT_EQ(count(), 1);
+  EXPECT_EQ(kind_of([&] { UnnamedFile(dir_ / "a", 3); }, "a"), ErrorKind::kSystem);
+  EXPECT_EQ(kind_of([&] { UnnamedFile(dir_ / "none", 3); }, "none"), ErrorKind::kNotFound);
+  EXPECT_EQ(kind_of([&] { UnnamedFile(dir_, size_t(1) << 60); }, dir_.string()), ErrorKind::kSystem);
 }
 
 }  // namespace

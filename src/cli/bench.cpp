@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <fstream>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -123,6 +124,21 @@ double decode_speed(Session& session, const DecodePoint& point, int count, uint3
   return double(point.streams) * count / seconds_since(start);
 }
 
+// The most memory that this program has held at once, in bytes; 0 where the system does not say. The count of getrusage
+// would not do: it begins with what the parent held when it started us.
+size_t peak_resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::stoul(line.substr(6)) * 1024;
+  }
+  return 0;
+}
+
+std::string_view in_words(models::PackedWeights::From from) {
+  using From = models::PackedWeights::From;
+  return from == From::kCache ? "cache" : from == From::kNewFile ? "new cache file" : "memory";
+}
+
 [[noreturn]] void too_long(const std::string& what, int context) {
   throw Error(ErrorKind::kUsage, what + ": do not fit the model's context of " + std::to_string(context));
 }
@@ -172,9 +188,10 @@ void print(const Json& d) {
               d["kv"].get<std::string>().c_str(), d["arithmetic"].get<std::string>().c_str(), d["tokens"].get<int>(),
               d["repeats"].get<int>());
   std::printf(
-      "weights %.1f MiB, loaded in %.2f s; reading %.1f GB/s of that size, %.1f of 1 GiB; from registers %.0f "
-      "GMAC/s of bytes, %.0f of exact-q8\n",
+      "weights %.1f MiB, loaded in %.3f s (from %s), peak memory %.1f MiB; reading %.1f GB/s of that size, %.1f of 1 "
+      "GiB; from registers %.0f GMAC/s of bytes, %.0f of exact-q8\n",
       d["weight_bytes"].get<double>() / (1 << 20), d["load_seconds"].get<double>(),
+      d["weights_from"].get<std::string>().c_str(), d["peak_rss_bytes"].get<double>() / (1 << 20),
       d["read_bandwidth"].get<double>() / 1e9, d["stream_bandwidth"].get<double>() / 1e9,
       d["peak_dots_gmac_s"].get<double>(), d["peak_exact_gmac_s"].get<double>());
   std::printf("\n  prompt rows      tok/s\n");
@@ -205,7 +222,6 @@ void bench(const BenchOptions& o) {
   }
   const std::string_view isa = tensor::name(tensor::kernels().isa);
   const size_t bytes = model.bytes_per_forward();
-  const Roofs roofs = measure_roofs(*session.pool(), bytes);
   const auto row = [](const Spread& s) { return Json{{"tok_s", s.median}, {"low", s.low}, {"high", s.high}}; };
   uint32_t stream = 1;
 
@@ -224,6 +240,8 @@ void bench(const BenchOptions& o) {
       stream += uint32_t(points[i].streams);
     }
   }
+  const size_t peak = peak_resident_bytes();
+  const Roofs roofs = measure_roofs(*session.pool(), bytes);  // holds as much memory again: after the peak
   for (size_t i = 0; i < o.prompt_rows.size(); ++i) {
     Json j{{"rows", o.prompt_rows[i]}};
     j.update(row(spread_of(prompt_samples[i])));
@@ -253,6 +271,8 @@ void bench(const BenchOptions& o) {
                       {"tokens", o.tokens},
                       {"repeats", o.repeats},
                       {"load_seconds", session.load_seconds()},
+                      {"weights_from", in_words(model.weights_from())},
+                      {"peak_rss_bytes", peak},
                       {"weight_bytes", bytes},
                       {"read_bandwidth", roofs.bandwidth},
                       {"stream_bandwidth", roofs.stream},

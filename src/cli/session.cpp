@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <iostream>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -34,6 +35,10 @@ void ModelOptions::add_to(CLI::App& app) {
   app.add_option("--kv-pages", kv_pages, "KV pool in pages of 32 slots; 0: as many as a quarter of the memory holds")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
+  app.add_option("--pack-cache", pack_cache,
+                 "folder that keeps packed weights, for any later run to map; off: pack at each start (default: "
+                 "~/.cache/tutti/packed)")
+      ->envname("TUTTI_PACK_CACHE");
   app.add_flag("-q,--quiet", quiet, "no progress or notes on stderr");
 }
 
@@ -76,6 +81,15 @@ models::LoadProgress loading_line(bool quiet) {
   };
 }
 
+std::optional<models::PackCache> pack_cache(const ModelOptions& options) {
+  if (options.pack_cache == "off") return std::nullopt;
+  models::PackCache::Options cache;
+  cache.folder = options.pack_cache.empty() ? cache_folder() / "packed" : std::filesystem::path(options.pack_cache);
+  cache.say_unwritable = !options.pack_cache.empty();
+  if (!options.quiet) cache.note = [](const std::string& text) { std::cerr << "note: " << text << '\n'; };
+  return models::PackCache(std::move(cache));
+}
+
 }  // namespace
 
 text::Tokenizer load_tokenizer(const std::string& model) {
@@ -102,7 +116,9 @@ Session::Session(const ModelOptions& options, engine::EngineOptions engine_optio
     chat_ = chat_template_of(*tokenizer_);
   }
   const auto arithmetic = tensor::find_arithmetic(options.arithmetic).value();
-  model_ = std::make_shared<models::Model>(std::move(checkpoint), arithmetic, *pool_, loading_line(options.quiet));
+  const auto cache = pack_cache(options);
+  model_ = std::make_shared<models::Model>(std::move(checkpoint), arithmetic, *pool_, loading_line(options.quiet),
+                                           cache ? &*cache : nullptr);
   engine_options.kv = options.kv == "f32"  ? tensor::KvType::kF32
                       : options.kv == "i8" ? tensor::KvType::kI8
                                            : tensor::KvType::kF16;

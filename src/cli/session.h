@@ -22,6 +22,7 @@ struct ModelOptions {
   std::string kv = "f16";
   std::string arithmetic = "exact-q8";
   int kv_pages = 0;
+  std::string pack_cache;  // a folder, "off", or empty for the default
   bool quiet = false;
 
   void add_to(CLI::App& app);

@@ -122,6 +122,8 @@ class Gguf {
   std::optional<std::vector<std::string>> strings(std::string_view key) const;
   std::optional<std::vector<int64_t>> integers(std::string_view key) const;
   std::optional<std::vector<double>> numbers(std::string_view key) const;
+  // What the tensors lie in: a map per part, none for what was parsed from memory.
+  const std::vector<std::shared_ptr<MappedFile>>& files() const { return files_; }
 
  private:
   void add_part(Gguf&& part);

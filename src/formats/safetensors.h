@@ -66,6 +66,8 @@ class Safetensors {
 
   const SafetensorsTensor* find(std::string_view name) const;
   const SafetensorsTensor& tensor(std::string_view name) const;  // Error(kBadFile) when absent
+  // What the tensors lie in: a map per shard, none for what was parsed from memory.
+  const std::vector<std::shared_ptr<MappedFile>>& files() const { return files_; }
 
  private:
   static Safetensors open_file(const std::filesystem::path& path);

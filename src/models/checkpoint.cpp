@@ -1,11 +1,13 @@
 #include "models/checkpoint.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <ranges>
 #include <set>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "formats/quantised_layers.h"
 #include "models/gguf_config.h"
 #include "models/hf_config.h"
@@ -176,6 +178,44 @@ Checkpoint Checkpoint::from_folder(std::shared_ptr<const formats::ModelFolder> f
   table.check_all_taken();
   c.folder_ = std::move(folder);
   return c;
+}
+
+const std::vector<std::shared_ptr<MappedFile>>& Checkpoint::files() const {
+  return gguf_ ? gguf_->files() : folder_->weights().files();
+}
+
+std::optional<uint64_t> Checkpoint::identity() const {
+  constexpr int64_t kTwoTicks = 2'000'000'000;  // of the coarsest clocks of file systems, in nanoseconds
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  const int64_t settled = std::chrono::nanoseconds(now).count() - kTwoTicks;
+  Xxh64 hash;
+  for (const auto& file : files()) {
+    const FileStamp& stamp = file->stamp();
+    if (std::max(stamp.modified, stamp.changed) > settled) return std::nullopt;
+    hash.add(stamp.device);
+    hash.add(stamp.inode);
+    hash.add(stamp.size);
+    hash.add(stamp.modified);
+    hash.add(stamp.changed);
+  }
+  if (files().empty()) return std::nullopt;
+  // A folder's configuration says which rows are permuted and how quantised layers are read.
+  if (folder_) {
+    for (const std::string& text :
+         {folder_->config().dump(), folder_->text("quantize_config.json").value_or("")}) {
+      hash.add(uint64_t(text.size()));
+      hash.add(std::as_bytes(std::span(text)));
+    }
+  }
+  return hash.digest();
+}
+
+void Checkpoint::forget(std::span<const std::byte> part) const {
+  for (const auto& file : files()) file->forget(part);
+}
+
+void Checkpoint::forget_all() const {
+  for (const auto& file : files()) file->forget(file->bytes());
 }
 
 }  // namespace tutti::models

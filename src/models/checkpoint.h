@@ -5,6 +5,9 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
+#include <span>
+#include <vector>
 
 #include "formats/gguf.h"
 #include "formats/model_folder.h"
@@ -27,8 +30,16 @@ class Checkpoint {
   // What it was opened from: exactly one is set. The tokenizer is read from there.
   const std::shared_ptr<const formats::Gguf>& gguf() const { return gguf_; }
   const std::shared_ptr<const formats::ModelFolder>& folder() const { return folder_; }
+  // A hash of the stamps of its files and of all else that decides what its weights are; nullopt for what lies in
+  // memory or changed so short a while ago that another change could leave the same stamp.
+  std::optional<uint64_t> identity() const;
+  // Takes pages of the files' maps out of this process's memory, those of `part` or all (MappedFile::forget).
+  void forget(std::span<const std::byte> part) const;
+  void forget_all() const;
 
  private:
+  const std::vector<std::shared_ptr<MappedFile>>& files() const;
+
   Config config_;
   StoredWeights weights_;
   std::shared_ptr<const formats::Gguf> gguf_;

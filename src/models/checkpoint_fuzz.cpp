@@ -20,13 +20,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       for (const float x : t.floats()) sink = x;
       return 0;
     };
-    struct Read {
-      using MatrixType = int;
-      using VectorType = int;
-      int embedding = 0, output_norm = 0, head = 0;
-      std::vector<models::LayerWeights<int, int>> layers;
-    };
-    models::convert_weights<Read>(checkpoint.weights(), read, read);
+    models::convert_weights<models::Visits>(checkpoint.weights(), read, read);
   } catch (const Error&) {
   }
   return 0;

@@ -54,13 +54,6 @@ std::vector<fs::path> files_of(const fs::path& folder) {
   return files;
 }
 
-fs::path cache_folder() {
-  if (const char* own = std::getenv("TUTTI_CACHE")) return own;
-  if (const char* xdg = std::getenv("XDG_CACHE_HOME")) return fs::path(xdg) / "tutti";
-  if (const char* home = std::getenv("HOME")) return fs::path(home) / ".cache" / "tutti";
-  return fs::temp_directory_path() / "tutti";
-}
-
 // x.gguf.part00, x.gguf.part01, … in one file. A complete joined file is recognised by its size: it is written
 // whole or not at all.
 fs::path join_parts(const std::vector<fs::path>& parts) {

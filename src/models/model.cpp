@@ -6,55 +6,12 @@
 #include "models/transformer.h"
 
 namespace tutti::models {
-namespace {
-
-// What convert_weights makes when only its visits matter.
-struct Visits {
-  using MatrixType [[maybe_unused]] = int;  // convert_weights uses them; g++ does not see it
-  using VectorType [[maybe_unused]] = int;
-  int embedding = 0, output_norm = 0, head = 0;
-  std::vector<LayerWeights<int, int>> layers;
-};
-
-}  // namespace
 
 Model::Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic arithmetic,
-             ComputePool& pool, const LoadProgress& progress)
-    : checkpoint_(std::move(checkpoint)), arithmetic_(arithmetic) {
-  const StoredWeights& stored = checkpoint_->weights();
-  size_t total = 0, done = 0;
-  const auto count = [&](const StoredTensor& t) {
-    total += t.data.size();
-    return 0;
-  };
-  if (progress) convert_weights<Visits>(stored, count, count);
-
-  tensor::WeightMemory memory;
-  const auto pack = [&](const StoredTensor& t) {
-    if (t.empty()) return tensor::Matrix();
-    // An untied embedding is only looked up, row by row, in the file's own blocks.
-    const bool only_rows = &t == &stored.embedding && !stored.head.empty();
-    if (only_rows) return tensor::Matrix();
-    tensor::Matrix matrix = tensor::Matrix::allocate(t.type, t.rows, t.cols, arithmetic, &memory);
-    pool.run([&](Worker& worker) {
-      const auto [first, last] = worker.share(matrix.tiles());
-      matrix.pack_tiles(t.type, t.data, first, last);
-    });
-    packed_bytes_ += matrix.bytes();
-    done += t.data.size();
-    if (progress && total > 0) progress(double(done) / double(total));
-    return matrix;
-  };
-  weights_ = convert_weights<RowWeights>(stored, pack, [&](const StoredTensor& t) { return t.floats(); });
-  // Routers decide by comparing sums: they compute in fp32 whatever their type or the class.
-  for (size_t l = 0; l < stored.layers.size(); ++l) {
-    const StoredTensor& router = stored.layers[l].router;
-    if (router.empty() || weights_.layers[l].router.arithmetic() == tensor::Arithmetic::kExactF32)
-      continue;
-    weights_.layers[l].router = tensor::Matrix::pack(router.type, router.data, router.rows, router.cols,
-                                                     tensor::Arithmetic::kExactF32);
-  }
-}
+             ComputePool& pool, const LoadProgress& progress, const PackCache* cache)
+    : checkpoint_(std::move(checkpoint)),
+      arithmetic_(arithmetic),
+      packed_(pack_weights(*checkpoint_, arithmetic, pool, progress, cache)) {}
 
 namespace {
 
@@ -100,7 +57,7 @@ uint64_t Model::fingerprint() const {
     hash.add(checkpoint_->weights().embedding.data);
     // Sizes and presence of every tensor go in too, so that bytes cannot move from one to the next unseen.
     convert_weights<Visits>(
-        weights_,
+        packed_.weights,
         [&](const tensor::Matrix& m) {
           hash.add(m.out());
           hash.add(m.in());
@@ -122,8 +79,8 @@ uint64_t Model::fingerprint() const {
 size_t Model::multiply_adds_per_row() const {
   const Config& c = config();
   const auto size = [](const tensor::Matrix& m) { return size_t(m.out()) * size_t(m.in()); };
-  size_t sum = weights_.head.empty() ? size(weights_.embedding) : size(weights_.head);
-  for (const auto& l : weights_.layers) {
+  size_t sum = packed_.weights.head.empty() ? size(packed_.weights.embedding) : size(packed_.weights.head);
+  for (const auto& l : packed_.weights.layers) {
     sum += size(l.q.weight) + size(l.k.weight) + size(l.v.weight) + size(l.o.weight);
     sum += size(l.gate.weight) + size(l.up.weight) + size(l.down.weight);
     if (l.router.empty()) continue;
@@ -145,7 +102,7 @@ void Model::forward(ComputePool& pool, const Batch& batch, const KvMemory& kv, R
                               consume, space};
   pool.run([&](Worker& worker) {
     RowOps ops(shared, worker);
-    models::forward(ops, config(), weights_);
+    models::forward(ops, config(), packed_.weights);
   });
 }
 

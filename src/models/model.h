@@ -2,25 +2,20 @@
 #pragma once
 
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <mutex>
 
 #include "base/pool.h"
-#include "models/checkpoint.h"
-#include "models/row_ops.h"
+#include "models/pack_weights.h"
 
 namespace tutti::models {
 
-// Told how much of the weights is packed, 0..1, while a model loads.
-using LoadProgress = std::function<void(double fraction)>;
-
 class Model {
  public:
-  // Packs the checkpoint's weights for the kernels, on the pool's workers. The checkpoint is kept: embedding rows
-  // are read from it.
+  // Packs the checkpoint's weights for the kernels, on the pool's workers, unless `cache` has them. The checkpoint is
+  // kept: embedding rows are read from it.
   Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic arithmetic, ComputePool& pool,
-        const LoadProgress& progress = {});
+        const LoadProgress& progress = {}, const PackCache* cache = nullptr);
 
   const Config& config() const { return checkpoint_->config(); }
   const Checkpoint& checkpoint() const { return *checkpoint_; }
@@ -30,9 +25,11 @@ class Model {
   // A hash of everything that decides the bits of a forward: configuration, arithmetic and weights. Keys and values
   // saved by a model of another fingerprint must not be used. Computed when first asked for; any thread may ask.
   uint64_t fingerprint() const;
-  size_t packed_bytes() const { return packed_bytes_; }
+  size_t packed_bytes() const { return packed_.bytes; }
+  // Where the packed weights came from.
+  PackedWeights::From weights_from() const { return packed_.from; }
   // Bytes of packed weights read by a forward of one row: the bandwidth roof of plain decoding.
-  size_t bytes_per_forward() const { return packed_bytes_; }
+  size_t bytes_per_forward() const { return packed_.bytes; }
   // Multiply-adds of one row through every matrix (used experts only).
   size_t multiply_adds_per_row() const;
 
@@ -45,11 +42,10 @@ class Model {
  private:
   std::shared_ptr<const Checkpoint> checkpoint_;
   tensor::Arithmetic arithmetic_;
-  RowWeights weights_;
+  PackedWeights packed_;
   uint64_t version_ = 1;
   mutable std::once_flag fingerprint_once_;
   mutable uint64_t fingerprint_ = 0;
-  size_t packed_bytes_ = 0;
 };
 
 }  // namespace tutti::models

@@ -43,22 +43,26 @@ struct Weights {
   Matrix head;         // [vocab, hidden]; empty when tied to the embedding
 };
 
-// The same weights in another form: `matrix` and `vector` convert one tensor each and map empty to empty.
+// What convert_weights makes when only its visits matter.
+using Visits = Weights<int, int>;
+
+// The same weights in another form: `matrix` and `vector` convert one tensor each and map empty to empty. They are
+// called in one fixed order.
 template <class To, class From, class MatrixFn, class VectorFn>
-To convert_weights(const From& from, const MatrixFn& matrix, const VectorFn& vector) {
-  const auto linear = [&](const auto& l) {
+To convert_weights(From& from, const MatrixFn& matrix, const VectorFn& vector) {
+  const auto linear = [&](auto& l) {
     return Linear<typename To::MatrixType, typename To::VectorType>{matrix(l.weight), vector(l.bias)};
   };
-  const auto list = [&](const auto& matrices) {
+  const auto list = [&](auto& matrices) {
     std::vector<typename To::MatrixType> out;
     out.reserve(matrices.size());
-    for (const auto& m : matrices) out.push_back(matrix(m));
+    for (auto& m : matrices) out.push_back(matrix(m));
     return out;
   };
   To to;
   to.embedding = matrix(from.embedding);
   to.layers.reserve(from.layers.size());
-  for (const auto& l : from.layers) {
+  for (auto& l : from.layers) {
     LayerWeights<typename To::MatrixType, typename To::VectorType> t;
     t.attn_norm = vector(l.attn_norm);
     t.q = linear(l.q);

