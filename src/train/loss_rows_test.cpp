@@ -144,7 +144,9 @@ TEST(Masked, MeansDivideByWhatTheyAreNamedAfter) {
     for (int step = 0;; ++step) {
       const auto sequences = loss_sequences(o, c, examples, 1, step);
       if (sequences[0].predicted.empty() || sequences[1].predicted.empty()) continue;
-      if (mean == LossMean::kMasked) EXPECT_NEAR(total(sequences), 1, 1e-12);
+      if (mean == LossMean::kMasked) {
+        EXPECT_NEAR(total(sequences), 1, 1e-12);
+      }
       return sequences[sequence].weights[0];
     }
   };

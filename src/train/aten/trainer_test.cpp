@@ -66,6 +66,8 @@ TEST(Resume, TenAndTenStepsAreTwenty) {
   recipes[1]["optimiser"] = {{"kind", "sgd"}, {"learning_rate", 0.05}, {"momentum", 0.9}};
   recipes[2]["lora"] = {{"rank", 4}};
   recipes[3]["accumulate"] = 2;
+  recipes.push_back(recipes[0]);
+  recipes.back()["precision"] = "bf16";
   for (const int threads : {1, 2}) {
     at::set_num_threads(threads);
     if (threads == 2) recipes.resize(1);
