@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 
@@ -29,6 +30,10 @@ void* open_library() {
 }  // namespace
 
 void* torch_function(const char* name) {
+  // OpenMP's threads spin by default while they wait: on a machine that also does other things, a
+  // training step then takes three to twenty times as long. The runtime reads this once, when it is
+  // loaded.
+  setenv("OMP_WAIT_POLICY", "PASSIVE", 0);
   static void* const library = open_library();
   if (void* function = dlsym(library, name)) return function;
   throw Error(ErrorKind::kSystem, std::string(kLibrary) + ": has no function " + name +

@@ -179,7 +179,6 @@ AttentionGroups attention_groups(const Batch& batch, const Epoch& epoch,
     by_size[{padded(g.rows.size(), many), padded(g.keys.size(), many)}].push_back(&g);
 
   AttentionGroups out;
-  for (const Sight& s : sights) out.earlier = out.earlier || s.key < slots;
   std::vector<int64_t> order(epoch.rows.size());
   int64_t place = 0;
   for (const auto& [size, members] : by_size) {

@@ -34,7 +34,6 @@ struct AttentionGroups {
   std::vector<AttentionBucket> buckets;
   at::Tensor order;  // [active]: where each row's output stands after the buckets'; undefined: in
                      // its own place
-  bool earlier = false;  // some row sees a slot of an earlier forward
 };
 
 // `spans` is the epoch's full or sliding; `slots` counts the slots of earlier forwards (0: none is
