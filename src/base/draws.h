@@ -1,4 +1,4 @@
-// For tests: a stream of numbers that is the same on every machine and run.
+// A stream of numbers that is the same on every machine and run.
 #pragma once
 
 #include <cstddef>
@@ -12,10 +12,12 @@ namespace tutti {
 
 class Draws {
  public:
+  // For tests.
   explicit Draws(uint64_t seed) {
     key_.seed = seed;
     key_.purpose = Purpose::kTest;
   }
+  explicit Draws(const DrawKey& key) : key_(key) {}
   uint32_t word() { return draw_word(key_, index_++); }
   int below(int n) { return int(word() % uint32_t(n)); }  // 0..n-1, n > 0
   float uniform(float low, float high) { return low + (high - low) * uniform_open(word()); }

@@ -35,6 +35,8 @@ enum class Purpose : uint32_t {
   kInitialWeights = 7,
   kTrace = 8,
   kTest = 9,
+  kTrainingNoise = 10,
+  kProblem = 11,
 };
 
 // Names one stream of draws. `request` is 0 when the caller gave a seed, so that the seed reproduces.

@@ -18,6 +18,7 @@ void add_eval(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_quantize(CLI::App& app);
+void add_train(CLI::App& app);
 void add_methods(CLI::App& app);
 
 }  // namespace tutti::cli

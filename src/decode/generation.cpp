@@ -31,6 +31,7 @@ int context_limit(const engine::Engine& engine, const GenerationOptions& options
 
 // What can be said about the options without the prompt.
 void validate(const GenerationOptions& options, const Method& method, const models::Config& config) {
+  models::require_causal(config, "method " + std::string(method.name));
   engine::validate(options.sampling, config.vocab);
   if (options.max_tokens < -1) {
     throw Error(ErrorKind::kUsage, "max_tokens: " + std::to_string(options.max_tokens) +

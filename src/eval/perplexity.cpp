@@ -24,6 +24,7 @@ double Perplexity::ppl() const { return std::exp(nll / double(tokens)); }
 
 Perplexity perplexity(engine::Engine& engine, std::span<const int32_t> tokens, const PerplexityOptions& options,
                       const std::function<void(int, int)>& progress) {
+  models::require_causal(engine.model().config(), "perplexity");
   if (options.window < 2) {
     throw Error(ErrorKind::kUsage, "perplexity: a window of " + std::to_string(options.window) + " tokens; at least 2");
   }
@@ -61,6 +62,7 @@ Perplexity perplexity(engine::Engine& engine, std::span<const int32_t> tokens, c
 
 void window_logits(engine::Engine& engine, std::span<const int32_t> rows,
                    const std::function<void(int, std::span<const float>)>& sink) {
+  models::require_causal(engine.model().config(), "logits");
   // In pieces, so that a large vocabulary does not need the whole window's logits at once.
   constexpr size_t kPiece = 64;
   const auto request = engine.new_request();

@@ -51,6 +51,9 @@ void check_config(const Config& c, const std::string& place) {
                     "; no kernel runs it");
   }
   check.range("the vocabulary size", c.vocab, 1, 1 << 26);
+  check.range("the mask token", c.mask_token, -1, int64_t(c.vocab) - 1);
+  if (c.attention == AttentionKind::kBlockCausal)
+    check.range("the attention block", c.attention_block, 1, 1 << 20);
   check.range("the context length", c.context_length, 1, 1 << 30);
   check.holds(c.norm_eps > 0 && c.norm_eps <= 1, "the norm's epsilon is not between 0 and 1");
   check.holds(c.embedding_scale > 0 && std::isfinite(c.embedding_scale),
@@ -81,6 +84,13 @@ void check_config(const Config& c, const std::string& place) {
     }
   }
   check.range("the feed-forward width", c.intermediate, any_dense ? 1 : 0, 1 << 24);
+}
+
+void require_causal(const Config& config, const std::string& who) {
+  if (config.attention == AttentionKind::kCausal) return;
+  throw Error(ErrorKind::kUnsupported, who + ": reads a causal model, but this one (" +
+                                           config.architecture +
+                                           ") fills in masked tokens; use a causal model");
 }
 
 }  // namespace tutti::models

@@ -75,4 +75,8 @@ struct Config {
 // sound model has or that we cannot run: the sizes of a hostile file never reach an allocation.
 void check_config(const Config& config, const std::string& place);
 
+// For those who read a model from left to right: throws Error(kUnsupported) that starts with `who`
+// when the model was trained to fill in masks.
+void require_causal(const Config& config, const std::string& who);
+
 }  // namespace tutti::models

@@ -27,6 +27,21 @@ constexpr Family kFamilies[] = {
     {"Qwen3MoeForCausalLM", "qwen3_moe", "qwen3moe"},
     {"Gemma2ForCausalLM", "gemma2", "gemma2"},
     {"Gemma3ForCausalLM", "gemma3_text", "gemma3"},
+    {"LLaDAModelLM", "llada", "llada"},
+    {"DreamModel", "Dream", "dream"},
+    {"SDARForCausalLM", "sdar", "sdar"},
+};
+
+// LLaDA's own names of keys that the other families share.
+constexpr std::pair<std::string_view, const char*> kLladaNames[] = {
+    {"hidden_size", "d_model"},
+    {"num_hidden_layers", "n_layers"},
+    {"num_attention_heads", "n_heads"},
+    {"num_key_value_heads", "n_kv_heads"},
+    {"intermediate_size", "mlp_hidden_size"},
+    {"max_position_embeddings", "max_sequence_length"},
+    {"tie_word_embeddings", "weight_tying"},
+    {"hidden_act", "activation_type"},
 };
 
 // An object of the file, its keys read with their types and ranges checked. A null counts as
@@ -36,9 +51,11 @@ class Keys {
   Keys(const json& object, std::string place) : object_(object), place_(std::move(place)) {}
 
   const std::string& place() const { return place_; }
+  // Keys are asked for by their common names; this file has LLaDA's.
+  void use_llada_names() { llada_ = true; }
   const json* find(const char* key) const {
     if (!object_.is_object()) return nullptr;
-    const auto it = object_.find(key);
+    const auto it = object_.find(written(key));
     return it == object_.end() || it->is_null() ? nullptr : &*it;
   }
   bool empty() const { return object_.empty(); }
@@ -95,17 +112,26 @@ class Keys {
   }
 
   [[noreturn]] void bad(const std::string& key, const std::string& what) const {
-    throw Error(ErrorKind::kBadFile,
-                place_ + ": key \"" + key + "\" " + what + "; fix the file or fetch it again");
+    throw Error(ErrorKind::kBadFile, place_ + ": key \"" + written(key) + "\" " + what +
+                                         "; fix the file or fetch it again");
   }
   [[noreturn]] void unsupported(const std::string& key, const std::string& what) const {
-    throw Error(ErrorKind::kUnsupported, place_ + ": key \"" + key + "\" " + what +
+    throw Error(ErrorKind::kUnsupported, place_ + ": key \"" + written(key) + "\" " + what +
                                              ", which no network here computes; use another model");
   }
 
  private:
+  std::string written(const std::string& key) const {
+    if (!llada_) return key;
+    for (const auto& [common, own] : kLladaNames) {
+      if (key == common) return own;
+    }
+    return key;
+  }
+
   const json& object_;
   std::string place_;
+  bool llada_ = false;
 };
 
 const Family& family_of(const Keys& keys) {
@@ -129,6 +155,11 @@ const Family& family_of(const Keys& keys) {
 }
 
 bool is_gemma(const Config& c) { return c.architecture.starts_with("gemma"); }
+
+// Made from Qwen models, whose keys they keep.
+bool is_qwen(const std::string& architecture) {
+  return architecture.starts_with("qwen") || architecture == "dream" || architecture == "sdar";
+}
 
 tensor::Activation activation(const Keys& keys, const Config& config) {
   // Gemma reads its own key only: old files say "gelu" in the other where the network has the tanh
@@ -233,8 +264,8 @@ bool read_layer_types(const Keys& keys, Config& config) {
 
 void read_sliding(const Keys& keys, Config& config) {
   const std::string& a = config.architecture;
-  if (a == "llama") return;
-  const bool qwen = a.starts_with("qwen");
+  if (a == "llama" || a == "llada") return;
+  const bool qwen = is_qwen(a);
   if (qwen && !keys.boolean_or("use_sliding_window", false)) return;
   config.window = keys.integer_or("sliding_window", is_gemma(config) || qwen ? 4096 : 0);
   if (config.window == 0) return;
@@ -308,17 +339,44 @@ void read_gemma(const Keys& keys, Config& config) {
     keys.unsupported("use_bidirectional_attention", "is true");
 }
 
+// Parts of OLMo's network that LLaDA's checkpoints switch off.
+void refuse_unknown_parts(const Keys& keys) {
+  for (const char* key : {"attention_layer_norm", "include_bias", "include_qkv_bias",
+                          "scale_logits", "input_emb_norm", "alibi", "multi_query_attention"}) {
+    if (keys.boolean_or(key, false)) keys.unsupported(key, "is true");
+  }
+  for (const auto& [key, only] : {std::pair("layer_norm_type", "rms"), {"block_type", "llama"}}) {
+    const std::string value = keys.string_if(key).value_or(only);
+    if (value != only) keys.unsupported(key, "is " + formats::shown(value));
+  }
+  if (keys.integer_or("block_group_size", 1) != 1) keys.unsupported("block_group_size", "is not 1");
+  if (!keys.boolean_or("rope", true)) keys.unsupported("rope", "is false");
+}
+
+// What a masked model sees and predicts.
+void read_masked(const Keys& keys, Config& config) {
+  const std::string& a = config.architecture;
+  if (a != "llada" && a != "dream" && a != "sdar") return;
+  if (a == "llada") refuse_unknown_parts(keys);
+  config.attention = AttentionKind::kBidirectional;
+  config.shifted_logits = a == "dream";
+  config.mask_token = keys.integer_or("mask_token_id", -1);
+  if (a != "sdar") return;
+  config.attention = AttentionKind::kBlockCausal;
+  config.attention_block = keys.integer_or("block_size", 4);
+}
+
 void read_layout(const Keys& keys, const Config& config, TensorLayout& layout) {
   layout = hf_layout(config.architecture);
   const auto when = [](bool condition) {
     return condition ? Presence::kRequired : Presence::kNever;
   };
   const std::string& a = config.architecture;
-  if (a == "qwen2") {
+  if (a == "qwen2" || a == "dream") {
     layout.qkv_bias = Presence::kRequired;
   } else if (a == "qwen2moe") {
     layout.qkv_bias = when(keys.boolean_or("qkv_bias", true));
-  } else if (a != "mistral" && a != "mixtral") {
+  } else if (a != "mistral" && a != "mixtral" && a != "llada") {
     layout.qkv_bias = layout.o_bias = when(keys.boolean_or("attention_bias", false));
   }
   if (a == "llama") layout.mlp_bias = when(keys.boolean_or("mlp_bias", false));
@@ -327,8 +385,9 @@ void read_layout(const Keys& keys, const Config& config, TensorLayout& layout) {
 }  // namespace
 
 Config hf_config(const json& object, const std::string& place, TensorLayout& layout) {
-  const Keys keys(object, place);
+  Keys keys(object, place);
   const Family& family = family_of(keys);
+  if (std::string_view(family.architecture) == "llada") keys.use_llada_names();
   if (keys.find("kv_lora_rank")) keys.unsupported("kv_lora_rank", "is latent attention (MLA)");
 
   Config config;
@@ -343,7 +402,8 @@ Config hf_config(const json& object, const std::string& place, TensorLayout& lay
   config.context_length = keys.integer("max_position_embeddings");
   config.norm_eps = float(keys.number("rms_norm_eps"));
   const int derived = config.heads > 0 ? config.hidden / config.heads : 0;
-  const bool fixed_head = config.architecture == "qwen3" || is_gemma(config);
+  const bool fixed_head =
+      config.architecture == "qwen3" || config.architecture == "sdar" || is_gemma(config);
   config.head_dim =
       keys.integer_or("head_dim", fixed_head ? (is_gemma(config) ? 256 : 128) : derived);
   config.activation = activation(keys, config);
@@ -359,6 +419,7 @@ Config hf_config(const json& object, const std::string& place, TensorLayout& lay
   config.rope = make_rope(ropes.full, place);
   if (ropes.sliding) config.sliding_rope = make_rope(*ropes.sliding, place);
   read_experts(keys, config);
+  read_masked(keys, config);
   read_layout(keys, config, layout);
   check_config(config, place);
   return config;

@@ -6,7 +6,27 @@ namespace {
 bool is_gemma(std::string_view architecture) { return architecture.starts_with("gemma"); }
 
 bool has_qk_norm(std::string_view architecture) {
-  return architecture == "qwen3" || architecture == "qwen3moe" || architecture == "gemma3";
+  return architecture == "qwen3" || architecture == "qwen3moe" || architecture == "gemma3" ||
+         architecture == "sdar";
+}
+
+// The block's down projection and the head share a leaf name.
+TensorLayout llada_layout() {
+  TensorLayout t;
+  t.embedding = "model.transformer.wte.weight";
+  t.output_norm = "model.transformer.ln_f.weight";
+  t.head = "model.transformer.ff_out.weight";
+  t.layer_prefix = "model.transformer.blocks.";
+  t.attn_norm = "attn_norm";
+  t.q = "q_proj";
+  t.k = "k_proj";
+  t.v = "v_proj";
+  t.o = "attn_out";
+  t.ffn_norm = "ff_norm";
+  t.gate = "ff_proj";
+  t.up = "up_proj";
+  t.down = "ff_out";
+  return t;
 }
 
 }  // namespace
@@ -52,6 +72,7 @@ TensorLayout gguf_layout(std::string_view architecture) {
 }
 
 TensorLayout hf_layout(std::string_view architecture) {
+  if (architecture == "llada") return llada_layout();
   TensorLayout t;
   t.embedding = "model.embed_tokens.weight";
   t.output_norm = "model.norm.weight";

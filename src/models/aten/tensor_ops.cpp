@@ -38,12 +38,15 @@ TensorKv::TensorKv(const Config& config, int pages, at::ScalarType dtype) {
   }
 }
 
-TensorOps::TensorOps(const Config& config, const Batch& batch, TensorKv& kv, const TensorInputs& inputs)
+TensorOps::TensorOps(const Config& config, const Batch& batch, TensorKv& kv,
+                     const TensorInputs& inputs)
     : config_(config), batch_(batch), kv_(kv), inputs_(inputs) {
   answer_.hidden.resize(batch.hidden.size());
 }
 
-at::Tensor TensorOps::active_rows(const at::Tensor& h) const { return h.index_select(0, active_); }
+at::Tensor TensorOps::active_rows(const at::Tensor& h) const {
+  return active_.defined() ? h.index_select(0, active_) : h;
+}
 
 at::Tensor TensorOps::norm(const at::Tensor& x, const at::Tensor& weight) const {
   return x * (x.pow(2).mean(-1, true) + double(config_.norm_eps)).rsqrt() * weight;
@@ -51,49 +54,62 @@ at::Tensor TensorOps::norm(const at::Tensor& x, const at::Tensor& weight) const 
 
 at::Tensor TensorOps::activate(const at::Tensor& x) const {
   switch (config_.activation) {
-    case tensor::Activation::kSilu: return at::silu(x);
-    case tensor::Activation::kGeluTanh: return at::gelu(x, "tanh");
-    case tensor::Activation::kGelu: return at::gelu(x);
-    case tensor::Activation::kRelu: return at::relu(x);
+    case tensor::Activation::kSilu:
+      return at::silu(x);
+    case tensor::Activation::kGeluTanh:
+      return at::gelu(x, "tanh");
+    case tensor::Activation::kGelu:
+      return at::gelu(x);
+    case tensor::Activation::kRelu:
+      return at::relu(x);
   }
   return x;
 }
 
 void TensorOps::add_rows(at::Tensor& h, const at::Tensor& delta) const {
-  h = h.index_add(0, active_, delta);
+  h = active_.defined() ? h.index_add(0, active_, delta) : h + delta;
 }
 
 at::Tensor TensorOps::embed(const at::Tensor& embedding, float scale) {
-  std::vector<at::Tensor> rows;
-  for (size_t r = 0; r < batch_.inputs.size(); ++r) {
-    const RowInput& in = batch_.inputs[r];
-    const at::Tensor given = r < inputs_.rows.size() ? inputs_.rows[r] : at::Tensor();
-    switch (in.kind) {
-      case RowInput::kToken:
-        rows.push_back(embedding[in.token] * double(scale));
-        break;
-      case RowInput::kVector:
-        rows.push_back(given.defined() ? given : at::tensor(in.vector).to(embedding.dtype()));
-        break;
-      case RowInput::kMix: {
-        const std::vector<int64_t> ids(in.ids.begin(), in.ids.end());
-        const at::Tensor weights = given.defined() ? given : at::tensor(in.weights).to(embedding.dtype());
-        rows.push_back(weights.matmul(embedding.index_select(0, index_tensor(ids)) * double(scale)));
-        break;
-      }
-      case RowInput::kFromRow:
-        rows.push_back(at::zeros({config_.hidden}, embedding.options()));
-        break;
-    }
+  std::vector<int64_t> ids, others;
+  for (int r = 0; r < batch_.rows(); ++r) {
+    const RowInput& in = batch_.inputs[size_t(r)];
+    ids.push_back(in.kind == RowInput::kToken ? in.token : 0);
+    if (in.kind != RowInput::kToken) others.push_back(r);
   }
-  return at::stack(rows);
+  at::Tensor h = at::embedding(embedding, index_tensor(ids));
+  if (scale != 1.0f) h = h * double(scale);
+  if (others.empty()) return h;
+  std::vector<at::Tensor> rows;
+  for (const int64_t r : others) rows.push_back(free_input(embedding, scale, size_t(r)));
+  return h.index_copy(0, index_tensor(others), at::stack(rows));
+}
+
+at::Tensor TensorOps::free_input(const at::Tensor& embedding, float scale, size_t row) const {
+  const RowInput& in = batch_.inputs[row];
+  const at::Tensor given = row < inputs_.rows.size() ? inputs_.rows[row] : at::Tensor();
+  if (in.kind == RowInput::kVector)
+    return given.defined() ? given : at::tensor(in.vector).to(embedding.dtype());
+  if (in.kind == RowInput::kFromRow) return at::zeros({config_.hidden}, embedding.options());
+  const std::vector<int64_t> ids(in.ids.begin(), in.ids.end());
+  const at::Tensor weights = given.defined() ? given : at::tensor(in.weights).to(embedding.dtype());
+  return weights.matmul(embedding.index_select(0, index_tensor(ids)) * double(scale));
+}
+
+void TensorOps::enter_epoch(const Epoch& epoch) {
+  epoch_ = &epoch;
+  groups_ = {};
+  rotations_.clear();
+  active_ = int(epoch.rows.size()) == batch_.rows()
+                ? at::Tensor()
+                : index_tensor(std::vector<int64_t>(epoch.rows.begin(), epoch.rows.end()));
 }
 
 void TensorOps::enter(at::Tensor& h, int layer) {
   for (const auto& epoch : batch_.epochs) {
-    if (epoch.first_layer <= layer && layer < epoch.last_layer) epoch_ = &epoch;
+    if (epoch.first_layer <= layer && layer < epoch.last_layer && epoch_ != &epoch)
+      enter_epoch(epoch);
   }
-  active_ = index_tensor(std::vector<int64_t>(epoch_->rows.begin(), epoch_->rows.end()));
   for (int r = 0; r < batch_.rows(); ++r) {
     const RowInput& in = batch_.inputs[size_t(r)];
     if (in.kind != RowInput::kFromRow || batch_.active[size_t(r)].enter != layer) continue;
@@ -117,26 +133,37 @@ TensorOps::Qkv TensorOps::norm_qkv(const at::Tensor& h, const at::Tensor& norm_w
                                    const Linear<at::Tensor, at::Tensor>& v) {
   const at::Tensor x = norm(active_rows(h), norm_weight);
   const int64_t rows = x.size(0), d = config_.head_dim;
-  return {linear(x, q).view({rows, config_.heads, d}), linear(x, k).view({rows, config_.kv_heads, d}),
+  return {linear(x, q).view({rows, config_.heads, d}),
+          linear(x, k).view({rows, config_.kv_heads, d}),
           linear(x, v).view({rows, config_.kv_heads, d})};
 }
 
-at::Tensor TensorOps::rotate(const at::Tensor& x, const Rope& rope) const {
-  const int64_t pairs = int64_t(rope.inverse_frequency.size());
+const TensorOps::Rotation& TensorOps::rotation(const Rope& rope, const at::Tensor& like) {
+  const auto known = rotations_.find(&rope);
+  if (known != rotations_.end()) return known->second;
+  const auto pairs = int64_t(rope.inverse_frequency.size());
   std::vector<float> angles;  // in fp32, as the published implementations compute them
   for (const int row : epoch_->rows) {
     const Position& p = batch_.positions[size_t(row)];
-    for (int64_t i = 0; i < pairs; ++i) {
-      const int axis = rope.axis.empty() ? 0 : rope.axis[size_t(i)];
-      angles.push_back(float(axis == 0 ? p.t : axis == 1 ? p.h : p.w) * rope.inverse_frequency[size_t(i)]);
+    for (size_t i = 0; i < size_t(pairs); ++i) {
+      const int axis = rope.axis.empty() ? 0 : rope.axis[i];
+      angles.push_back(float(axis == 0 ? p.t : axis == 1 ? p.h : p.w) * rope.inverse_frequency[i]);
     }
   }
-  const at::Tensor angle = at::tensor(angles).view({x.size(0), 1, pairs}).to(at::kDouble);
-  const at::Tensor cos = (angle.cos() * double(rope.magnitude)).to(x.dtype());
-  const at::Tensor sin = (angle.sin() * double(rope.magnitude)).to(x.dtype());
+  const at::Tensor angle = at::tensor(angles).view({-1, 1, pairs}).to(at::kDouble);
+  const auto part = [&](const at::Tensor& x) {
+    return (x * double(rope.magnitude)).to(like.dtype());
+  };
+  return rotations_.emplace(&rope, Rotation{part(angle.cos()), part(angle.sin())}).first->second;
+}
+
+at::Tensor TensorOps::rotate(const at::Tensor& x, const Rope& rope) {
+  const auto& [cos, sin] = rotation(rope, x);
+  const int64_t pairs = cos.size(-1), rest = x.size(-1) - 2 * pairs;
   const at::Tensor a = x.narrow(-1, 0, pairs), b = x.narrow(-1, pairs, pairs);
-  const at::Tensor rest = x.narrow(-1, 2 * pairs, x.size(-1) - 2 * pairs);
-  return at::cat({a * cos - b * sin, b * cos + a * sin, rest}, -1);
+  std::vector<at::Tensor> parts{a * cos - b * sin, b * cos + a * sin};
+  if (rest > 0) parts.push_back(x.narrow(-1, 2 * pairs, rest));
+  return at::cat(parts, -1);
 }
 
 void TensorOps::rope_store(int layer, Qkv& qkv, const at::Tensor& q_norm, const at::Tensor& k_norm,
@@ -159,82 +186,107 @@ void TensorOps::rope_store(int layer, Qkv& qkv, const at::Tensor& q_norm, const 
   }
   qkv.q = rotate(qkv.q, config_.rope_of(layer));
   qkv.k = rotate(qkv.k, config_.rope_of(layer));
-  const at::Tensor zero =
-      at::zeros({batch_.rows(), config_.kv_heads, config_.head_dim}, qkv.k.options());
-  fresh_k_ = zero.index_add(0, active_, qkv.k);
-  fresh_v_ = zero.index_add(0, active_, qkv.v);
+  fresh_k_ = by_row(qkv.k);
+  fresh_v_ = by_row(qkv.v);
 }
 
-at::Tensor TensorOps::attend(int layer, const Qkv& qkv) {
-  const int64_t rows = qkv.q.size(0), heads = config_.heads, d = config_.head_dim;
-  const int64_t old_slots = kv_.k[size_t(layer)].size(0);
-  std::vector<int64_t> row_of_slot(size_t(old_slots), -1);
-  for (int r = 0; r < batch_.rows(); ++r) {
-    const auto slot = batch_.slots[size_t(r)];
-    row_of_slot[size_t(slot.page) * tensor::kPageSlots + size_t(slot.slot)] = r;
-  }
-  // All keys: earlier slots, then this forward's rows. Per softmax class, a matrix says how often who sees what: a
-  // key that a View names twice weighs twice.
-  const at::Tensor keys = at::cat({kv_.k[size_t(layer)], fresh_k_}).repeat_interleave(heads / config_.kv_heads, 1);
-  const at::Tensor values =
-      at::cat({kv_.v[size_t(layer)], fresh_v_}).repeat_interleave(heads / config_.kv_heads, 1);
-  const int64_t total = keys.size(0);
-  const auto& spans = config_.is_sliding(layer) ? epoch_->sliding : epoch_->full;
-  const at::Tensor counts = at::zeros({tensor::kMaxSoftmaxClasses, rows, total}, at::kDouble);
-  auto count = counts.accessor<double, 3>();
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int j = 0; j < spans[size_t(i)].count; ++j) {
-      const tensor::KvRun& run = batch_.runs[size_t(spans[size_t(i)].first + j)];
-      for (int s = run.first; s < run.first + run.count; ++s) {
-        const int64_t slot = int64_t(run.page) * tensor::kPageSlots + s;
-        const int64_t fresh = row_of_slot[size_t(slot)];
-        count[run.softmax_class][i][fresh >= 0 ? old_slots + fresh : slot] += 1;
-      }
-    }
-  }
-  at::Tensor scores = at::einsum("rhd,khd->rhk", {qkv.q, keys}) * double(config_.attention_scale);
+at::Tensor TensorOps::by_row(const at::Tensor& active) const {
+  if (!active_.defined()) return active;
+  return at::zeros({batch_.rows(), active.size(1), active.size(2)}, active.options())
+      .index_add(0, active_, active);
+}
+
+// Softmax of one class over the bucket's scores [G, heads, r, k]: what it takes of the values [G,
+// heads, k, d], and the exponent of its share beside the other classes, [G, heads, r, 1].
+TensorOps::Attended TensorOps::attend_class(const AttentionBucket::Class& c, at::Tensor scores,
+                                            const at::Tensor& values, bool alone) {
+  const auto as_scores = [&](const at::Tensor& t) { return t.to(scores.dtype()); };
+  if (c.inverse_temperature.defined()) scores = scores * as_scores(c.inverse_temperature);
+  if (c.log_count.defined()) scores = scores + as_scores(c.log_count);
+  if (c.hidden.defined()) scores = scores.masked_fill(c.hidden, -INFINITY);
+  at::Tensor p = scores.softmax(-1);
+  if (c.blind) p = p.masked_fill(c.hidden, 0.0);
+  Attended attended{p.matmul(values), {}};
+  if (alone) return attended;
+  attended.exponent = scores.logsumexp(-1, /*keepdim=*/true);  // -inf without keys
+  if (c.lse_scale.defined()) attended.exponent = attended.exponent * as_scores(c.lse_scale);
+  return attended;
+}
+
+// [G * r, heads * d], group after group. `keys` and `values` are [all keys, kv_heads, d].
+at::Tensor TensorOps::attend_bucket(const AttentionBucket& bucket, const at::Tensor& q,
+                                    const at::Tensor& keys, const at::Tensor& values) const {
+  const int64_t heads = config_.heads, d = config_.head_dim, kv_heads = config_.kv_heads;
+  const auto grouped = [&](const at::Tensor& x, const at::Tensor& index,
+                           int64_t n) {  // [G, heads of x, n, d]
+    const at::Tensor chosen = index.defined() ? x.index_select(0, index) : x;
+    return chosen.reshape({bucket.groups, n, x.size(1), d}).transpose(1, 2);
+  };
+  const auto shared = [&](const at::Tensor& x) {
+    return heads == kv_heads ? x : x.repeat_interleave(heads / kv_heads, 1);
+  };
+  const at::Tensor k = shared(grouped(keys, bucket.key_index, bucket.keys));
+  const at::Tensor v = shared(grouped(values, bucket.key_index, bucket.keys));
+  at::Tensor scores = grouped(q, bucket.row_index, bucket.rows).matmul(k.transpose(-1, -2)) *
+                      double(config_.attention_scale);
   if (config_.attention_cap > 0) {
     scores = at::tanh(scores / double(config_.attention_cap)) * double(config_.attention_cap);
   }
   std::vector<at::Tensor> outs, exponents;
-  for (int c = 0; c < tensor::kMaxSoftmaxClasses; ++c) {
-    if (!counts[c].any().item<bool>()) continue;
-    std::vector<float> inverse_temperature, lse_scale;
-    for (int64_t i = 0; i < rows; ++i) {
-      tensor::SoftmaxClass softmax = batch_.classes[c];
-      if (!batch_.row_classes.empty()) {
-        const auto& classes = batch_.row_classes[size_t(epoch_->rows[size_t(i)])];
-        softmax = size_t(c) < classes.size() ? classes[size_t(c)] : tensor::SoftmaxClass{};
-      }
-      inverse_temperature.push_back(softmax.inverse_temperature);
-      lse_scale.push_back(softmax.lse_scale);
+  const bool alone = bucket.classes.size() == 1;
+  for (const auto& c : bucket.classes) {
+    const Attended attended = attend_class(c, scores, v, alone);
+    outs.push_back(attended.out);
+    exponents.push_back(attended.exponent);
+  }
+  at::Tensor out = outs.front();
+  if (!alone) {
+    const at::Tensor exponent = at::stack(exponents);
+    const at::Tensor none = (exponent == -INFINITY).all(0, true);
+    out = (at::stack(outs) * exponent.softmax(0).masked_fill(none, 0.0)).sum(0);
+  }
+  return out.transpose(1, 2).reshape({bucket.groups * bucket.rows, heads * d});
+}
+
+const AttentionGroups& TensorOps::groups(int layer) {
+  auto& known = groups_[config_.is_sliding(layer) ? 1 : 0];
+  if (!known) {
+    const auto& spans = config_.is_sliding(layer) ? epoch_->sliding : epoch_->full;
+    known = attention_groups(batch_, *epoch_, spans, kv_.k[size_t(layer)].size(0));
+  }
+  return *known;
+}
+
+at::Tensor TensorOps::attend(int layer, const Qkv& qkv) {
+  const at::Tensor &old_k = kv_.k[size_t(layer)], &old_v = kv_.v[size_t(layer)];
+  const bool kept = old_k.size(0) > 0;
+  const AttentionGroups& g = groups(layer);
+  std::vector<at::Tensor> outs;
+  if (!g.buckets.empty()) {
+    const at::Tensor keys = kept ? at::cat({old_k, fresh_k_}) : fresh_k_;
+    const at::Tensor values = kept ? at::cat({old_v, fresh_v_}) : fresh_v_;
+    for (const AttentionBucket& bucket : g.buckets)
+      outs.push_back(attend_bucket(bucket, qkv.q, keys, values));
+  }
+  if (kept) {
+    // What later forwards read. The graph keeps the fresh rows themselves.
+    std::vector<int64_t> written;
+    for (const int row : epoch_->rows) {
+      const auto slot = batch_.slots[size_t(row)];
+      written.push_back(int64_t(slot.page) * tensor::kPageSlots + slot.slot);
     }
-    const at::Tensor hidden = (counts[c] == 0).unsqueeze(1);
-    const at::Tensor s = (scores * at::tensor(inverse_temperature).to(scores.dtype()).view({rows, 1, 1}) +
-                          counts[c].clamp_min(1).log().to(scores.dtype()).unsqueeze(1))
-                             .masked_fill(hidden, -INFINITY);
-    const at::Tensor lse = s.logsumexp(-1);  // [rows, heads], -inf without keys
-    const at::Tensor p = s.softmax(-1).masked_fill(hidden, 0.0);
-    outs.push_back(at::einsum("rhk,khd->rhd", {p, values}));
-    exponents.push_back(lse * at::tensor(lse_scale).to(lse.dtype()).view({rows, 1}));
+    old_k.index_copy_(0, index_tensor(written), qkv.k.detach());
+    old_v.index_copy_(0, index_tensor(written), qkv.v.detach());
   }
-  // What later forwards read. The graph keeps the fresh rows themselves.
-  std::vector<int64_t> written;
-  for (const int row : epoch_->rows) {
-    const auto slot = batch_.slots[size_t(row)];
-    written.push_back(int64_t(slot.page) * tensor::kPageSlots + slot.slot);
-  }
-  kv_.k[size_t(layer)].index_copy_(0, index_tensor(written), qkv.k.detach());
-  kv_.v[size_t(layer)].index_copy_(0, index_tensor(written), qkv.v.detach());
-  if (outs.empty()) return at::zeros({rows, heads * d}, qkv.q.options());
-  const at::Tensor exponent = at::stack(exponents);  // [classes, rows, heads]
-  const at::Tensor none = (exponent == -INFINITY).all(0, true);
-  const at::Tensor share = exponent.softmax(0).masked_fill(none, 0.0);
-  return (at::stack(outs) * share.unsqueeze(-1)).sum(0).reshape({rows, heads * d});
+  if (outs.empty())
+    return at::zeros({0, int64_t(config_.heads) * config_.head_dim}, qkv.q.options());
+  const at::Tensor out = outs.size() == 1 ? outs.front() : at::cat(outs);
+  return g.order.defined() ? out.index_select(0, g.order) : out;
 }
 
 void TensorOps::linear_residual(at::Tensor& h, const at::Tensor& in,
-                                const Linear<at::Tensor, at::Tensor>& l, const at::Tensor& post_norm) {
+                                const Linear<at::Tensor, at::Tensor>& l,
+                                const at::Tensor& post_norm) {
   at::Tensor y = linear(in, l);
   if (post_norm.defined()) y = norm(y, post_norm);
   add_rows(h, y);
@@ -276,7 +328,8 @@ void TensorOps::experts_residual(at::Tensor& h, const LayerWeights<at::Tensor, a
   at::Tensor y = at::stack(rows);
   if (layer.shared_gate.defined()) {
     at::Tensor shared = expert(x, layer.shared_gate, layer.shared_up, layer.shared_down);
-    if (layer.shared_router.defined()) shared = shared * x.matmul(layer.shared_router.t()).sigmoid();
+    if (layer.shared_router.defined())
+      shared = shared * x.matmul(layer.shared_router.t()).sigmoid();
     y = y + shared;
   }
   if (layer.post_ffn_norm.defined()) y = norm(y, layer.post_ffn_norm);
@@ -288,7 +341,8 @@ void TensorOps::head(const at::Tensor& h, const at::Tensor& norm_weight, const a
   const std::vector<int64_t> rows(batch_.head_rows.begin(), batch_.head_rows.end());
   answer_.logits = norm(h.index_select(0, index_tensor(rows)), norm_weight).matmul(head.t());
   if (config_.logit_cap > 0) {
-    answer_.logits = at::tanh(answer_.logits / double(config_.logit_cap)) * double(config_.logit_cap);
+    answer_.logits =
+        at::tanh(answer_.logits / double(config_.logit_cap)) * double(config_.logit_cap);
   }
 }
 

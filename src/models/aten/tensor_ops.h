@@ -1,13 +1,17 @@
-// The operations of a transformer over ATen tensors: the oracle of RowOps, and the differentiable path. The same
-// Batch drives both, so a View means the same in training and in serving.
+// The operations of a transformer over ATen tensors: the oracle of RowOps, and the differentiable
+// path. The same Batch drives both, so a View means the same in training and in serving.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
+#include <map>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
+#include "models/aten/attention_groups.h"
 #include "models/batch.h"
 #include "models/checkpoint.h"
 #include "models/config.h"
@@ -21,19 +25,24 @@ using TensorWeights = Weights<at::Tensor, at::Tensor>;
 // All weights dequantised to `dtype` tensors.
 TensorWeights tensor_weights(const Checkpoint& checkpoint, at::ScalarType dtype = at::kFloat);
 
-// Keys and values of earlier forwards: per layer [slots, kv_heads, head_dim], slot = page * 32 + slot in page.
+// Keys and values of earlier forwards: per layer [slots, kv_heads, head_dim], slot = page * 32 +
+// slot in page. With no pages nothing is kept and rows see rows of their own forward only
+// (training); slots then only name them.
 struct TensorKv {
   std::vector<at::Tensor> k, v;
   TensorKv(const Config& config, int pages, at::ScalarType dtype = at::kFloat);
 };
 
-// Inputs of a batch that gradients shall reach: what is given here stands for the floats of the batch.
+// Inputs of a batch that gradients shall reach: what is given here stands for the floats of the
+// batch.
 struct TensorInputs {
-  std::vector<at::Tensor> rows;  // per row or empty: of a kVector row the vector [hidden], of a kMix row the weights
+  std::vector<at::Tensor>
+      rows;  // per row or empty: of a kVector row the vector [hidden], of a kMix row the weights
   std::unordered_map<const LinearMap*, Linear<at::Tensor, at::Tensor>> maps;  // of kFromRow rows
 };
 
-// logits[i] is [vocab] for head row i; hidden[i] is [hidden] for Batch::hidden[i] (whose `out` is not written).
+// logits[i] is [vocab] for head row i; hidden[i] is [hidden] for Batch::hidden[i] (whose `out` is
+// not written).
 struct TensorAnswer {
   at::Tensor logits;  // [head rows, vocab]
   std::vector<at::Tensor> hidden;
@@ -41,7 +50,8 @@ struct TensorAnswer {
 
 class TensorOps {
  public:
-  TensorOps(const Config& config, const Batch& batch, TensorKv& kv, const TensorInputs& inputs = {});
+  TensorOps(const Config& config, const Batch& batch, TensorKv& kv,
+            const TensorInputs& inputs = {});
 
   bool has(const at::Tensor& t) const { return t.defined(); }
   struct Qkv {
@@ -55,8 +65,8 @@ class TensorOps {
   void rope_store(int layer, Qkv& qkv, const at::Tensor& q_norm, const at::Tensor& k_norm,
                   const at::Tensor& segments);
   at::Tensor attend(int layer, const Qkv& qkv);
-  void linear_residual(at::Tensor& h, const at::Tensor& in, const Linear<at::Tensor, at::Tensor>& linear,
-                       const at::Tensor& post_norm);
+  void linear_residual(at::Tensor& h, const at::Tensor& in,
+                       const Linear<at::Tensor, at::Tensor>& linear, const at::Tensor& post_norm);
   at::Tensor norm_gated(const at::Tensor& h, const at::Tensor& norm,
                         const Linear<at::Tensor, at::Tensor>& gate,
                         const Linear<at::Tensor, at::Tensor>& up);
@@ -66,25 +76,42 @@ class TensorOps {
   TensorAnswer& answer() { return answer_; }
 
  private:
+  struct Rotation {
+    at::Tensor cos, sin;  // [active, 1, pairs]
+  };
+  struct Attended {
+    at::Tensor out, exponent;
+  };
+  void enter_epoch(const Epoch& epoch);
+  at::Tensor free_input(const at::Tensor& embedding, float scale, size_t row) const;
   at::Tensor active_rows(const at::Tensor& h) const;
+  at::Tensor by_row(const at::Tensor& active) const;
   at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const;
   at::Tensor activate(const at::Tensor& x) const;
-  at::Tensor rotate(const at::Tensor& x, const Rope& rope) const;
+  const Rotation& rotation(const Rope& rope, const at::Tensor& like);
+  at::Tensor rotate(const at::Tensor& x, const Rope& rope);
   void add_rows(at::Tensor& h, const at::Tensor& delta) const;
+  const AttentionGroups& groups(int layer);
+  static Attended attend_class(const AttentionBucket::Class& c, at::Tensor scores,
+                               const at::Tensor& values, bool alone);
+  at::Tensor attend_bucket(const AttentionBucket& bucket, const at::Tensor& q,
+                           const at::Tensor& keys, const at::Tensor& values) const;
 
   const Config& config_;
   const Batch& batch_;
   TensorKv& kv_;
   TensorInputs inputs_;
   const Epoch* epoch_ = nullptr;
-  at::Tensor active_;            // [active] indices of the epoch's rows
+  at::Tensor active_;  // [active] indices of the epoch's rows; undefined: all rows
+  std::array<std::optional<AttentionGroups>, 2> groups_;  // of the epoch's full and sliding layers
+  std::map<const Rope*, Rotation> rotations_;             // of the epoch's rows
   at::Tensor fresh_k_, fresh_v_;  // this layer's, by row (inactive rows zero)
   TensorAnswer answer_;
 };
 
-// One forward of the batch through TensorOps, in the dtype of the weights. Gradients reach weights and inputs through
-// the rows of this forward; keys and values of earlier ones are constants.
-TensorAnswer tensor_forward(const Config& config, const TensorWeights& weights, const Batch& batch, TensorKv& kv,
-                            const TensorInputs& inputs = {});
+// One forward of the batch through TensorOps, in the dtype of the weights. Gradients reach weights
+// and inputs through the rows of this forward; keys and values of earlier ones are constants.
+TensorAnswer tensor_forward(const Config& config, const TensorWeights& weights, const Batch& batch,
+                            TensorKv& kv, const TensorInputs& inputs = {});
 
 }  // namespace tutti::models

@@ -1,0 +1,85 @@
+#include "train/aten/parameters.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <numbers>
+
+#include "base/draws.h"
+#include "base/hash.h"
+#include "models/weight_names.h"
+
+namespace tutti::train {
+
+// By Box and Muller.
+at::Tensor normal_tensor(uint64_t seed, const std::string& name, at::IntArrayRef shape,
+                         double deviation) {
+  DrawKey key;
+  key.seed = seed;
+  key.purpose = Purpose::kInitialWeights;
+  const uint64_t hash = xxh64(std::as_bytes(std::span(name)));
+  key.path = uint32_t(hash >> 32);
+  key.position = uint32_t(hash);
+  at::Tensor out = at::empty(shape, at::kFloat);
+  auto* values = out.data_ptr<float>();
+  const int64_t n = out.numel();
+  for (int64_t i = 0; i < n; i += 2) {
+    const PhiloxBlock words = draw_block(key, uint32_t(i / 2));
+    const double radius = std::sqrt(-2 * std::log(1 - uniform53(words[0], words[1])));
+    const double angle = 2 * std::numbers::pi * uniform53(words[2], words[3]);
+    values[i] = float(deviation * radius * std::cos(angle));
+    if (i + 1 < n) values[i + 1] = float(deviation * radius * std::sin(angle));
+  }
+  return out;
+}
+
+models::TensorWeights initial_weights(const ShapedConfig& shaped, const ModelRecipe& recipe,
+                                      uint64_t seed) {
+  const models::Config& c = shaped.config;
+  const int64_t query = int64_t(c.heads) * c.head_dim, key = int64_t(c.kv_heads) * c.head_dim;
+  models::TensorWeights w;
+  w.layers.resize(size_t(c.layers));
+  const auto ones = [](int64_t n) { return at::ones({n}, at::kFloat); };
+  // Shapes first: every matrix empty, every norm 1.
+  const auto matrix = [](int64_t out, int64_t in) { return at::empty({out, in}, at::kFloat); };
+  w.embedding = matrix(c.vocab, c.hidden);
+  w.output_norm = ones(c.hidden);
+  if (!c.tied_head) w.head = matrix(c.vocab, c.hidden);
+  const bool bias = shaped.layout.qkv_bias == models::Presence::kRequired;
+  const auto projection = [&](int64_t out) {
+    return models::Linear<at::Tensor, at::Tensor>{
+        matrix(out, c.hidden), bias ? at::zeros({out}, at::kFloat) : at::Tensor()};
+  };
+  for (auto& l : w.layers) {
+    l.attn_norm = ones(c.hidden);
+    l.q = projection(query);
+    l.k = projection(key);
+    l.v = projection(key);
+    if (shaped.layout.qk_norm) l.q_norm = ones(c.head_dim), l.k_norm = ones(c.head_dim);
+    l.o.weight = matrix(c.hidden, query);
+    l.ffn_norm = ones(c.hidden);
+    l.gate.weight = matrix(c.intermediate, c.hidden);
+    l.up.weight = matrix(c.intermediate, c.hidden);
+    l.down.weight = matrix(c.hidden, c.intermediate);
+  }
+  const double residual = recipe.deviation / std::sqrt(2.0 * c.layers);
+  models::for_each_tensor(w, shaped.layout, [&](const std::string& name, at::Tensor& t) {
+    if (!t.defined() || t.dim() < 2) return;
+    bool into_residual = false;
+    for (const auto& l : w.layers)
+      into_residual = into_residual || t.is_same(l.o.weight) || t.is_same(l.down.weight);
+    t = normal_tensor(seed, name, t.sizes(), into_residual ? residual : recipe.deviation);
+  });
+  return w;
+}
+
+std::vector<Parameter> parameters_of(const models::TensorWeights& weights,
+                                     const models::TensorLayout& layout) {
+  std::vector<Parameter> out;
+  models::for_each_tensor(weights, layout, [&](const std::string& name, const at::Tensor& t) {
+    if (t.defined()) out.push_back({name, t, t.dim() > 1});
+  });
+  return out;
+}
+
+}  // namespace tutti::train

@@ -1,0 +1,283 @@
+#include "train/aten/trainer.h"
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/grad_mode.h>
+
+#include <chrono>
+#include <cmath>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "models/find_model.h"
+#include "models/weight_names.h"
+#include "train/aten/reference_sampler.h"
+#include "train/problems.h"
+
+namespace tutti::train {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Matrix products in bfloat16 while it lives, when asked for.
+class Autocast {
+ public:
+  explicit Autocast(bool on) : on_(on) {
+    if (!on_) return;
+    at::autocast::set_autocast_enabled(at::kCPU, true);
+    at::autocast::increment_nesting();
+  }
+  ~Autocast() {
+    if (!on_) return;
+    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(at::kCPU, false);
+  }
+  Autocast(const Autocast&) = delete;
+  Autocast& operator=(const Autocast&) = delete;
+
+ private:
+  bool on_;
+};
+
+ModelShape shape_from(const Recipe& recipe, const Vocabulary& vocabulary,
+                      const std::optional<models::Checkpoint>& checkpoint) {
+  const ModelRecipe& m = recipe.model;
+  ModelShape s;
+  if (checkpoint) {
+    s = shape_of(*checkpoint, m.family);
+    if (s.block == 0) s.block = m.block;
+    if (s.mask_token < 0) s.mask_token = vocabulary.mask;
+    if (vocabulary.tokenizer.vocab_size() > s.vocab) {
+      throw Error(ErrorKind::kUsage,
+                  "model.from: has " + std::to_string(s.vocab) + " embeddings, but the tokenizer " +
+                      std::to_string(vocabulary.tokenizer.vocab_size()) + " tokens");
+    }
+  } else {
+    s = {m.family,       m.layers,        m.hidden,
+         m.heads,        m.kv_heads,      m.head_dim,
+         m.intermediate, m.context,       int(vocabulary.tokenizer.vocab_size()),
+         m.rope_theta,   m.norm_epsilon,  m.tied_head,
+         m.block,        vocabulary.mask, -1};
+  }
+  s.eos_token = vocabulary.end;
+  if (recipe.data.length > s.context) {
+    throw Error(ErrorKind::kUsage, "data.length: " + std::to_string(recipe.data.length) +
+                                       " is more than the model's context of " +
+                                       std::to_string(s.context));
+  }
+  return s;
+}
+
+int64_t elements(const std::vector<Parameter>& parameters) {
+  int64_t n = 0;
+  for (const Parameter& p : parameters) n += p.tensor.numel();
+  return n;
+}
+
+// sum(weight * cross entropy) of the batch's head rows.
+at::Tensor weighted_loss(at::Tensor logits, std::span<const LossSequence> sequences,
+                         int never_token) {
+  std::vector<int64_t> targets;
+  std::vector<float> weights;
+  for (const LossSequence& s : sequences) {
+    targets.insert(targets.end(), s.targets.begin(), s.targets.end());
+    for (const double w : s.weights) weights.push_back(float(w));
+  }
+  logits = logits.to(at::kFloat);
+  if (never_token >= 0)
+    logits = logits.index_fill(1, at::tensor({int64_t(never_token)}), -INFINITY);
+  const at::Tensor losses =
+      at::cross_entropy_loss(logits, at::tensor(targets), {}, at::Reduction::None);
+  return (losses * at::tensor(weights)).sum();
+}
+
+}  // namespace
+
+Trainer::Trainer(const Recipe& recipe)
+    : recipe_(recipe), vocabulary_(make_vocabulary(recipe.tokenizer)) {
+  std::optional<models::Checkpoint> checkpoint;
+  if (!recipe.model.from.empty())
+    checkpoint = models::Checkpoint::open(models::find_model(recipe.model.from));
+  shape_ = shape_from(recipe_, vocabulary_, checkpoint);
+  shaped_ = shaped_config(shape_);
+  check_loss(recipe_.loss, shaped_.config);
+  examples_ = make_examples(recipe_.data, recipe_.seed, vocabulary_);
+  weights_ = checkpoint ? models::tensor_weights(*checkpoint, at::kFloat)
+                        : initial_weights(shaped_, recipe_.model, recipe_.seed);
+  if (recipe_.lora.rank > 0) lora_.emplace(recipe_.lora, weights_, shaped_.layout, recipe_.seed);
+  trained_ = lora_ ? lora_->parameters() : parameters_of(weights_, shaped_.layout);
+  optimiser_.emplace(recipe_.optimiser, trained_);
+  for (const Parameter& p : trained_) {
+    values_.push_back(p.tensor);
+    if (recipe_.ema > 0) averages_.push_back(p.tensor.detach().clone());
+  }
+}
+
+int64_t Trainer::parameters() const { return elements(parameters_of(weights_, shaped_.layout)); }
+int64_t Trainer::trained_parameters() const { return elements(trained_); }
+
+models::TensorWeights Trainer::weights_of(const std::vector<at::Tensor>& values) const {
+  if (lora_) return lora_->merged(values);
+  models::TensorWeights w = weights_;
+  size_t next = 0;
+  models::for_each_tensor(w, shaped_.layout, [&](const std::string&, at::Tensor& t) {
+    if (t.defined()) t = values[next++];
+  });
+  return w;
+}
+
+models::TensorWeights Trainer::saved_weights() const {
+  const at::NoGradGuard no_gradients;
+  return weights_of(averages_.empty() ? values_ : averages_);
+}
+
+double Trainer::backward(std::span<const LossSequence> sequences) {
+  std::vector<Sequence> rows;
+  std::vector<int> wanted;
+  int base = 0;
+  for (const LossSequence& s : sequences) {
+    for (const int row : s.predicted) wanted.push_back(base + row);
+    rows.push_back(s.sequence);
+    base += s.sequence.rows();
+  }
+  if (wanted.empty()) return 0;  // nothing was masked
+  models::Batch batch = plan_batch(shaped_.config, rows);
+  batch.head_rows = std::move(wanted);
+  models::TensorKv nothing(shaped_.config, 0);
+  at::Tensor loss;
+  {
+    const Autocast autocast(recipe_.bf16);
+    const at::Tensor logits =
+        models::tensor_forward(shaped_.config, weights_of(values_), batch, nothing).logits;
+    const bool never = recipe_.loss.never_mask_logit && recipe_.loss.kind != LossKind::kNextToken;
+    loss = weighted_loss(logits, sequences, never ? shaped_.config.mask_token : -1);
+  }
+  loss.backward();
+  return loss.item<double>();
+}
+
+void Trainer::average() {
+  const at::NoGradGuard no_gradients;
+  for (size_t i = 0; i < averages_.size(); ++i) averages_[i].lerp_(values_[i], 1 - recipe_.ema);
+}
+
+StepReport Trainer::train_step(std::vector<LossSequence>* noise) {
+  const auto start = Clock::now();
+  const size_t in_step = size_t(recipe_.sequences) * size_t(recipe_.accumulate);
+  std::vector<Example> examples;
+  for (size_t i = 0; i < in_step; ++i)
+    examples.push_back(examples_->at(uint64_t(step_) * in_step + i));
+  std::vector<LossSequence> sequences =
+      loss_sequences(recipe_.loss, shaped_.config, examples, recipe_.seed, step_);
+  StepReport report;
+  report.steps = recipe_.steps;
+  for (const LossSequence& s : sequences) {
+    report.tokens += s.sequence.rows();
+    report.predicted += int64_t(s.predicted.size());
+  }
+  for (size_t first = 0; first < in_step; first += size_t(recipe_.sequences)) {
+    report.loss += backward(std::span(sequences).subspan(first, size_t(recipe_.sequences)));
+  }
+  if (!std::isfinite(report.loss)) {
+    throw Error(ErrorKind::kLimit,
+                "train: the loss of step " + std::to_string(step_ + 1) +
+                    " is no number; lower optimiser.learning_rate or set optimiser.clip");
+  }
+  report.learning_rate =
+      recipe_.optimiser.learning_rate * schedule_factor(recipe_.schedule, step_, recipe_.steps);
+  report.gradient_norm = optimiser_->step(report.learning_rate);
+  average();
+  report.step = ++step_;
+  report.seconds = seconds_since(start);
+  if (noise) *noise = std::move(sequences);
+  return report;
+}
+
+EvaluationReport Trainer::evaluate() const {
+  const auto start = Clock::now();
+  const auto source = make_problems(recipe_.data.generator);
+  EvaluationReport report;
+  report.step = step_;
+  report.problems = recipe_.evaluation.problems;
+  std::vector<Problem> problems;
+  std::vector<std::vector<int32_t>> prompts;
+  for (int i = 0; i < report.problems; ++i) {
+    problems.push_back(problem_at(*source, recipe_.seed, true, uint64_t(i)));
+    prompts.push_back(vocabulary_.tokenizer.encode(problems.back().prompt));
+  }
+  SamplerOptions options;
+  options.length = recipe_.data.length;
+  options.block = shaped_.config.attention_block;
+  options.steps = recipe_.evaluation.steps;
+  const auto sequences = reference_sample(shaped_.config, saved_weights(), prompts, options);
+  for (size_t i = 0; i < problems.size(); ++i) {
+    const auto begin = sequences[i].begin() + ptrdiff_t(prompts[i].size());
+    const std::vector<int32_t> answer(begin, std::find(begin, sequences[i].end(), vocabulary_.end));
+    const std::string written = vocabulary_.tokenizer.decode(answer);
+    if (source->solves(problems[i], written)) {
+      ++report.solved;
+    } else if (report.prompt.empty()) {
+      report.prompt = problems[i].prompt;
+      report.expected = problems[i].answer;
+      report.written = written;
+    }
+  }
+  report.seconds = seconds_since(start);
+  return report;
+}
+
+RunState Trainer::state() const {
+  RunState s;
+  s.step = step_;
+  s.recipe = recipe_.text;
+  s.machine = machine_text();
+  for (size_t i = 0; i < trained_.size(); ++i) {
+    s.tensors["weight." + trained_[i].name] = trained_[i].tensor;
+    if (!averages_.empty()) s.tensors["average." + trained_[i].name] = averages_[i];
+  }
+  for (const auto& [name, tensor] : optimiser_->state()) s.tensors["optimiser." + name] = tensor;
+  return s;
+}
+
+void Trainer::restore(const RunState& state) {
+  const at::NoGradGuard no_gradients;
+  const auto put = [&](at::Tensor to, const std::string& name) {
+    const auto found = state.tensors.find(name);
+    if (found == state.tensors.end() || found->second.sizes() != to.sizes()) {
+      throw Error(ErrorKind::kBadFile, "state: has no tensor " + name +
+                                           " of the recipe's shape; it belongs to another "
+                                           "recipe, start anew without --resume");
+    }
+    to.copy_(found->second);
+  };
+  NamedTensors moments;
+  for (const auto& [name, tensor] : state.tensors) {
+    if (name.starts_with("optimiser.")) moments[name.substr(10)] = tensor;
+  }
+  for (size_t i = 0; i < trained_.size(); ++i) {
+    put(trained_[i].tensor, "weight." + trained_[i].name);
+    if (!averages_.empty()) put(averages_[i], "average." + trained_[i].name);
+  }
+  optimiser_->restore(moments);
+  step_ = state.step;
+}
+
+void Trainer::save_model(const std::filesystem::path& folder) const {
+  const models::TensorWeights weights = saved_weights();
+  NamedTensors tensors;
+  for (const Parameter& p : parameters_of(weights, shaped_.layout)) tensors[p.name] = p.tensor;
+  std::filesystem::create_directories(folder);
+  write_tensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
+  write_file_atomically(folder / "config.json", config_json(shape_).dump(1) + "\n");
+  write_file_atomically(folder / "tokenizer.json", vocabulary_.files.tokenizer_json);
+  if (!vocabulary_.files.tokenizer_config_json.empty()) {
+    write_file_atomically(folder / "tokenizer_config.json",
+                          vocabulary_.files.tokenizer_config_json);
+  }
+}
+
+}  // namespace tutti::train

@@ -1,0 +1,61 @@
+// One network in training: step by step, from a recipe, with a state that resumes to the same bits.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "train/aten/lora.h"
+#include "train/aten/optimiser.h"
+#include "train/aten/state.h"
+#include "train/loss_rows.h"
+#include "train/training.h"
+
+namespace tutti::train {
+
+class Trainer {
+ public:
+  // Loads or makes the weights. Threads are set by the caller. Throws Error.
+  explicit Trainer(const Recipe& recipe);
+  Trainer(const Trainer&) = delete;  // parts refer to each other
+
+  const Recipe& recipe() const { return recipe_; }
+  const models::Config& config() const { return shaped_.config; }
+  int64_t step() const { return step_; }
+  int64_t parameters() const;          // of the network
+  int64_t trained_parameters() const;  // that move
+
+  // Forward, backward and one move of the weights. `noise`, when given, receives the step's
+  // sequences.
+  StepReport train_step(std::vector<LossSequence>* noise = nullptr);
+  // Held-out problems by the saved weights.
+  EvaluationReport evaluate() const;
+
+  RunState state() const;
+  // Throws Error(kBadFile) when the state is not of this recipe's network.
+  void restore(const RunState& state);
+  // A Hugging Face folder that the loader reads back bit for bit: the averaged weights where the
+  // recipe asks for an average, adapters merged.
+  void save_model(const std::filesystem::path& folder) const;
+
+ private:
+  double backward(std::span<const LossSequence> sequences);
+  // The network's weights when the trained tensors have these values, in the order of trained_.
+  models::TensorWeights weights_of(const std::vector<at::Tensor>& values) const;
+  models::TensorWeights saved_weights() const;  // of the folder and of evaluations
+  void average();
+
+  Recipe recipe_;
+  Vocabulary vocabulary_;
+  std::unique_ptr<ExampleSource> examples_;
+  ModelShape shape_;
+  ShapedConfig shaped_;
+  models::TensorWeights weights_;
+  std::optional<Lora> lora_;
+  std::vector<Parameter> trained_;
+  std::vector<at::Tensor> values_;    // theirs
+  std::vector<at::Tensor> averages_;  // of values_, when the recipe asks for them
+  std::optional<Optimiser> optimiser_;
+  int64_t step_ = 0;
+};
+
+}  // namespace tutti::train

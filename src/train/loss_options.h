@@ -1,0 +1,46 @@
+// What a training loss is made of. Sources: sheet 00 (LLaDA, Dream, SDAR, BD3), sheet 22 (Dimple).
+#pragma once
+
+#include <cstdint>
+
+namespace tutti::train {
+
+enum class LossKind : uint8_t {
+  kNextToken,  // cross entropy of every token given those before it
+  kMasked,     // of masked tokens given the rest of the sequence (LLaDA; Dream when logits are
+               // shifted)
+  kBlock,      // of masked tokens given their block and the clean blocks before (BD3, SDAR): [x_t |
+               // x_0]
+};
+
+// The factor of a masked token's cross entropy.
+enum class TimeWeight : uint8_t {
+  kInverse,  // 1 / p, p being the probability with which it was masked: a bound of the likelihood
+  kOne,      // Dimple
+  kContext,  // Dream's CART: sum over unmasked tokens j of 1/2 Geo(d) with d = |i - j|, Geo(d) = q
+             // (1 - q)^(d - 1)
+};
+
+// Over what the sum of cross entropies is divided.
+enum class LossMean : uint8_t {
+  kSequences,  // a mean over sequences of the sum over the answer's length (LLaDA's fine-tuning,
+               // SDAR)
+  kTokens,     // the tokens of all answers, masked or not (LLaDA's pre-training)
+  kMasked,     // the masked tokens (Dimple)
+};
+
+struct LossOptions {
+  LossKind kind = LossKind::kNextToken;
+  TimeWeight weight = TimeWeight::kInverse;
+  LossMean mean = LossMean::kTokens;
+  double context = 0.1;         // q of kContext
+  double epsilon = 1e-3;        // p = (1 - epsilon) t + epsilon
+  double low = 0, high = 1;     // t is uniform over (low, high): BD3's clipping
+  bool time_per_block = false;  // BD3 draws t for every block, SDAR for every sequence
+  bool stratified =
+      false;  // t of draw i of n lies in the i-th n-th of its range (BD3's antithetic sampling)
+  bool never_mask_logit = false;  // SUBS: the mask token has no logit
+  double cut = 0;  // share of sequences cut to a random length (LLaDA's pre-training: 0.01)
+};
+
+}  // namespace tutti::train

@@ -1,0 +1,157 @@
+#include "train/model_shape.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "models/hf_config.h"
+
+namespace tutti::train {
+namespace {
+
+struct Family {
+  const char* name;
+  const char* network;  // as "architectures" says
+  const char* model_type;
+  const char* tensors;  // the family whose tensors it has
+};
+constexpr Family kFamilies[] = {
+    {"llama", "LlamaForCausalLM", "llama", "llama"},
+    {"qwen2", "Qwen2ForCausalLM", "qwen2", "qwen2"},
+    {"qwen3", "Qwen3ForCausalLM", "qwen3", "qwen3"},
+    {"llada", "LLaDAModelLM", "llada", "llama"},
+    {"dream", "DreamModel", "Dream", "qwen2"},
+    {"sdar", "SDARForCausalLM", "sdar", "qwen3"},
+};
+
+const Family& family_of(const std::string& name) {
+  for (const Family& family : kFamilies) {
+    if (name == family.name) return family;
+  }
+  throw Error(ErrorKind::kUnsupported,
+              "train: no network of the family " + name + " is trained here");
+}
+
+void check(const ModelShape& s) {
+  const bool own_head_dim = s.family == "llama" || s.family == "qwen3" || s.family == "sdar";
+  if (!own_head_dim && s.head_dim * s.heads != s.hidden) {
+    throw Error(ErrorKind::kUsage, "model: " + std::to_string(s.heads) + " heads of " +
+                                       std::to_string(s.head_dim) + " are not the hidden size " +
+                                       std::to_string(s.hidden) + "; the family " + s.family +
+                                       " asks for that (llama, qwen3 and sdar do not)");
+  }
+  const bool masked = s.family == "llada" || s.family == "dream" || s.family == "sdar";
+  if (masked && s.mask_token < 0) {
+    throw Error(ErrorKind::kUsage,
+                "model: the family " + s.family +
+                    " needs a mask token, and the tokenizer has none; name one in tokenizer.mask");
+  }
+}
+
+nlohmann::ordered_json llada_json(const ModelShape& s) {
+  return {{"d_model", s.hidden},
+          {"n_layers", s.layers},
+          {"n_heads", s.heads},
+          {"n_kv_heads", s.kv_heads},
+          {"mlp_hidden_size", s.intermediate},
+          {"embedding_size", s.vocab},
+          {"vocab_size", s.vocab},
+          {"max_sequence_length", s.context},
+          {"rope", true},
+          {"rope_theta", s.rope_theta},
+          {"rope_full_precision", true},
+          {"rms_norm_eps", s.norm_epsilon},
+          {"layer_norm_type", "rms"},
+          {"layer_norm_with_affine", true},
+          {"attention_layer_norm", false},
+          {"activation_type", "silu"},
+          {"block_type", "llama"},
+          {"block_group_size", 1},
+          {"include_bias", false},
+          {"include_qkv_bias", false},
+          {"weight_tying", s.tied_head},
+          {"scale_logits", false},
+          {"input_emb_norm", false},
+          {"mask_token_id", s.mask_token},
+          {"eos_token_id", s.eos_token},
+          {"pad_token_id", s.eos_token},
+          {"use_cache", false}};
+}
+
+nlohmann::ordered_json common_json(const ModelShape& s) {
+  nlohmann::ordered_json j{{"hidden_size", s.hidden},
+                           {"num_hidden_layers", s.layers},
+                           {"num_attention_heads", s.heads},
+                           {"num_key_value_heads", s.kv_heads},
+                           {"head_dim", s.head_dim},
+                           {"intermediate_size", s.intermediate},
+                           {"hidden_act", "silu"},
+                           {"vocab_size", s.vocab},
+                           {"max_position_embeddings", s.context},
+                           {"rope_theta", s.rope_theta},
+                           {"rms_norm_eps", s.norm_epsilon},
+                           {"tie_word_embeddings", s.tied_head},
+                           {"attention_bias", false},
+                           {"eos_token_id", s.eos_token},
+                           {"use_cache", true}};
+  if (s.family == "dream" || s.family == "sdar") j["mask_token_id"] = s.mask_token;
+  if (s.family == "sdar") j["block_size"] = s.block;
+  return j;
+}
+
+}  // namespace
+
+std::vector<std::string> family_names() {
+  std::vector<std::string> names;
+  for (const Family& family : kFamilies) names.emplace_back(family.name);
+  return names;
+}
+
+nlohmann::ordered_json config_json(const ModelShape& shape) {
+  check(shape);
+  const Family& family = family_of(shape.family);
+  nlohmann::ordered_json j{{"architectures", {family.network}}, {"model_type", family.model_type}};
+  j.update(shape.family == "llada" ? llada_json(shape) : common_json(shape));
+  return j;
+}
+
+ShapedConfig shaped_config(const ModelShape& shape) {
+  ShapedConfig out;
+  out.config = models::hf_config(nlohmann::json(config_json(shape)), "model", out.layout);
+  return out;
+}
+
+ModelShape shape_of(const models::Checkpoint& checkpoint, const std::string& family) {
+  const models::Config& c = checkpoint.config();
+  const auto refuse = [&](const std::string& what) {
+    throw Error(ErrorKind::kUnsupported, "model.from: " + what + "; train another model");
+  };
+  if (!checkpoint.folder()) refuse("is no Hugging Face folder");
+  const std::string place = (checkpoint.folder()->path() / "config.json").string();
+  const models::HfRopes ropes = models::hf_ropes(checkpoint.folder()->config(), place, c);
+  ModelShape s;
+  s.family = family.empty() ? c.architecture : family;
+  if (std::string(family_of(s.family).tensors) != family_of(c.architecture).tensors) {
+    refuse("has no tensors of the family " + s.family + ", being " + c.architecture);
+  }
+  if (ropes.full.scaling.kind != models::RopeScaling::kNone)
+    refuse("has a scaled rotary embedding");
+  if (!c.sliding.empty()) refuse("has sliding windows");
+  if (c.experts.count > 0) refuse("has experts");
+  if (c.activation != tensor::Activation::kSilu) refuse("has an activation other than SiLU");
+  s.layers = c.layers;
+  s.hidden = c.hidden;
+  s.heads = c.heads;
+  s.kv_heads = c.kv_heads;
+  s.head_dim = c.head_dim;
+  s.intermediate = c.intermediate;
+  s.context = c.context_length;
+  s.vocab = c.vocab;
+  s.rope_theta = ropes.full.base;
+  s.norm_epsilon = double(c.norm_eps);
+  s.tied_head = c.tied_head;
+  s.block = c.attention_block;
+  s.mask_token = c.mask_token;
+  return s;
+}
+
+}  // namespace tutti::train

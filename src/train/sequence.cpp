@@ -1,0 +1,120 @@
+#include "train/sequence.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace tutti::train {
+namespace {
+
+using tensor::kPageSlots;
+
+// The part of a range at positions above `lowest`; positions ascend within a range.
+RowRange within_window(const Sequence& s, RowRange range, int64_t lowest) {
+  while (range.count > 0 && s.positions[size_t(range.first)] <= lowest) {
+    ++range.first;
+    --range.count;
+  }
+  return range;
+}
+
+// Appends a range of slots, cut at pages.
+void append_runs(std::vector<tensor::KvRun>& runs, int first, int count) {
+  while (count > 0) {
+    const int in_page = first % kPageSlots, part = std::min(count, kPageSlots - in_page);
+    runs.push_back({first / kPageSlots, uint8_t(in_page), uint8_t(part), 0});
+    first += part;
+    count -= part;
+  }
+}
+
+models::RunSpan span_of(models::Batch& batch, const Sequence& s, int base, int row,
+                        int64_t lowest) {
+  models::RunSpan span;
+  span.first = int(batch.runs.size());
+  for (const RowRange& whole : visible(s, row)) {
+    const RowRange range = within_window(s, whole, lowest);
+    append_runs(batch.runs, base + range.first, range.count);
+    span.keys += range.count;
+  }
+  span.count = int(batch.runs.size()) - span.first;
+  return span;
+}
+
+}  // namespace
+
+std::vector<RowRange> visible(const Sequence& s, int row) {
+  const int n = s.rows(), half = n / 2;
+  std::vector<RowRange> out;
+  const auto add = [&](int first, int count) {
+    if (count > 0) out.push_back({first, count});
+  };
+  switch (s.sight) {
+    case Sight::kCausal:
+      add(0, row + 1);
+      break;
+    case Sight::kFull:
+      add(0, n);
+      break;
+    case Sight::kBlockCausal:
+      add(0, std::min(n, (row / s.block + 1) * s.block));
+      break;
+    case Sight::kBlockDiffusion: {
+      const bool clean = row >= half;
+      const int start = (row - (clean ? half : 0)) / s.block * s.block,
+                end = std::min(half, start + s.block);
+      if (!clean) add(start, end - start);
+      add(half, clean ? end : start);
+      break;
+    }
+  }
+  return out;
+}
+
+Sequence plain_sequence(const models::Config& config, std::vector<int32_t> tokens) {
+  Sequence s;
+  s.positions.resize(tokens.size());
+  std::iota(s.positions.begin(), s.positions.end(), 0);
+  s.tokens = std::move(tokens);
+  switch (config.attention) {
+    case models::AttentionKind::kBidirectional:
+      s.sight = Sight::kFull;
+      break;
+    case models::AttentionKind::kBlockCausal:
+      s.sight = Sight::kBlockCausal;
+      s.block = config.attention_block;
+      break;
+    default:
+      s.sight = Sight::kCausal;
+  }
+  return s;
+}
+
+models::Batch plan_batch(const models::Config& config, std::span<const Sequence> sequences) {
+  models::Batch batch;
+  models::Epoch epoch;
+  epoch.last_layer = config.layers;
+  int base = 0;
+  for (const Sequence& s : sequences) {
+    for (int row = 0; row < s.rows(); ++row) {
+      const int slot = base + row;
+      models::RowInput input;
+      input.token = s.tokens[size_t(row)];
+      batch.inputs.push_back(std::move(input));
+      batch.positions.emplace_back(s.positions[size_t(row)]);
+      batch.segments.push_back(0);
+      batch.active.push_back({0, config.layers});
+      batch.slots.push_back({slot / kPageSlots, slot % kPageSlots});
+      epoch.rows.push_back(slot);
+      epoch.full.push_back(span_of(batch, s, base, row, INT32_MIN));
+      if (!config.sliding.empty()) {
+        const int64_t lowest = int64_t(s.positions[size_t(row)]) - config.window;
+        epoch.sliding.push_back(span_of(batch, s, base, row, lowest));
+      }
+    }
+    base += s.rows();
+  }
+  batch.epochs.push_back(std::move(epoch));
+  return batch;
+}
+
+}  // namespace tutti::train

@@ -1,0 +1,46 @@
+// Sequences of a training step and what their rows see, as the Batch that every network runs: the
+// same runs of slots that the engine makes of Views. No mask is ever written as a matrix here.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "models/batch.h"
+#include "models/config.h"
+
+namespace tutti::train {
+
+enum class Sight : uint8_t {
+  kCausal,          // itself and what is before it
+  kFull,            // everything
+  kBlockCausal,     // its block and the blocks before
+  kBlockDiffusion,  // rows [x_t | x_0] of n tokens each: a row of x_t sees its block of x_t and the
+                    // blocks before of x_0, a row of x_0 its block of x_0 and the blocks before
+};
+
+struct Sequence {
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> positions;
+  Sight sight = Sight::kCausal;
+  int block = 1;  // of the last two
+
+  int rows() const { return int(tokens.size()); }
+};
+
+struct RowRange {
+  int first, count;
+  bool operator==(const RowRange&) const = default;
+};
+
+// The rows that row `row` sees, ascending, empty ranges left out.
+std::vector<RowRange> visible(const Sequence& sequence, int row);
+
+// How a model of this configuration sees a sequence of plain text.
+Sequence plain_sequence(const models::Config& config, std::vector<int32_t> tokens);
+
+// One forward of all sequences, one after the other, each seeing only itself. The network keeps
+// nothing of it.
+models::Batch plan_batch(const models::Config& config, std::span<const Sequence> sequences);
+
+}  // namespace tutti::train

@@ -1,0 +1,103 @@
+#include "train/vocabulary.h"
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "models/find_model.h"
+#include "text/byte_alphabet.h"
+
+namespace tutti::train {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json added_token(int id, const char* content) {
+  return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
+          {"rstrip", false}, {"normalized", false}, {"special", true}};
+}
+
+Json byte_level(bool regex) {
+  return {{"type", "ByteLevel"},
+          {"add_prefix_space", false},
+          {"trim_offsets", false},
+          {"use_regex", regex}};
+}
+
+TokenizerFiles files_of(const std::string& name) {
+  const auto path = models::find_model(name);
+  if (!std::filesystem::exists(path / "tokenizer.json")) {
+    throw Error(ErrorKind::kNotFound,
+                "tokenizer.from: " + path.string() +
+                    " has no tokenizer.json; name a Hugging Face folder that has one");
+  }
+  const auto config = path / "tokenizer_config.json";
+  return {read_file(path / "tokenizer.json"),
+          std::filesystem::exists(config) ? read_file(config) : ""};
+}
+
+}  // namespace
+
+TokenizerFiles character_tokenizer(const std::string& characters) {
+  Json vocab = Json::object();
+  for (const char c : characters) {
+    if (static_cast<unsigned char>(c) >= 0x80) {
+      throw Error(ErrorKind::kUsage,
+                  "tokenizer.characters: hold a character that is not ASCII; remove it");
+    }
+    const std::string text = text::printable_of_bytes(std::string(1, c));
+    if (vocab.contains(text)) {
+      throw Error(ErrorKind::kUsage,
+                  "tokenizer.characters: hold the character " + text + " twice; remove one");
+    }
+    vocab[text] = vocab.size();
+  }
+  const int end = int(vocab.size());
+  const Json tokenizer{
+      {"version", "1.0"},
+      {"truncation", nullptr},
+      {"padding", nullptr},
+      {"added_tokens", {added_token(end, kEndToken), added_token(end + 1, kMaskToken)}},
+      {"normalizer", nullptr},
+      {"pre_tokenizer", byte_level(false)},
+      {"post_processor", nullptr},
+      {"decoder", byte_level(true)},
+      {"model",
+       {{"type", "BPE"},
+        {"dropout", nullptr},
+        {"unk_token", nullptr},
+        {"continuing_subword_prefix", nullptr},
+        {"end_of_word_suffix", nullptr},
+        {"fuse_unk", false},
+        {"byte_fallback", false},
+        {"vocab", vocab},
+        {"merges", Json::array()}}}};
+  const Json config{{"tokenizer_class", "PreTrainedTokenizerFast"},
+                    {"eos_token", kEndToken},
+                    {"pad_token", kEndToken},
+                    {"mask_token", kMaskToken},
+                    {"clean_up_tokenization_spaces", false}};
+  return {tokenizer.dump(1) + "\n", config.dump(1) + "\n"};
+}
+
+Vocabulary make_vocabulary(const TokenizerRecipe& recipe) {
+  TokenizerFiles files =
+      recipe.from.empty() ? character_tokenizer(recipe.characters) : files_of(recipe.from);
+  text::Tokenizer tokenizer =
+      text::Tokenizer::from_hf(files.tokenizer_json, files.tokenizer_config_json);
+  Vocabulary v{std::move(files), std::move(tokenizer), -1, -1, recipe.from.empty()};
+  v.end = v.tokenizer.eos();
+  if (v.end < 0) {
+    throw Error(ErrorKind::kUnsupported, "tokenizer.from: " + recipe.from +
+                                             " names no end token; set eos_token in its "
+                                             "tokenizer_config.json");
+  }
+  v.mask = recipe.mask.empty() ? v.tokenizer.mask() : v.tokenizer.find(recipe.mask);
+  if (!recipe.mask.empty() && v.mask < 0) {
+    throw Error(ErrorKind::kUsage,
+                "tokenizer.mask: \"" + recipe.mask + "\" is no token of the tokenizer");
+  }
+  return v;
+}
+
+}  // namespace tutti::train
