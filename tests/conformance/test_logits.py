@@ -157,7 +157,12 @@ def test_quantised_keeps_the_argmax_where_the_margin_is_large(real, tmp_path):
 
 
 @each_real
-@pytest.mark.parametrize("options,limit", [([], 1e-2), (program.EXACT, 1e-4)], ids=["default", "exact"])
+@pytest.mark.parametrize("options,limit", [
+    ([], 1e-2),
+    (program.EXACT, 1e-4),
+    (["--arithmetic", "bf16-dot"], 2e-3),
+    (["--arithmetic", "w8a8-row"], 8e-2),
+], ids=["default", "exact", "bf16-dot", "w8a8-row"])
 def test_perplexity(real, options, limit):
     answer = json.loads(program.run(
         "eval", "perplexity", "-m", real.file(), "-f", real_models.text(), "-c", CONTEXT,

@@ -23,12 +23,12 @@ void blocks(int rounds) {
     dot[c] = _mm256_setzero_si256();
   }
   for (int i = 0; i < rounds; ++i) {
-    touch(w);
-    touch(a);
     touch(d);
     touch(m);
 #pragma GCC unroll 4
     for (int c = 0; c < kChains; ++c) {
+      touch(w);  // else every chain's dot is the first one's
+      touch(a);
       if constexpr (scales) dot[c] = _mm256_setzero_si256();
 #pragma GCC unroll 8
       for (int g = 0; g < 8; ++g) dot[c] = _mm256_dpbusd_avx_epi32(dot[c], w, a);
