@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <future>
 #include <iostream>
 
 #include "base/error.h"
@@ -109,16 +110,21 @@ Session::Session(const ModelOptions& options, engine::EngineOptions engine_optio
   const auto start = std::chrono::steady_clock::now();
   pool_ = std::make_shared<ComputePool>(options.threads > 0 ? options.threads : available_cores());
   auto checkpoint = std::make_shared<models::Checkpoint>(models::Checkpoint::open(models::find_model(options.model)));
+  // The tokenizer is made beside the weights, which need memory more than cores.
+  std::future<text::Tokenizer> tokenizer;
   if (input == Input::kText) {
-    tokenizer_ = std::make_unique<text::Tokenizer>(checkpoint->gguf()
-                                                       ? text::Tokenizer::from_gguf(*checkpoint->gguf())
-                                                       : tokenizer_of(*checkpoint->folder()));
-    chat_ = chat_template_of(*tokenizer_);
+    tokenizer = std::async(pool_->threads() > 1 ? std::launch::async : std::launch::deferred, [checkpoint] {
+      return checkpoint->gguf() ? text::Tokenizer::from_gguf(*checkpoint->gguf()) : tokenizer_of(*checkpoint->folder());
+    });
   }
   const auto arithmetic = tensor::find_arithmetic(options.arithmetic).value();
   const auto cache = pack_cache(options);
-  model_ = std::make_shared<models::Model>(std::move(checkpoint), arithmetic, *pool_, loading_line(options.quiet),
+  model_ = std::make_shared<models::Model>(checkpoint, arithmetic, *pool_, loading_line(options.quiet),
                                            cache ? &*cache : nullptr);
+  if (input == Input::kText) {
+    tokenizer_ = std::make_unique<text::Tokenizer>(tokenizer.get());
+    chat_ = chat_template_of(*tokenizer_);
+  }
   engine_options.kv = options.kv == "f32"  ? tensor::KvType::kF32
                       : options.kv == "i8" ? tensor::KvType::kI8
                                            : tensor::KvType::kF16;

@@ -74,7 +74,7 @@ void write_source(const fs::path& folder, const std::string& name, const Source&
 }  // namespace
 
 bool PackCache::wants(size_t packed, size_t stored) const {
-  return packed >= options_.least && packed <= stored + stored / 4;
+  return packed >= options_.least && packed <= 2 * stored;
 }
 
 uint64_t PackCache::content(std::optional<uint64_t> identity,

@@ -318,13 +318,14 @@ void Matrix::pack_tiles(Type type, std::span<const std::byte> raw, int first, in
   const bool row8 = arithmetic_ == Arithmetic::kW8A8Row, bf16 = arithmetic_ == Arithmetic::kBf16Dot;
   const bool floating = row8 || bf16 || type != type_;  // packed from fp32
   std::vector<float> floats(floating ? size_t(in_) * kTileOutputs : 0);
-  const size_t used = row8 ? tile_bytes_ : bf16 ? 0 : packed_used_bytes(packed_shape(type_), in_);
+  const size_t used =
+      row8 || bf16 ? tile_bytes_ : packed_used_bytes(packed_shape(type_), in_);
   for (int t = std::max(first, 0); t < std::min(last, tiles()); ++t) {
     const int count = std::min(kTileOutputs, out_ - t * kTileOutputs);
     const std::byte* rows = raw.data() + size_t(t) * kTileOutputs * stride;
     std::byte* tile = to + size_t(t - first) * tile_bytes_;
     // Padding too: packed bytes are hashed and kept in files.
-    const size_t zeros = count < kTileOutputs ? 0 : used;
+    const size_t zeros = count < kTileOutputs || bf16 ? 0 : used;
     std::memset(tile + zeros, 0, tile_bytes_ - zeros);
     if (floating) {
       dequantise(type, {rows, size_t(count) * stride},
@@ -353,17 +354,27 @@ Matrix Matrix::pack(Type type, std::span<const std::byte> raw, int out, int in,
 }
 
 uint64_t packing_fingerprint() {
-  // Two tiles, the second not full, of two of the largest blocks; any bytes serve as weights.
+  // Two tiles, the second not full, of two of the largest blocks; any weights serve.
   constexpr int kOut = kTileOutputs + 3, kIn = 512;
+  std::vector<float> values(size_t(kOut) * kIn);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = float(int(i * 37 % 1009) - 504) / 512;
   Xxh64 hash;
-  for (const Type type : {Type::kF32, Type::kF16, Type::kBF16, Type::kQ4_0, Type::kQ4_1, Type::kQ5_0, Type::kQ5_1,
-                          Type::kQ8_0, Type::kQ4_K, Type::kQ5_K, Type::kQ6_K}) {
+  for (const Type type : {Type::kF32, Type::kF16, Type::kBF16, Type::kQ4_0, Type::kQ4_1, Type::kQ5_0,
+                          Type::kQ5_1, Type::kQ8_0, Type::kQ4_K, Type::kQ5_K, Type::kQ6_K}) {
+    // Any bytes are blocks; as elements of dense types they might not be numbers.
     std::vector<std::byte> raw(kOut * row_bytes(type, kIn));
-    for (size_t i = 0; i < raw.size(); ++i) raw[i] = std::byte(i * 0x9E3779B1u >> 13);
-    for (const auto arithmetic : {Arithmetic::kExactQ8, Arithmetic::kW8A8Row, Arithmetic::kBf16Dot}) {
-      const Matrix matrix = Matrix::pack(type, raw, kOut, kIn, arithmetic);
-      hash.add(std::span(matrix.tile(0), matrix.bytes()));
+    if (info(type).quantised) {
+      for (size_t i = 0; i < raw.size(); ++i) raw[i] = std::byte(i * 0x9E3779B1u >> 13);
+    } else {
+      quantise(type, values, raw);
     }
+    const Matrix matrix = Matrix::pack(type, raw, kOut, kIn, Arithmetic::kExactQ8);
+    hash.add(std::span(matrix.tile(0), matrix.bytes()));
+  }
+  for (const Arithmetic arithmetic : {Arithmetic::kBf16Dot, Arithmetic::kW8A8Row}) {
+    const Matrix matrix =
+        Matrix::pack(Type::kF32, std::as_bytes(std::span(values)), kOut, kIn, arithmetic);
+    hash.add(std::span(matrix.tile(0), matrix.bytes()));
   }
   return hash.digest();
 }
