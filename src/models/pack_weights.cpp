@@ -165,7 +165,8 @@ class PackPlan {
           int(std::min((inside + (overlapping ? 0 : tile - 1)) / tile, size_t(matrix.tiles())));
       const auto last = int(std::min((end - item->at + tile - 1) / tile, size_t(matrix.tiles())));
       if (first < last) {
-        std::byte* tiles = to + (item->at + size_t(first) * tile - begin);
+        // Before `to` when the tile began in the piece before.
+        std::byte* tiles = to + (ptrdiff_t(item->at + size_t(first) * tile) - ptrdiff_t(begin));
         matrix.pack_tiles(t.type, t.data, first, last, tiles);
         const size_t rows = tensor::kTileOutputs * tensor::row_bytes(t.type, t.cols);
         const size_t from = size_t(first) * rows;
