@@ -139,8 +139,8 @@ double seconds_of(const std::string& key, const Json& value) {
 
 int count_of(const std::string& key, const Json& value) {
   if (!value.is_number_unsigned() || value.get<uint64_t>() < 1 ||
-      value.get<uint64_t>() > (1u << 24)) {
-    wants(key, "a whole number from 1 to 16777216");
+      value.get<uint64_t>() > (1u << 20)) {
+    wants(key, "a whole number from 1 to 1048576");
   }
   return int(value.get<uint64_t>());
 }
