@@ -16,6 +16,7 @@
 #include "cli/json_text.h"
 #include "cli/progress_line.h"
 #include "cli/roofs.h"
+#include "cli/session.h"
 #include "convert/file_type.h"
 #include "eval/plot.h"
 #include "tensor/kernels.h"
@@ -162,7 +163,8 @@ tensor::Peak peak_of(Type type, tensor::Arithmetic arithmetic) {
 }
 
 Json measure_shape(const std::string& text, const MatmulOptions& o, ComputePool& pool,
-                   double bandwidth, const std::map<Type, double>& compute, ProgressLine& line) {
+                   tensor::Arithmetic arithmetic, double bandwidth,
+                   const std::map<Type, double>& compute, ProgressLine& line) {
   const Shape shape = shape_of(text);
   const double elements = double(shape.out) * shape.in;
   const int most = *std::ranges::max_element(o.rows);
@@ -175,8 +177,7 @@ Json measure_shape(const std::string& text, const MatmulOptions& o, ComputePool&
   for (const std::string& name : types) {
     const Type type = convert::tensor_type(name, "--type");
     if (shape.in % tensor::info(type).block != 0) continue;
-    Trial trial(type, shape, tensor::find_arithmetic(o.arithmetic).value(),
-                size_t(o.megabytes) << 20, most, pool);
+    Trial trial(type, shape, arithmetic, size_t(o.megabytes) << 20, most, pool);
     trial.seconds(1);  // warm-up: pages and clocks
     for (const int rows : o.rows) {
       if (line.due()) line.show(text + " " + name + " " + std::to_string(rows) + " rows");
@@ -267,7 +268,7 @@ void bench_matmul(const MatmulOptions& o) {
     std::printf("\n");
   }
   for (const std::string& text : o.shapes) {
-    shapes.push_back(measure_shape(text, o, pool, bandwidth, compute, line));
+    shapes.push_back(measure_shape(text, o, pool, arithmetic, bandwidth, compute, line));
     line.clear();
     if (!o.json) print_shape(shapes.back());
   }
@@ -315,7 +316,7 @@ void add_bench_matmul(CLI::App& bench) {
       ->delimiter(',')
       ->default_str("1,2,4,8,16,32,64,128");
   command->add_option("--arithmetic", o->arithmetic, "class of the products, as of other commands")
-      ->check(CLI::IsMember({"exact-q8", "exact-f32", "bf16-dot", "w8a8-row"}))
+      ->check(CLI::IsMember(arithmetic_names()))
       ->capture_default_str();
   command->add_option("--megabytes", o->megabytes, "of weights of each type and shape")
       ->check(CLI::Range(0, 1 << 16))

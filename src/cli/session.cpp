@@ -14,6 +14,12 @@
 
 namespace tutti::cli {
 
+std::vector<std::string> arithmetic_names() {
+  std::vector<std::string> names;
+  for (const tensor::Arithmetic a : tensor::kArithmetics) names.emplace_back(tensor::name(a));
+  return names;
+}
+
 void ModelOptions::add_to(CLI::App& app) {
   app.add_option("-m,--model", model, "a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m)")
       ->required()
@@ -31,7 +37,7 @@ void ModelOptions::add_to(CLI::App& app) {
                  "(docs/arithmetic.md has their errors): bf16-dot: weights and activations rounded "
                  "to bf16; w8a8-row: "
                  "int8 with one scale per output and per row, for prompts")
-      ->check(CLI::IsMember({"exact-q8", "exact-f32", "bf16-dot", "w8a8-row"}))
+      ->check(CLI::IsMember(arithmetic_names()))
       ->capture_default_str();
   app.add_option("--kv-pages", kv_pages, "KV pool in pages of 32 slots; 0: as many as a quarter of the memory holds")
       ->check(CLI::Range(0, 1 << 24))

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "decode/generation.h"
 #include "engine/engine.h"
@@ -15,6 +16,9 @@ class App;
 }
 
 namespace tutti::cli {
+
+// The classes of arithmetic, as --arithmetic takes them.
+std::vector<std::string> arithmetic_names();
 
 struct ModelOptions {
   std::string model;

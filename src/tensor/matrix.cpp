@@ -232,8 +232,7 @@ std::string_view name(Arithmetic arithmetic) {
 }
 
 std::optional<Arithmetic> find_arithmetic(std::string_view wanted) {
-  for (const Arithmetic a :
-       {Arithmetic::kExactQ8, Arithmetic::kExactF32, Arithmetic::kBf16Dot, Arithmetic::kW8A8Row}) {
+  for (const Arithmetic a : kArithmetics) {
     if (name(a) == wanted) return a;
   }
   return std::nullopt;

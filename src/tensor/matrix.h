@@ -57,6 +57,9 @@ enum class Arithmetic : uint8_t {
               // whole of k
 };
 
+inline constexpr Arithmetic kArithmetics[] = {Arithmetic::kExactQ8, Arithmetic::kExactF32, Arithmetic::kBf16Dot,
+                                             Arithmetic::kW8A8Row};
+
 // As users write it: "exact-q8", "exact-f32", "bf16-dot", "w8a8-row".
 std::string_view name(Arithmetic arithmetic);
 // Null when it is none of them.

@@ -11,7 +11,7 @@ namespace avx2 {
 int peak(Peak peak, int rounds);
 }
 namespace avxvnni {
-int peak(Peak peak, int rounds);  // of bytes
+int peak(Peak peak, int rounds);
 }
 namespace avx512 {
 int peak(Peak peak, int rounds);
@@ -32,9 +32,7 @@ uint64_t run_peak(Isa isa, Peak peak, int rounds) {
       return uint64_t(avx512bf16::peak(rounds)) * uint64_t(rounds);
     peak = Peak::kFloat;
   }
-  // Levels that add products of bytes only have the floats of the level below.
-  if (floats && isa == Isa::kAvxVnni) isa = Isa::kAvx2;
-  if (floats && isa == Isa::kAmx) isa = Isa::kAvx512;
+  if (floats && isa == Isa::kAmx) isa = Isa::kAvx512;  // tiles add products of bytes only
   switch (isa) {
     case Isa::kScalar:
       round = scalar::peak(peak, rounds);

@@ -12,17 +12,7 @@
 namespace tutti::tensor::avx512 {
 namespace {
 
-constexpr int kRowBlock = 32;  // rows between two passes over a tile
-
-// What depends on a row and a block only, computed once per panel and row block and used by every
-// tile. Row r's terms for 32 elements each stand at r * stride.
-constexpr int kTerms = 1024;
-struct RowTerms {
-  float minimum[kTerms];  // small blocks with a minimum: d_a * sum of the block's q
-  int32_t start[kTerms];  // small blocks: -offset * sum of the block's q
-  int32_t pairs[kTerms];  // K-quants: sums of two sub-blocks as 16-bit halves
-  int stride;
-};
+#include "tensor/row_terms.inc"
 
 // How many of `left` rows share an unpacked weight.
 inline int group_of(int left) { return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
@@ -93,18 +83,6 @@ inline __m512i dots(__m512i sum, const __m512i* w, const int8_t* a) {
     sum = _mm512_dpbusd_epi32(sum, w[g], _mm512_set1_epi32(word(a + 4 * g)));
   return sum;
 }
-
-// The rows of one call: `a` and `scales` at the first row and the panel's first block.
-struct Rows {
-  const int8_t* a;
-  size_t a_stride;
-  const float* scales;
-  size_t scale_stride;
-  const float* minimum;
-  const int32_t* start;
-  const int32_t* pairs;
-  int stride;  // of the three
-};
 
 #include "tensor/prefetch.inc"
 
@@ -243,34 +221,6 @@ inline void panel(const Panel& p, const Rows& x, bool begin, float* y, size_t y_
   }
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) _mm512_mask_storeu_ps(y + size_t(r) * y_stride, lanes, sum[r]);
-}
-
-// Terms of `rows` rows for elements [k, k + length).
-template <Type type>
-inline void fill_terms(const QuantisedRows& x, int row, int rows, int k, int length,
-                       RowTerms& terms) {
-  constexpr PackedShape shape = packed_shape(type);
-  for (int r = 0; r < rows; ++r) {
-    const int32_t* sums = x.sums + size_t(row + r) * size_t(x.n / 16) + k / 16;
-    if constexpr (shape.block == 32) {
-      const float* scales = x.scales + size_t(row + r) * size_t(x.n / 32) + k / 32;
-      for (int b = 0; b < length / 32; ++b) {
-        const int32_t sum = sums[2 * b] + sums[2 * b + 1];
-        terms.start[r * terms.stride + b] = -shape.offset * sum;
-        terms.minimum[r * terms.stride + b] = scales[b] * float(sum);
-      }
-    } else if constexpr (shape.bits == 6) {
-      for (int p = 0; p < length / 32; ++p) {
-        terms.pairs[r * terms.stride + p] =
-            int32_t(uint32_t(sums[2 * p] & 0xffff) | uint32_t(sums[2 * p + 1]) << 16);
-      }
-    } else {
-      for (int p = 0; p < length / 64; ++p) {
-        const int32_t even = sums[4 * p] + sums[4 * p + 1], odd = sums[4 * p + 2] + sums[4 * p + 3];
-        terms.pairs[r * terms.stride + p] = int32_t(uint32_t(even & 0xffff) | uint32_t(odd) << 16);
-      }
-    }
-  }
 }
 
 template <Type type, bool fetch>
