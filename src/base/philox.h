@@ -37,6 +37,7 @@ enum class Purpose : uint32_t {
   kTest = 9,
   kTrainingNoise = 10,
   kProblem = 11,
+  kDenoising = 12,
 };
 
 // Names one stream of draws. `request` is 0 when the caller gave a seed, so that the seed reproduces.

@@ -131,7 +131,7 @@ class Chat {
     }
     // Wrong options are wrong before the first question.
     engine::validate(sampling_.sampling, session_.model().config().vocab);
-    decode::find_method(sampling_.method);
+    if (sampling_.method != "auto") decode::find_method(sampling_.method);
     reset(options.system);
   }
 

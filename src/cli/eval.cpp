@@ -11,6 +11,7 @@
 #include "base/files.h"
 #include "cli/commands.h"
 #include "cli/context_options.h"
+#include "cli/eval_tasks.h"
 #include "cli/progress_line.h"
 #include "cli/session.h"
 #include "eval/passages.h"
@@ -195,7 +196,7 @@ void passages(const PassageOptions& o) {
 }  // namespace
 
 void add_eval(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("eval", "measure a model: perplexity, passages, logits");
+  CLI::App* command = app.add_subcommand("eval", "measure a model: perplexity, passages, tasks, logits");
   command->require_subcommand(1);
 
   auto p = std::make_shared<EvalOptions>();
@@ -225,6 +226,8 @@ void add_eval(CLI::App& app) {
   reading->add_option("--context-scale", s->scale, "S of ape")->check(CLI::Range(0.01f, 10.0f))->capture_default_str();
   reading->add_flag("--json", s->json, "one JSON document on stdout");
   reading->callback([s] { passages(*s); });
+
+  add_eval_tasks(*command);
 
   auto l = std::make_shared<EvalOptions>();
   CLI::App* raw = command->add_subcommand("logits", "raw fp32 logits [rows, vocab] to a file");

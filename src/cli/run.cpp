@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "cli/canvas_trace.h"
 #include "cli/commands.h"
 #include "cli/context_options.h"
 #include "cli/job_line.h"
@@ -30,6 +31,7 @@ struct RunOptions {
   ModelOptions model;
   SamplingOptions sampling;
   ContextOptions contexts;
+  CanvasTraceOptions trace;
   std::string prompt;
   std::string file;
   std::string system;
@@ -83,7 +85,7 @@ Json stats_json(const Job& job) {
     prompt_seconds = decode_seconds = std::chrono::duration<double>(job.end - job.start).count();
     later = tokens;
   }
-  return {{"prompt_tokens", s.prompt_tokens},
+  Json json{{"prompt_tokens", s.prompt_tokens},
           {"cached_tokens", s.cached_tokens},
           {"prompt_cache_tokens", job.line.contexts ? 0 : s.loaded_tokens},
           {"context_store_tokens", job.line.contexts ? s.loaded_tokens : 0},
@@ -97,6 +99,23 @@ Json stats_json(const Job& job) {
           {"decode_seconds", decode_seconds},
           {"prompt_tok_s", prompt_seconds > 0 ? double(s.prompt_tokens) / prompt_seconds : 0.0},
           {"tok_s", decode_seconds > 0 ? double(later) / decode_seconds : 0.0}};
+  decode::MethodStatistics m;
+  for (const auto& c : job.completions) {
+    m.forwards += c.statistics.forwards;
+    m.refreshes += c.statistics.refreshes;
+    m.stores += c.statistics.stores;
+    m.proposed += c.statistics.proposed;
+    m.accepted += c.statistics.accepted;
+  }
+  if (m.forwards > 0) {
+    json["method"] = {{"forwards", m.forwards},
+                      {"tokens_per_forward", double(tokens) / double(m.forwards)},
+                      {"refreshes", m.refreshes},
+                      {"stores", m.stores},
+                      {"proposed", m.proposed},
+                      {"accepted", m.accepted}};
+  }
+  return json;
 }
 
 Json job_json(const Job& job, const text::Tokenizer& tokenizer) {
@@ -205,7 +224,7 @@ void print_mass(const decode::PassageMass& mass, const std::vector<ContextText>&
 void run(const RunOptions& o) {
   decode::GenerationOptions defaults = o.sampling.resolve();
   o.contexts.resolve(defaults.passages);
-  decode::find_method(defaults.method);  // a misspelt name need not wait for the model
+  if (defaults.method != "auto") decode::find_method(defaults.method);  // a misspelt name need not wait for the model
   std::vector<Job> jobs;
   if (o.from == RunOptions::From::kLines) {
     jobs = read_jobs(o, defaults);
@@ -215,7 +234,7 @@ void run(const RunOptions& o) {
     jobs[0].line.prompt = o.from == RunOptions::From::kFile ? read_input(o.file) : o.prompt;
     jobs[0].line.options.prompt_cache = o.prompt_cache;
     jobs[0].line.options.prompt_cache_read_only = o.prompt_cache_read_only;
-    jobs[0].streaming = !o.json && defaults.n == 1;
+    jobs[0].streaming = !o.json && defaults.n == 1 && !o.trace.live;
   }
   if (!o.contexts.contexts.empty()) {
     const std::vector<ContextText> texts = o.contexts.texts();
@@ -234,6 +253,16 @@ void run(const RunOptions& o) {
                  o.model.model.c_str());
   }
   engine::Engine& engine = session.engine();
+  std::optional<CanvasTrace> trace;
+  if (o.trace.live || !o.trace.lines.empty() || !o.trace.page.empty()) {
+    if (lines) throw Error(ErrorKind::kUsage, "run: --visual and --trace show one prompt; use -p or -f, not --prompts");
+    if (session.model().config().attention == models::AttentionKind::kCausal) {
+      throw Error(ErrorKind::kUsage, "run: --visual and --trace show how a masked model fills in its answer; this model (" +
+                                         session.model().config().architecture + ") writes from left to right");
+    }
+    trace.emplace(o.trace, tokenizer);
+    jobs[0].line.options.on_canvas = [&trace](const decode::CanvasStep& step) { trace->show(step); };
+  }
   std::shared_ptr<decode::ContextStore> store;
   if (std::any_of(jobs.begin(), jobs.end(), [](const Job& job) { return job.line.contexts.has_value(); })) {
     store = o.contexts.open_store(session);
@@ -293,6 +322,7 @@ void run(const RunOptions& o) {
     engine.on_tick({});
   }
   const Total total = total_now();
+  if (trace) trace->close();
   if (o.contexts.report) {
     for (Job& job : jobs) {
       if (!job.line.contexts || job.error || job.completions.empty()) continue;
@@ -325,6 +355,8 @@ void run(const RunOptions& o) {
       std::cout << print_json(job_json(job, tokenizer)) << '\n';
     } else if (job.streaming) {
       std::cout << '\n';
+    } else if (job.completions.size() == 1) {
+      std::cout << job.completions[0].text << '\n';
     } else {
       for (size_t i = 0; i < job.completions.size(); ++i) {
         std::cout << "--- " << i + 1 << " ---\n" << job.completions[i].text << '\n';
@@ -383,6 +415,9 @@ void add_run(CLI::App& app) {
                           "computed again, then it holds this prompt");
   command->add_flag("--prompt-cache-ro", o->prompt_cache_read_only, "use the prompt cache, do not change it")
       ->needs(cache);
+  command->add_flag("--visual", o->trace.live, "masked models: draw the answer on stderr as it fills in");
+  command->add_option("--trace", o->trace.lines, "masked models: a file for one JSON line per forward: what it wrote, where");
+  command->add_option("--trace-page", o->trace.page, "masked models: an HTML file that steps through the forwards");
   command->add_flag("--raw", o->raw, "take the text as it is, without the chat template")->excludes(system);
   command->add_flag("--json", o->json, "one JSON document on stdout");
   command->callback([o, prompt, file, lines] {

@@ -40,7 +40,7 @@ void SamplingOptions::add_to(CLI::App& app) {
       ->capture_default_str();
   app.add_option("-r,--stop,--reverse-prompt", generation.stop, "end the text before this string; may be repeated");
   app.add_flag("--ignore-eos", generation.ignore_eos, "go on past the end token");
-  app.add_option("--method", generation.method, "how tokens are found; see 'tutti methods'")->capture_default_str();
+  app.add_option("--method", generation.method, "how tokens are found; see 'tutti methods'; auto: plain, or diffusion for masked models")->capture_default_str();
   app.add_option("-o,--option", method_settings, "key=value for the method; may be repeated");
 }
 

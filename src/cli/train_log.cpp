@@ -76,14 +76,18 @@ void TrainLog::write(const std::string& line) {
 void TrainLog::add(const train::StepReport& r) {
   if (!checked_) drop_from(r.step);
   losses_.emplace_back(double(r.step), r.loss);
-  write(Json{{"step", r.step},
-             {"loss", r.loss},
-             {"gradient_norm", r.gradient_norm},
-             {"learning_rate", r.learning_rate},
-             {"tokens", r.tokens},
-             {"predicted", r.predicted},
-             {"seconds", r.seconds}}
-            .dump());
+  Json line{{"step", r.step},
+            {"loss", r.loss},
+            {"gradient_norm", r.gradient_norm},
+            {"learning_rate", r.learning_rate},
+            {"tokens", r.tokens},
+            {"predicted", r.predicted},
+            {"seconds", r.seconds}};
+  if (r.right > 0) {
+    line["right"] = r.right;
+    line["entropy"] = r.entropy;
+  }
+  write(line.dump());
 }
 
 void TrainLog::add(const train::EvaluationReport& r) {

@@ -108,6 +108,14 @@ void put_experts(Keys& keys, const Config& c, const std::string& architecture) {
   if (dense > 0) keys.integer("leading_dense_block_count", dense);
 }
 
+// The mask token is the tokenizer's to name.
+void put_masked(Keys& keys, const Config& c, formats::GgufMetadata& metadata) {
+  if (c.attention == models::AttentionKind::kCausal) return;
+  keys.boolean("attention.causal", false);
+  if (c.attention == models::AttentionKind::kBlockCausal) keys.integer("diffusion.block_size", c.attention_block);
+  metadata.emplace_back("diffusion.shift_logits", GgufValue::boolean(c.shifted_logits));
+}
+
 bool near(float a, float b) { return a == b || std::fabs(a - b) <= 1e-6f * std::fabs(b); }
 
 bool near(const models::Rope& a, const models::Rope& b) {
@@ -128,6 +136,9 @@ std::string difference(const Config& a, const Config& b) {
     return "the sizes";
   }
   if (a.activation != b.activation) return "the activation of the feed-forward";
+  if (a.attention != b.attention || a.attention_block != b.attention_block || a.shifted_logits != b.shifted_logits) {
+    return "what a masked token sees";
+  }
   if (!near(a.embedding_scale, b.embedding_scale)) return "the scale of the embedding";
   if (!near(a.attention_scale, b.attention_scale)) return "the scale of attention scores";
   if (!near(a.attention_cap, b.attention_cap)) return "the cap of attention scores";
@@ -199,6 +210,7 @@ FolderMetadata folder_metadata(const models::Checkpoint& checkpoint) {
   put_rope(keys, c, ropes, place);
   put_sliding(keys, c);
   put_experts(keys, c, folder.architecture);
+  put_masked(keys, c, folder.metadata);
   if (const auto usual = float(1.0 / std::sqrt(double(c.head_dim))); c.attention_scale != usual) {
     keys.number("attention.scale", double(c.attention_scale));
   }

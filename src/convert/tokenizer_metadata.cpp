@@ -287,6 +287,8 @@ class Writer {
     };
     if (spec_.eos == kNoToken) spec_.eos = id_in(folder_.config(), "eos_token_id");
     if (spec_.bos == kNoToken) spec_.bos = id_in(folder_.config(), "bos_token_id");
+    // What a masked model fills in is its own word, not the tokenizer's.
+    if (const int32_t mask = id_in(folder_.config(), "mask_token_id"); mask != kNoToken) spec_.mask = mask;
     id("bos", spec_.bos);
     id("eos", spec_.eos);
     id("unknown", spec_.unknown);

@@ -31,7 +31,11 @@ int context_limit(const engine::Engine& engine, const GenerationOptions& options
 
 // What can be said about the options without the prompt.
 void validate(const GenerationOptions& options, const Method& method, const models::Config& config) {
-  models::require_causal(config, "method " + std::string(method.name));
+  if (method.reads == Reads::kMasked && (options.passages.parallel() || !options.prompt_cache.empty())) {
+    throw Error(ErrorKind::kUsage, "method " + std::string(method.name) +
+                                       ": does not go with contexts read side by side or a prompt cache, whose keys and "
+                                       "values come from reading left to right; leave them out");
+  }
   engine::validate(options.sampling, config.vocab);
   if (options.max_tokens < -1) {
     throw Error(ErrorKind::kUsage, "max_tokens: " + std::to_string(options.max_tokens) +
@@ -188,7 +192,8 @@ engine::Context load_prompt(engine::Engine& engine, const std::shared_ptr<engine
 Task<std::vector<Completion>> generate(engine::Engine& engine, const text::Tokenizer& tokenizer,
                                        std::shared_ptr<engine::Request> request, std::vector<int32_t> prompt,
                                        GenerationOptions options, PieceSink sink) {
-  const Method& method = find_method(options.method);
+  const Method& method = method_for(options.method, engine.model().config());
+  options.method = method.name;
   validate(options, method, engine.model().config());
   const int limit = context_limit(engine, options);
   if (prompt.empty()) throw Error(ErrorKind::kUsage, "prompt: is empty; give at least one token");
@@ -231,7 +236,8 @@ Task<std::vector<Completion>> generate(engine::Engine& engine, const text::Token
     choices.push_back(std::make_unique<Generation>(engine, tokenizer, request, prompt, options, i, seed, key, sink));
   }
   const bool done = choices.front()->done();  // nothing was asked for
-  if (!done && (parallel || ((options.n > 1 || !options.prompt_cache.empty()) && prompt.size() > 1))) {
+  const bool causal = method.reads == Reads::kCausal;
+  if (!done && causal && (parallel || ((options.n > 1 || !options.prompt_cache.empty()) && prompt.size() > 1))) {
     // All but the last prompt token once; every choice then starts from those pages. One choice alone takes the rest of
     // the prompt itself, the last token in the same forward.
     const std::span<const int32_t> head(prompt.data(), prompt.size() - 1);

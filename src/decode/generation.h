@@ -23,6 +23,24 @@ namespace tutti::decode {
 enum class Finish : uint8_t { kRunning, kStop, kLength };
 std::string_view name(Finish finish);  // "running", "stop", "length"
 
+// A forward of a method that fills in a sequence out of order, and what it wrote.
+struct CanvasStep {
+  CanvasStep() = default;
+  struct Written {
+    int position;
+    int32_t token;
+    float log_probability;  // when it was written, in nats
+  };
+  int choice = 0;
+  uint64_t forward = 0;   // of this choice, from 1
+  std::string_view kind;  // "denoise", "refresh", "store"
+  int rows = 0;
+  int prompt = 0;  // positions before the answer
+  int32_t mask = -1;
+  std::span<const int32_t> tokens;  // the sequence now
+  std::vector<Written> written;
+};
+
 // What the caller wants of one request. The defaults sample from the model's own distribution.
 struct GenerationOptions {
   engine::Sampling sampling;
@@ -32,7 +50,7 @@ struct GenerationOptions {
   int n = 1;                      // samples of the same prompt, sharing its pages
   std::vector<std::string> stop;  // the text ends before the first of these; `ids` keep its tokens
   bool ignore_eos = false;
-  std::string method = "plain";
+  std::string method = "auto";  // plain for causal models, diffusion for masked ones
   std::map<std::string, std::string> method_options;
   uint64_t cache_salt = 0;  // requests with different salt never share cached pages
   // A file with the keys and values of a prompt (engine::Context::save), or empty. What it shares with this prompt is
@@ -40,6 +58,7 @@ struct GenerationOptions {
   std::filesystem::path prompt_cache;
   bool prompt_cache_read_only = false;
   Passages passages;  // inside the prompt, read side by side
+  std::function<void(const CanvasStep&)> on_canvas;  // on the engine's thread
 
   GenerationOptions() { sampling.temperature = 0.0f; }
 };
@@ -52,12 +71,22 @@ struct Piece {
 };
 using PieceSink = std::function<void(const Piece&)>;
 
+// What a method that writes several tokens a forward counts for itself.
+struct MethodStatistics {
+  uint64_t forwards = 0;   // of this choice
+  uint64_t refreshes = 0;  // of those, over the whole sequence for the cache
+  uint64_t stores = 0;     // of those, for the cache alone
+  uint64_t proposed = 0;   // steps ahead that were tried
+  uint64_t accepted = 0;   // of those, that stood
+};
+
 struct Completion {
   std::string text;
   std::vector<int32_t> ids;  // generated, without the end token
   Finish finish = Finish::kRunning;
   std::vector<engine::Picked> picked;  // one per id when log-probabilities were asked for, else empty
   double score = 0;                    // of methods that rank (beam search): normalised log-probability
+  MethodStatistics statistics;         // zeros: the method keeps none
 };
 
 // One choice being generated.
@@ -73,7 +102,10 @@ class Generation {
     started_tokens_ = tokens;
   }
 
-  engine::Engine& engine() { return engine_; }
+  engine::Engine& engine() const { return engine_; }
+  const text::Tokenizer& tokenizer() const { return tokenizer_; }
+  int choice() const { return choice_; }
+  MethodStatistics& statistics() { return completion_.statistics; }
   const GenerationOptions& options() const { return options_; }
   const std::vector<int32_t>& prompt() const { return prompt_; }
   const std::vector<int32_t>& output() const { return completion_.ids; }

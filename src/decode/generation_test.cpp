@@ -640,13 +640,16 @@ TEST(Generate, ACharacterUnfinishedAtTheEndIsReplaced) {
 // ---- the table of methods ----
 
 TEST(Methods, TheTableTellsTheTruth) {
-  TinyWorld world;
+  TinyWorld causal, masked(engine::EngineOptions{}, "llada");
   const Ids prompt = tiny_prompt(15, 33);
   std::vector<std::string_view> names;
   for (const Method& method : methods()) {
     EXPECT_EQ(std::count(names.begin(), names.end(), method.name), 0) << method.name;
     names.push_back(method.name);
+    TinyWorld& world = method.reads == Reads::kCausal ? causal : masked;
     EXPECT_EQ(&find_method(method.name), &method);
+    EXPECT_EQ(&method_for(method.name, world.tiny.model->config()), &method);
+    EXPECT_THROW(method_for(method.name, (&world == &causal ? masked : causal).tiny.model->config()), Error);
     EXPECT_FALSE(method.source.empty());
     EXPECT_FALSE(method.needs.empty());
     // The printed defaults, given explicitly, change nothing.
@@ -664,12 +667,21 @@ TEST(Methods, TheTableTellsTheTruth) {
       GenerationOptions lossless = sampled(8, 30);
       lossless.method = method.name;
       lossless.sampling.temperature = temperature;
+      if (method.reads == Reads::kMasked) {
+        const Ids got = world.run(prompt, lossless).completions.front().ids;
+        lossless.method = "diffusion";
+        lossless.method_options["policy"] = "static";
+        EXPECT_EQ(got, world.run(prompt, lossless).completions.front().ids);
+        continue;
+      }
       EXPECT_EQ(world.run(prompt, lossless).completions.front().ids,
                 ids_of(Oracle{lossless.sampling, 8}.run(world, prompt, 30, false), world.tokenizer,
                        false))
           << method.name;
     }
   }
+  EXPECT_EQ(method_for("auto", causal.tiny.model->config()).name, "plain");
+  EXPECT_EQ(method_for("auto", masked.tiny.model->config()).name, "diffusion");
   try {
     find_method("none");
     FAIL();

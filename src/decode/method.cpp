@@ -8,6 +8,8 @@
 
 #include "base/error.h"
 #include "decode/beam/beam.h"
+#include "decode/diffusion/diffusion.h"
+#include "decode/diffusion/options.h"
 #include "decode/generation.h"
 #include "decode/plain/plain.h"
 
@@ -24,16 +26,31 @@ std::string_view name(Guarantee guarantee) {
 
 std::span<const Method> methods() {
   static const std::vector<Method> kMethods = {
-      {"plain", "token by token", "any causal model", Guarantee::kLossless, {}, plain},
+      {"plain", "token by token", "any causal model", Reads::kCausal, Guarantee::kLossless, {}, plain},
       {"beam",
        "beam search",
        "any causal model",
+       Reads::kCausal,
        Guarantee::kApproximate,
        {{"width", "4", "beams kept per step, 1 to 64"},
         {"length_penalty", "1.0", "score = log-probability / length^penalty, -10 to 10"},
         {"exact_stop", "0",
          "0: stop when no open beam beats the finished ones as it stands; 1: when none can, however it grows"}},
        beam},
+      {"diffusion",
+       "masked diffusion: LLaDA, Dream, SDAR; Fast-dLLM and others by policy and cache",
+       "a masked model",
+       Reads::kMasked,
+       Guarantee::kApproximate,
+       diffusion::diffusion_method_options(),
+       diffusion_method},
+      {"freedave",
+       "Free Draft-and-Verification, arXiv 2510.00294: the text of diffusion with the same policy, fewer forwards",
+       "a masked model",
+       Reads::kMasked,
+       Guarantee::kLossless,
+       diffusion::freedave_method_options(),
+       freedave_method},
   };
   return kMethods;
 }
@@ -47,6 +64,22 @@ const Method& find_method(std::string_view wanted) {
   throw Error(ErrorKind::kUsage, "method " + std::string(wanted) + ": unknown; methods are " + names);
 }
 
+const Method& method_for(std::string_view wanted, const models::Config& config) {
+  const Reads reads = config.attention == models::AttentionKind::kCausal ? Reads::kCausal : Reads::kMasked;
+  const auto fits = [&](const Method& m) { return m.reads == reads; };
+  if (wanted == "auto") return *std::ranges::find_if(methods(), fits);
+  const Method& method = find_method(wanted);
+  if (fits(method)) return method;
+  std::string names;
+  for (const Method& m : methods()) {
+    if (fits(m)) names += (names.empty() ? "" : ", ") + std::string(m.name);
+  }
+  throw Error(ErrorKind::kUnsupported, "method " + std::string(wanted) + ": reads " + std::string(method.needs) +
+                                           ", but this one (" + config.architecture + ") " +
+                                           (reads == Reads::kMasked ? "fills in masked tokens" : "is causal") +
+                                           "; use " + names);
+}
+
 namespace {
 
 std::string print_number(double value) {
@@ -55,14 +88,14 @@ std::string print_number(double value) {
   return text;
 }
 
-double read_option(const Generation& g, std::string_view option, double least, double most, bool whole) {
+const MethodOption* find_option(const Generation& g, std::string_view option) {
   const Method& method = find_method(g.options().method);
-  const auto declared = std::find_if(method.options.begin(), method.options.end(),
-                                     [&](const MethodOption& o) { return o.name == option; });
-  assert(declared != method.options.end());
-  const auto given = g.options().method_options.find(std::string(option));
-  const std::string text =
-      given != g.options().method_options.end() ? given->second : std::string(declared->default_value);
+  const auto it = std::ranges::find(method.options, option, &MethodOption::name);
+  return it == method.options.end() ? nullptr : &*it;
+}
+
+double read_option(const Generation& g, std::string_view option, double least, double most, bool whole) {
+  const std::string text = text_option(g, option);
   char* end = nullptr;
   const double value = std::strtod(text.c_str(), &end);
   const bool read = !text.empty() && end == text.c_str() + text.size();
@@ -75,6 +108,16 @@ double read_option(const Generation& g, std::string_view option, double least, d
 }
 
 }  // namespace
+
+std::string text_option(const Generation& g, std::string_view option) {
+  const auto given = g.options().method_options.find(std::string(option));
+  if (given != g.options().method_options.end()) return given->second;
+  const MethodOption* declared = find_option(g, option);
+  assert(declared);
+  return std::string(declared->default_value);
+}
+
+bool has_option(const Generation& g, std::string_view option) { return find_option(g, option) != nullptr; }
 
 int int_option(const Generation& g, std::string_view option, int least, int most) {
   return int(read_option(g, option, least, most, true));

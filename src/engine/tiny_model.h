@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "models/crafted_checkpoint.h"
 #include "models/model.h"
@@ -15,15 +16,16 @@ struct TinyModel {
 
 // Two layers, hidden 64, 4 heads of 16 over 2 KV heads, 96 tokens. `window` > 0: the first layer
 // slides (gemma3).
+// `architecture`: qwen3, or a masked one, whose last token is the mask.
 inline TinyModel tiny_model(tensor::Type type, tensor::Arithmetic arithmetic, int threads,
-                            int window = 0) {
+                            int window = 0, const std::string& architecture = "qwen3") {
   models::DraftShape shape;
   shape.head_dim = 16;
   shape.wide = 128;
   shape.vocab = 96;
   shape.context = 8192;
   shape.type = type;
-  models::Draft draft = models::draft(window > 0 ? "gemma3" : "qwen3", shape);
+  models::Draft draft = models::draft(window > 0 ? "gemma3" : architecture, shape);
   if (window > 0) {
     draft.keys["gemma3.attention.sliding_window"] = formats::GgufValue::u32(uint32_t(window));
     draft.keys["gemma3.attention.sliding_window_pattern"] = formats::GgufValue::u32(2);

@@ -109,6 +109,10 @@ inline Draft draft(const std::string& a, const DraftShape& shape = {}) {
   key("context_length", shape.context);
   d.keys[a + ".attention.layer_norm_rms_epsilon"] = GgufValue::f32(1e-6f);
   const bool moe = a.ends_with("moe"), gemma = a.starts_with("gemma");
+  if (a.starts_with("llada") || a == "dream" || a == "sdar") {
+    d.keys["tokenizer.ggml.mask_token_id"] = GgufValue::u32(uint32_t(shape.vocab - 1));
+    d.keys[a + ".attention.causal"] = GgufValue::boolean(false);
+  }
   if (moe) {
     key("expert_count", shape.experts);
     key("expert_used_count", shape.experts_used);
@@ -125,12 +129,12 @@ inline Draft draft(const std::string& a, const DraftShape& shape = {}) {
     matrix(at + "attn_k", shape.hidden, kv);
     matrix(at + "attn_v", shape.hidden, kv);
     matrix(at + "attn_output", query, shape.hidden);
-    if (a.starts_with("qwen2")) {
+    if (a.starts_with("qwen2") || a == "dream") {
       vector(at + "attn_q.bias", query, 0);
       vector(at + "attn_k.bias", kv, 0);
       vector(at + "attn_v.bias", kv, 0);
     }
-    if (a.starts_with("qwen3") || a == "gemma3") {
+    if (a.starts_with("qwen3") || a == "gemma3" || a == "sdar" || a == "llada-moe") {
       vector(at + "attn_q_norm.weight", shape.head_dim, 1);
       vector(at + "attn_k_norm.weight", shape.head_dim, 1);
     }

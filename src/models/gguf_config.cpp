@@ -14,8 +14,9 @@ using formats::GgufArray;
 using formats::GgufType;
 using formats::GgufValue;
 
-constexpr const char* kKnown =
-    "llama, mistral, qwen2, qwen3, qwen2moe, qwen3moe, gemma2 and gemma3";
+// "sdar" is ours: llama.cpp's converter has no block-causal model.
+constexpr const char* kArchitectures[] = {"llama",  "mistral", "qwen2", "qwen3", "qwen2moe",  "qwen3moe",
+                                          "gemma2", "gemma3",  "llada", "dream", "llada-moe", "sdar"};
 
 // The keys of one architecture, "llama.block_count" and so on.
 class Keys {
@@ -87,15 +88,16 @@ std::string architecture_of(const Gguf& gguf) {
                     ": metadata \"general.architecture\" is missing; the file is no "
                     "language model");
   }
-  for (const char* known :
-       {"llama", "mistral", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "gemma2", "gemma3"}) {
+  std::string all;
+  for (const char* known : kArchitectures) {
     if (*name == known) return *name;
+    all += (all.empty() ? "" : ", ") + std::string(known);
   }
   const bool latent =
       name->starts_with("deepseek2") || gguf.find(name->substr(0, 80) + ".attention.kv_lora_rank");
   throw Error(ErrorKind::kUnsupported, gguf.name() + ": architecture " + formats::shown(*name) +
                                            (latent ? " (latent attention)" : "") +
-                                           " is not known; known are " + kKnown);
+                                           " is not known; known are " + all);
 }
 
 bool is_gemma(const std::string& architecture) { return architecture.starts_with("gemma"); }
@@ -212,12 +214,28 @@ void read_experts(const Keys& keys, Config& config) {
   }
   // Softmax over all experts, then the top ones divided by their sum, is Mixtral's softmax over the
   // top ones.
-  e.normalise = keys.boolean_if("expert_weights_norm").value_or(config.architecture != "qwen2moe");
+  e.normalise = keys.boolean_if("expert_weights_norm").value_or(config.architecture != "qwen2moe" &&
+                                                          config.architecture != "llada-moe");
   if (const double scale = keys.number_or("expert_weights_scale", 1.0); scale != 0)
     e.scale = float(scale);
   if (const int dense = keys.integer_or("leading_dense_block_count", 0); dense > 0) {
     config.sparse.resize(size_t(config.layers));
     for (int l = 0; l < config.layers; ++l) config.sparse[size_t(l)] = l >= dense;
+  }
+}
+
+// What a masked model sees and predicts; the keys are those of llama.cpp's converter.
+void read_masked(const Keys& keys, const Gguf& gguf, Config& config) {
+  const std::string& a = config.architecture;
+  if (!a.starts_with("llada") && a != "dream" && a != "sdar") return;
+  if (keys.boolean_if("attention.causal").value_or(false)) {
+    keys.unsupported(keys.full("attention.causal"), "is true");
+  }
+  config.attention = a == "sdar" ? AttentionKind::kBlockCausal : AttentionKind::kBidirectional;
+  if (a == "sdar") config.attention_block = keys.integer_or("diffusion.block_size", 4);
+  config.shifted_logits = gguf.boolean("diffusion.shift_logits").value_or(a == "dream");
+  if (const auto mask = gguf.integer("tokenizer.ggml.mask_token_id")) {
+    config.mask_token = *mask >= 0 && *mask < config.vocab ? int(*mask) : -1;
   }
 }
 
@@ -274,6 +292,7 @@ Config gguf_config(const Gguf& gguf) {
   read_sliding(keys, config);
   read_rope(keys, gguf, config);
   read_experts(keys, config);
+  read_masked(keys, gguf, config);
   check_config(config, gguf.name());
   return config;
 }

@@ -7,7 +7,7 @@ bool is_gemma(std::string_view architecture) { return architecture.starts_with("
 
 bool has_qk_norm(std::string_view architecture) {
   return architecture == "qwen3" || architecture == "qwen3moe" || architecture == "gemma3" ||
-         architecture == "sdar";
+         architecture == "sdar" || architecture == "llada-moe";
 }
 
 // The block's down projection and the head share a leaf name.
@@ -61,8 +61,8 @@ TensorLayout gguf_layout(std::string_view architecture) {
   t.qk_norm = has_qk_norm(architecture);
   t.post_norms = is_gemma(architecture);
   // The converter permutes Q and K of these; the others keep Hugging Face's half-split rows.
-  t.interleaved = architecture == "llama" || architecture == "mistral";
-  if (architecture == "qwen2") {
+  t.interleaved = architecture == "llama" || architecture == "mistral" || architecture == "llada";
+  if (architecture == "qwen2" || architecture == "dream") {
     t.qkv_bias = Presence::kRequired;
   } else {
     t.qkv_bias = t.o_bias = is_gemma(architecture) ? Presence::kNever : Presence::kOptional;

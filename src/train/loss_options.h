@@ -1,4 +1,5 @@
-// What a training loss is made of. Sources: sheet 00 (LLaDA, Dream, SDAR, BD3), sheet 22 (Dimple).
+// What a training loss is made of. Sources: sheet 00 (LLaDA, Dream, SDAR, BD3), sheet 22 (Dimple),
+// sheet 39 (dParallel).
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,9 @@ enum class LossKind : uint8_t {
   kNextToken,  // cross entropy of every token given those before it
   kMasked,     // of masked tokens given the rest of the sequence (LLaDA; Dream when logits are
                // shifted)
+  kCertainty,  // certainty-forcing distillation (dParallel, sheet 39): half of one block of the
+               // answer masked, what follows it all masked; cross entropy there, and the entropy of
+               // what the model already gets right; the complementary half likewise
   kBlock,      // of masked tokens given their block and the clean blocks before (BD3, SDAR): [x_t |
                // x_0]
 };
@@ -40,6 +44,10 @@ struct LossOptions {
   bool stratified =
       false;  // t of draw i of n lies in the i-th n-th of its range (BD3's antithetic sampling)
   bool never_mask_logit = false;  // SUBS: the mask token has no logit
+  int certainty_block = 32;          // kCertainty: tokens of a block; 0: the whole answer (Dream)
+  double certainty_rate = 0.5;       // of its tokens that are masked in the first copy
+  double certainty_weight = 2;       // beta: of the entropy beside the cross entropy
+  double certainty_temperature = 0.5;  // of the entropy's softmax
   double cut = 0;  // share of sequences cut to a random length (LLaDA's pre-training: 0.01)
 };
 

@@ -1,7 +1,9 @@
 #include "train/loss_rows.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <utility>
 
 #include "base/draws.h"
 #include "base/error.h"
@@ -22,6 +24,7 @@ class Noise {
   double mask(size_t token) const { return uniform(kMasks + uint32_t(token)); }
   double cut() const { return uniform(0); }
   double cut_length() const { return uniform(1); }
+  double block() const { return uniform(2); }
 
  private:
   static constexpr uint32_t kTimes = 1u << 24, kMasks = 1u << 28;
@@ -112,6 +115,38 @@ LossSequence masked_tokens(const LossOptions& o, const models::Config& config, c
   return s;
 }
 
+// The tokens whose certainty is trained: one block of the answer, or all of it.
+std::pair<int, int> active_tokens(const LossOptions& o, const Example& e, int first, const Noise& noise) {
+  const int end = int(e.tokens.size());
+  if (o.certainty_block == 0 || first >= end) return {first, end};
+  const int blocks = (end - first + o.certainty_block - 1) / o.certainty_block;
+  const int n = std::min(int(noise.block() * blocks), blocks - 1);
+  return {first + n * o.certainty_block, std::min(first + (n + 1) * o.certainty_block, end)};
+}
+
+// The active tokens half masked, what comes behind them masked; then the other half.
+void certainty_pair(const LossOptions& o, const models::Config& config, const Example& e, const Noise& noise,
+                    size_t examples, std::vector<LossSequence>& out) {
+  const auto [begin, end] = active_tokens(o, e, first_predicted(e, config.shifted_logits), noise);
+  const double p = (1 - o.epsilon) * o.certainty_rate + o.epsilon;
+  for (const bool complement : {false, true}) {
+    std::vector<int32_t> noisy = e.tokens;
+    std::fill(noisy.begin() + end, noisy.end(), config.mask_token);
+    LossSequence s;
+    for (int i = begin; i < end; ++i) {
+      if ((noise.mask(size_t(i)) < p) == complement) continue;
+      noisy[size_t(i)] = config.mask_token;
+      s.predicted.push_back(i - (config.shifted_logits ? 1 : 0));
+      s.targets.push_back(e.tokens[size_t(i)]);
+    }
+    s.sequence = plain_sequence(config, std::move(noisy));
+    s.weights.assign(s.predicted.size(), 1.0 / (double(s.predicted.size()) * double(examples)));
+    s.rates = {complement ? 1 - p : p};
+    s.certainty = o.certainty_weight / double(examples);
+    out.push_back(std::move(s));
+  }
+}
+
 // Tokens that are predicted or could have been.
 size_t answer_tokens(const LossOptions& o, const models::Config& config, const Example& e) {
   const int first = first_predicted(e, o.kind == LossKind::kNextToken || config.shifted_logits);
@@ -143,6 +178,9 @@ void check_loss(const LossOptions& o, const models::Config& config) {
   using models::AttentionKind;
   if (o.kind == LossKind::kNextToken && config.attention != AttentionKind::kCausal) {
     refuse("\"next-token\" needs a causal model (llama, qwen2, qwen3)");
+  }
+  if (o.kind == LossKind::kCertainty && config.attention != AttentionKind::kBidirectional) {
+    refuse("\"certainty\" needs a model that sees the whole sequence (llada, dream)");
   }
   if (o.kind == LossKind::kMasked && config.attention != AttentionKind::kBidirectional) {
     refuse("\"masked\" needs a model that sees the whole sequence (llada, dream)");
@@ -184,14 +222,16 @@ std::vector<LossSequence> loss_sequences(const LossOptions& o, const models::Con
   for (size_t i = 0; i < examples.size(); ++i) {
     const Example& e = cut_examples[i];
     answers.push_back(answer_tokens(o, config, e));
-    if (o.kind == LossKind::kNextToken) {
+    if (o.kind == LossKind::kCertainty) {
+      certainty_pair(o, config, e, noises[i], examples.size(), out);
+    } else if (o.kind == LossKind::kNextToken) {
       out.push_back(next_tokens(config, e));
     } else {
       out.push_back(
           masked_tokens(o, config, e, draw_masking(o, config, e, noises[i], drawn, times)));
     }
   }
-  divide(o, answers, out);
+  if (o.kind != LossKind::kCertainty) divide(o, answers, out);
   return out;
 }
 

@@ -1,5 +1,6 @@
 // From examples to what one step computes: rows with noise drawn on them, which rows predict which
-// tokens, and with what weight. Every loss here is sum(weight * cross entropy).
+// tokens, and with what weight. Every loss here is sum(weight * cross entropy), of kCertainty with
+// certainty * (mean entropy of the predictions that are right) for each sequence besides.
 #pragma once
 
 #include <cstdint>
@@ -19,12 +20,13 @@ struct LossSequence {
   std::vector<int32_t> targets;  // of each
   std::vector<double> weights;   // of each, the mean's divisor and the time weight together
   std::vector<double> rates;     // p of the whole sequence, or of each block; empty for kNextToken
+  double certainty = 0;          // of kCertainty
 };
 
 // Throws Error(kUsage) when the loss does not go with how the model sees and predicts.
 void check_loss(const LossOptions& options, const models::Config& config);
 
-// All sequences of step `step`, whose examples are numbers step * examples.size() and following of
+// All sequences of step `step`, one per example in their order (of kCertainty two), whose examples are numbers step * examples.size() and following of
 // the run. The noise of an example depends on (seed, number) alone.
 std::vector<LossSequence> loss_sequences(const LossOptions& options, const models::Config& config,
                                          std::span<const Example> examples, uint64_t seed,

@@ -220,6 +220,56 @@ TEST(Noise, IsAFunctionOfSeedAndExample) {
   EXPECT_NE(alone.predicted, loss_sequences(o, c, std::vector{e}, 9, 7)[0].predicted);
 }
 
+// Every active token is masked in exactly one of the two copies; the prompt and the blocks before are clean, what follows
+// is masked and not predicted; every block's turn comes.
+TEST(Certainty, PairsAreComplementary) {
+  for (const bool shifted : {false, true}) {
+    const models::Config c = config(AttentionKind::kBidirectional, shifted);
+    LossOptions o;
+    o.kind = LossKind::kCertainty;
+    for (const int block : {0, 4, 5, 64}) {
+      o.certainty_block = block;
+      for (const int prompt : {0, 3}) {
+        const Example e = example(18, prompt);
+        const int first = std::max(prompt, shifted ? 1 : 0);
+        std::map<int, int> begins;
+        double masked_first = 0, active = 0;
+        for (int step = 0; step < 300; ++step) {
+          const auto pair = loss_sequences(o, c, std::vector{e}, 4, step);
+          ASSERT_EQ(pair.size(), 2u);
+          std::map<int, int> copy_of;  // by position
+          for (int copy = 0; copy < 2; ++copy) {
+            for (size_t i = 0; i < pair[size_t(copy)].predicted.size(); ++i) {
+              const int at = pair[size_t(copy)].predicted[i] + (shifted ? 1 : 0);
+              EXPECT_TRUE(copy_of.emplace(at, copy).second) << "predicted twice";
+              EXPECT_EQ(pair[size_t(copy)].targets[i], e.tokens[size_t(at)]);
+            }
+          }
+          const int begin = copy_of.begin()->first, end = copy_of.rbegin()->first + 1;
+          EXPECT_EQ(int(copy_of.size()), end - begin);
+          EXPECT_EQ(end, block == 0 ? 18 : std::min(begin + block, 18));
+          ++begins[begin];
+          for (int copy = 0; copy < 2; ++copy) {
+            const LossSequence& s = pair[size_t(copy)];
+            for (int i = 0; i < 18; ++i) {
+              const bool masked = i >= end || (i >= begin && copy_of.at(i) == copy);
+              EXPECT_EQ(s.sequence.tokens[size_t(i)], masked ? kMask : e.tokens[size_t(i)]);
+            }
+            for (const double w : s.weights) EXPECT_DOUBLE_EQ(w, 1.0 / double(s.weights.size()));
+            EXPECT_DOUBLE_EQ(s.certainty, 2.0);
+          }
+          masked_first += double(pair[0].predicted.size());
+          active += double(copy_of.size());
+        }
+        EXPECT_NEAR(masked_first / active, 0.5, 4 * 0.5 / std::sqrt(active));
+        const int blocks = block == 0 ? 1 : (18 - first + block - 1) / block;
+        EXPECT_EQ(int(begins.size()), blocks);
+        for (const auto& [begin, n] : begins) EXPECT_EQ((begin - first) % std::max(block, 1), 0);
+      }
+    }
+  }
+}
+
 TEST(Cut, ShortensTheShareOfSequencesThatItNames) {
   const models::Config c = config(AttentionKind::kCausal);
   LossOptions o;
@@ -242,6 +292,9 @@ TEST(Loss, GoesWithHowTheModelSees) {
   EXPECT_NO_THROW(check_loss(o, config(AttentionKind::kCausal)));
   o.kind = LossKind::kMasked;
   EXPECT_THROW(check_loss(o, config(AttentionKind::kCausal)), Error);
+  EXPECT_NO_THROW(check_loss(o, config(AttentionKind::kBidirectional)));
+  o.kind = LossKind::kCertainty;
+  EXPECT_THROW(check_loss(o, config(AttentionKind::kBlockCausal, false, 4)), Error);
   EXPECT_NO_THROW(check_loss(o, config(AttentionKind::kBidirectional)));
   o.kind = LossKind::kBlock;
   EXPECT_THROW(check_loss(o, config(AttentionKind::kBidirectional)), Error);

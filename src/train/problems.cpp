@@ -3,6 +3,8 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "train/addition.h"
+#include "train/countdown.h"
+#include "train/json_problems.h"
 #include "train/sudoku.h"
 
 namespace tutti::train {
@@ -25,11 +27,13 @@ Problem problem_at(const ProblemSource& source, uint64_t seed, bool test, uint64
   }
 }
 
-std::vector<std::string> problem_names() { return {"sudoku", "addition"}; }
+std::vector<std::string> problem_names() { return {"sudoku", "addition", "countdown", "json"}; }
 
 std::unique_ptr<ProblemSource> make_problems(const std::string& name) {
   if (name == "sudoku") return std::make_unique<Sudoku>();
   if (name == "addition") return std::make_unique<Addition>();
+  if (name == "countdown") return std::make_unique<Countdown>();
+  if (name == "json") return std::make_unique<JsonProblems>();
   throw Error(ErrorKind::kUsage, "problems: no task is named " + name);
 }
 

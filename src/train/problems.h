@@ -35,7 +35,7 @@ Problem problem_at(const ProblemSource& source, uint64_t seed, bool test, uint64
 // Every tenth problem by its hash.
 bool tenth(const Problem& problem);
 
-// "sudoku", "addition".
+// "sudoku", "addition", "countdown", "json".
 std::vector<std::string> problem_names();
 std::unique_ptr<ProblemSource> make_problems(const std::string& name);
 

@@ -4,10 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 
 #include "train/addition.h"
+#include "train/countdown.h"
+#include "train/json_problems.h"
 #include "train/sudoku.h"
 
 namespace tutti::train {
@@ -113,6 +116,71 @@ TEST(AdditionProblems, AnswersAreWrittenColumnByColumn) {
     }
     ASSERT_EQ(rebuilt + carry * place, a + b) << p.answer;
   }
+}
+
+TEST(CountdownProblems, AnswersReachTheTargetAndOnlySuchSolve) {
+  const Countdown countdown;
+  for (int i = 0; i < kMany; ++i) {
+    const Problem p = problem_at(countdown, 1, i % 2 == 1, uint64_t(i));
+    int n[3], target = 0, a = 0, b = 0, c = 0, d = 0, e = 0, f = 0;
+    char one = 0, two = 0;
+    ASSERT_EQ(std::sscanf(p.prompt.c_str(), "%d,%d,%d>%d=", &n[0], &n[1], &n[2], &target), 4) << p.prompt;
+    ASSERT_EQ(std::sscanf(p.answer.c_str(), "%d%c%d=%d,%d%c%d=%d", &a, &one, &b, &c, &d, &two, &e, &f), 8) << p.answer;
+    const auto value = [](int x, char o, int y) { return o == '+' ? x + y : o == '-' ? x - y : x * y; };
+    ASSERT_EQ(value(a, one, b), c);
+    ASSERT_EQ(value(d, two, e), f);
+    ASSERT_EQ(f, target);
+    // The second operation takes the first one's result and the number that is left.
+    std::multiset<int> numbers(n, n + 3), used{a, b, d == c ? e : d};
+    const std::multiset<int> other{a, b, e == c ? d : e};
+    ASSERT_TRUE(numbers == used || numbers == other) << p.prompt << p.answer;
+    ASSERT_TRUE(countdown.solves(p, p.answer));
+  }
+  const Problem p{"3,7,25>46=", ""};
+  for (const char* right : {"3*7=21,21+25=46", "7*3=21,25+21=46"}) EXPECT_TRUE(countdown.solves(p, right)) << right;
+  for (const char* wrong : {"", "3*7=21", "3*7=21,21+25=46,", "3*7=22,22+25=47", "3*7=21,20+25=45", "21+25=46,3*7=21",
+                            "25+21=46,0*0=0", "3*7=21,21+25=460", "46-0=46,46-0=46"}) {
+    EXPECT_FALSE(countdown.solves(p, wrong)) << wrong;
+  }
+  EXPECT_EQ(countdown_answer({1, 1, 1}, 99), "");
+}
+
+TEST(JsonProblems, AnswersAreTheJsonOfThePaths) {
+  const JsonProblems source;
+  int nested = 0, lists = 0;
+  for (int i = 0; i < kMany; ++i) {
+    const Problem p = problem_at(source, 1, false, uint64_t(i));
+    ASSERT_LE(p.prompt.size() + p.answer.size(), 150u) << p.prompt << p.answer;
+    nlohmann::json expected = nlohmann::json::object();
+    std::istringstream entries(p.prompt.substr(0, p.prompt.size() - 1));
+    ASSERT_EQ(p.prompt.back(), '\n');
+    for (std::string entry; std::getline(entries, entry, ';');) {
+      const size_t equals = entry.find('=');
+      const auto scalar = [](const std::string& text) -> nlohmann::json {
+        return std::isdigit(text[0]) ? nlohmann::json(std::stoi(text)) : nlohmann::json(text);
+      };
+      std::string text = entry.substr(equals + 1);
+      nlohmann::json value;
+      if (text[0] == '[') {
+        ++lists;
+        value = nlohmann::json::array();
+        std::istringstream items(text.substr(1, text.size() - 2));
+        for (std::string item; std::getline(items, item, ',');) value.push_back(scalar(item));
+      } else {
+        value = scalar(text);
+      }
+      if (entry[1] == '.') {
+        ++nested;
+        expected[entry.substr(0, 1)][entry.substr(2, 1)] = value;
+      } else {
+        expected[entry.substr(0, 1)] = value;
+      }
+    }
+    ASSERT_EQ(nlohmann::json::parse(p.answer), expected) << p.prompt;
+    ASSERT_EQ(p.answer.find(' '), std::string::npos);
+  }
+  EXPECT_GT(nested, 100);
+  EXPECT_GT(lists, 100);
 }
 
 TEST(Problems, HeldOutOnesAreNeverTrained) {

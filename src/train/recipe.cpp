@@ -27,7 +27,7 @@ ModelRecipe read_model(StrictObject o) {
   m.hidden = size("hidden", 1 << 20);
   m.heads = size("heads", 8192);
   m.intermediate = size("intermediate", 1 << 24);
-  m.context = size("context", 1 << 24);
+  m.context = int(o.integer("context", 1, 1 << 24, inherited));
   m.kv_heads = int(o.integer("kv_heads", 1, 8192, std::max(m.heads, 1)));
   m.head_dim = int(o.integer("head_dim", 16, 4096, fresh ? std::max(m.hidden / m.heads, 16) : 16));
   m.rope_theta = o.number("rope_theta", 1.5, 1e12, 10000.0);
@@ -73,10 +73,11 @@ DataRecipe read_data(StrictObject o, const std::filesystem::path& folder) {
 
 LossOptions read_loss(StrictObject o) {
   LossOptions l;
-  const std::string kind = o.choice("kind", {"next-token", "masked", "block"});
-  l.kind = kind == "masked"  ? LossKind::kMasked
-           : kind == "block" ? LossKind::kBlock
-                             : LossKind::kNextToken;
+  const std::string kind = o.choice("kind", {"next-token", "masked", "block", "certainty"});
+  l.kind = kind == "masked"      ? LossKind::kMasked
+           : kind == "block"     ? LossKind::kBlock
+           : kind == "certainty" ? LossKind::kCertainty
+                                 : LossKind::kNextToken;
   const std::string weight = o.choice("weight", {"inverse", "one", "context"}, "inverse");
   l.weight = weight == "one"       ? TimeWeight::kOne
              : weight == "context" ? TimeWeight::kContext
@@ -94,6 +95,13 @@ LossOptions read_loss(StrictObject o) {
   l.stratified = o.flag("stratified", false);
   l.never_mask_logit = o.flag("never_mask_logit", false);
   l.cut = o.number("cut", 0, 1, 0.0);
+  l.certainty_block = int(o.integer("certainty_block", 0, 1 << 20, 32));
+  l.certainty_rate = o.number("certainty_rate", 0, 1, 0.5);
+  l.certainty_weight = o.number("certainty_weight", 0, 1e3, 2.0);
+  l.certainty_temperature = o.number("certainty_temperature", 1e-3, 1e3, 0.5);
+  for (const char* key : {"certainty_block", "certainty_rate", "certainty_weight", "certainty_temperature"}) {
+    if (o.has(key) && l.kind != LossKind::kCertainty) o.bad(key, "belongs to the kind \"certainty\"");
+  }
   if (l.time_per_block && l.kind != LossKind::kBlock)
     o.bad("time_per_block", "belongs to the kind \"block\"");
   if (l.weight == TimeWeight::kContext && l.kind != LossKind::kMasked) {

@@ -19,7 +19,8 @@ struct ModelRecipe {
   std::string from;  // a Hugging Face folder; empty: new weights
   std::string
       family;  // llama, qwen2, qwen3, llada, dream, sdar; empty with `from`: the folder's own
-  int layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0, context = 0;
+  int layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0;
+  int context = 0;  // 0 with `from`: the folder's own
   double rope_theta = 10000, norm_epsilon = 1e-5;
   bool tied_head = false;
   int block = 0;            // sdar: the attention block

@@ -20,6 +20,8 @@ struct StepReport {
   double learning_rate = 0;
   int64_t tokens = 0;     // rows that went through the network
   int64_t predicted = 0;  // of these, with a target
+  // Of the loss "certainty": share of the predictions that are right, and the mean entropy of those.
+  double right = 0, entropy = 0;
   double seconds = 0;
 };
 

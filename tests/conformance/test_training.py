@@ -255,6 +255,43 @@ def step_loss(weights, family, step, options):
     return sum(loss for loss, _, _ in parts) / sum(p[1 if mean == "tokens" else 2] for p in parts)
 
 
+def certainty_loss(weights, family, step, options):
+    """dParallel: each example twice, complementary halves of one block masked and all behind it; the mean cross entropy
+    of the masked ones, and beta times the mean entropy of those that are right."""
+    shifted = FAMILIES[family][2]
+    length, beta = options.get("certainty_block", 32), options.get("certainty_weight", 2.0)
+    temperature = options.get("certainty_temperature", 0.5)
+    pairs = list(zip(step["sequences"][::2], step["sequences"][1::2]))
+    total, right = 0, 0
+    for pair in pairs:
+        masked = [{row + 1 if shifted else row: target for row, target in zip(s["predicted"], s["targets"])}
+                  for s in pair]
+        active = sorted(masked[0] | masked[1])
+        assert not set(masked[0]) & set(masked[1]) and active == list(range(active[0], active[-1] + 1))
+        clean, prompt = next((list(tokens), prompt) for tokens, prompt in clean_examples().items()
+                             if len(tokens) == len(pair[0]["tokens"])
+                             and all(tokens[i] == t for i, t in (masked[0] | masked[1]).items())
+                             and list(tokens[:active[0]]) == pair[0]["tokens"][:active[0]])
+        first = max(prompt, 1 if shifted else 0)
+        if length == 0:
+            assert active == list(range(first, len(clean)))
+        else:
+            assert (active[0] - first) % length == 0 and active[-1] + 1 == min(active[0] + length, len(clean))
+        for s, targets in zip(pair, masked):
+            assert s["tokens"] == [MASK if i in targets or i > active[-1] else t for i, t in enumerate(clean)]
+            n = len(clean)
+            logits = logits_of(weights, family, torch.tensor(s["tokens"]), torch.arange(n), attention("full", n))
+            rows = {i: logits[i - 1 if shifted else i] for i in targets}
+            if targets:
+                total = total + sum(cross_entropy(rows[i], t) for i, t in targets.items()) / len(targets)
+            sure = [torch.softmax(rows[i] / temperature, -1) for i, t in targets.items() if rows[i].argmax() == t]
+            right += len(sure)
+            if sure:
+                total = total + beta * sum(-(p * p.log()).sum() for p in sure) / len(sure)
+    assert right > 3, "too few right predictions to see their entropy"
+    return total / len(pairs)
+
+
 LOSSES = [
     ("llama", {"kind": "next-token"}, False),
     ("qwen2", {"kind": "next-token", "mean": "sequences"}, False),
@@ -262,6 +299,9 @@ LOSSES = [
     ("llada", {"kind": "masked", "mean": "sequences", "stratified": True, "never_mask_logit": True}, True),
     ("dream", {"kind": "masked", "weight": "context", "context": 0.3}, False),
     ("dream", {"kind": "masked", "weight": "one", "mean": "masked"}, False),
+    ("llada", {"kind": "certainty", "certainty_block": 4}, False),
+    ("dream", {"kind": "certainty", "certainty_block": 0, "certainty_weight": 1.5, "certainty_temperature": 0.8,
+               "certainty_rate": 0.3}, False),
     ("sdar", {"kind": "block", "mean": "sequences"}, False),
     ("sdar", {"kind": "block", "time_per_block": True, "low": 0.3, "high": 0.8, "never_mask_logit": True}, False),
 ]
@@ -271,11 +311,12 @@ LOSSES = [
 def test_loss_and_gradients(tmp_path, family, options, tied):
     """One step of plain gradient descent: the loss, and every weight's gradient as what the step took from it."""
     rate = 100.0
-    before, trace, log, after = run(tmp_path, family, {"loss": options, "sequences": 6,
+    certainty = options["kind"] == "certainty"
+    before, trace, log, after = run(tmp_path, family, {"loss": options, "sequences": 48 if certainty else 6,
                                                        "optimiser": {"kind": "sgd", "learning_rate": rate}},
                                     steps=1, tied=tied)
     weights = {k: v.double().requires_grad_() for k, v in before.items()}
-    loss = step_loss(weights, family, trace[0], options)
+    loss = (certainty_loss if certainty else step_loss)(weights, family, trace[0], options)
     loss.backward()
     assert abs(trace[0]["loss"] - loss.item()) <= 1e-5 * abs(loss.item())
     assert log[0]["loss"] == trace[0]["loss"]

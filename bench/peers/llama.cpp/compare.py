@@ -5,7 +5,7 @@ sequences, all streams together), stream_1_depth_512/2048 (decode after that man
 (rows of one prompt). Three are costs, the fewer the better: load (seconds from the start of the program to the first
 token of a short prompt, files in the page cache, our packed weights in theirs), first_pack (the same where ours packs
 and writes that cache), memory_2048 (peak resident MiB of a program that has read a prompt of nearly 2,048 tokens into
-a context of that size, keys and values in f16). Before the rounds the peer tries its flags on each item and keeps the
+a context of that size). Before the rounds the peer tries its flags on each item and keeps the
 best.
 """
 
@@ -30,12 +30,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 PEER = ROOT / ".cache" / "peers" / "llama.cpp"
-PEER_FLAGS = [  # a quantised V cache needs flash attention
-    ["-fa", "off", "-ctk", "f16", "-ctv", "f16"],
-    ["-fa", "on", "-ctk", "f16", "-ctv", "f16"],
-    ["-fa", "on", "-ctk", "bf16", "-ctv", "bf16"],
-    ["-fa", "on", "-ctk", "q8_0", "-ctv", "q8_0"],
-]
+PEER_FLAGS = {  # by our type of keys and values; a quantised V cache needs flash attention
+    "f16": [["-fa", "off", "-ctk", "f16", "-ctv", "f16"], ["-fa", "on", "-ctk", "f16", "-ctv", "f16"],
+            ["-fa", "on", "-ctk", "bf16", "-ctv", "bf16"], ["-fa", "on", "-ctk", "q8_0", "-ctv", "q8_0"]],
+    "i8": [["-fa", "on", "-ctk", "q8_0", "-ctv", "q8_0"]],
+}
 # Of load and memory. A warm-up run and the fitting to a device's memory only cost time there.
 PEER_LOAD_FLAGS = [["--no-warmup", "-fit", "off"], ["--no-warmup", "-fit", "off", "-nr"],
                    ["--no-warmup", "-fit", "off", "-fa", "on"], ["--no-warmup", "-fit", "off", "-nr", "-fa", "on"]]
@@ -176,7 +175,8 @@ class Machine:
 class Ours:
     def __init__(self, machine, program, model, options):
         self.machine, self.options = machine, options
-        self.command = [program, "bench", "-m", model, "-t", options.threads, "--repeats", 1, "--json"]
+        self.command = [program, "bench", "-m", model, "-t", options.threads, "--kv", options.kv, "--repeats", 1,
+                        "--json"]
         self.about = {}
         self.packed = options.scratch / "packed"
 
@@ -202,7 +202,7 @@ class Ours:
             shutil.rmtree(self.packed, ignore_errors=True)
         program, model = self.command[0], self.command[3]
         command = [program, "run", "-m", model, "-t", self.options.threads, "-q", "--raw", "-f",
-                   prompt_file(item, self.options), "-n", 1, "--temp", 0, "--kv", "f16", "--pack-cache", self.packed]
+                   prompt_file(item, self.options), "-n", 1, "--temp", 0, "--kv", self.options.kv, "--pack-cache", self.packed]
         if item.cost != "first_pack" and not self.packed.exists():
             self.machine.start(command)
         seconds, memory = self.machine.start(command)
@@ -235,10 +235,11 @@ class Peer:
         bin = PEER / "build" / "bin"
         if item.cost:
             context = LONG_CONTEXT if item.cost == "memory" else SHORT_CONTEXT
+            types = {"f16": ["-ctk", "f16", "-ctv", "f16"], "i8": PEER_FLAGS["i8"][0]}[self.options.kv]
             seconds, memory = self.machine.start(
                 [bin / "llama-completion", "-m", self.model, "-t", self.options.threads, "-f",
                  prompt_file(item, self.options), "-n", 1, "-c", context, "-no-cnv", "--no-display-prompt",
-                 "--temp", 0, "-ctk", "f16", "-ctv", "f16", *flags])
+                 "--temp", 0, *types, *flags])
             return memory if item.cost == "memory" else seconds
         common = ["-m", self.model, "-t", self.options.threads, *flags]
         if item.streams > 1:
@@ -253,7 +254,7 @@ class Peer:
         return json.loads(out.splitlines()[-1])["avg_ts"]
 
     def choose_flags(self, item: Item) -> None:
-        flags_of = PEER_LOAD_FLAGS if item.cost else PEER_FLAGS
+        flags_of = PEER_LOAD_FLAGS if item.cost else PEER_FLAGS[self.options.kv]
         tried = [(self.measure(item, flags), flags) for _ in range(2) for flags in flags_of]
         item.peer_flags = (min if item.cost else max)(tried)[1]
 
@@ -300,6 +301,8 @@ def main():
     parser.add_argument("--only", help="comma-separated items: " + ", ".join(i.name for i in all_items()))
     parser.add_argument("--program", type=Path,
                         default=Path(os.environ.get("TUTTI", ROOT / "build" / "release" / "tutti")))
+    parser.add_argument("--kv", choices=list(PEER_FLAGS), default="f16",
+                        help="our cached keys and values; i8: the peer's are q8_0")
     parser.add_argument("--peer-only", action="store_true", help="measure the peer alone; writes nothing")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout, the rest on stderr")
@@ -349,12 +352,13 @@ def compare(options, model, items, say):
     roof = machine.read_bandwidth(options.threads)
     date = datetime.date.today().isoformat()
     slug = re.sub(r"[^a-z0-9]+", "-", Machine.cpu().split("(")[0].lower()).strip("-")
-    stem = options.out / f"{date}-llama.cpp-{options.model if options.model in MODELS else model.stem}-{slug}"
+    stem = options.out / f"{date}-llama.cpp-{options.model if options.model in MODELS else model.stem}" \
+        f"{'' if options.kv == 'f16' else '-kv-' + options.kv}-{slug}"
     header = {
         "date": date, "cpu": Machine.cpu(), "instructions": Machine.instructions(), "threads": options.threads,
         "model": model.name, "model_bytes": model.stat().st_size,
         "tutti": {**ours.about, "command": "tutti bench --repeats 1 (one item a call)"},
-        "peer": Peer.build(), "peer_flags_tried": [" ".join(f) for f in PEER_FLAGS],
+        "peer": Peer.build(), "peer_flags_tried": [" ".join(f) for f in PEER_FLAGS[options.kv]],
         "peer_flags_tried_for_load_and_memory": [" ".join(f) for f in PEER_LOAD_FLAGS],
         "lengths": f"streams: from an empty context, {options.tokens} tokens each (peer: a prompt of 1); depth items: "
                    f"{options.tokens} tokens after that many; prompt items: that many rows, nothing decoded; "

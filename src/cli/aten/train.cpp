@@ -1,7 +1,13 @@
 // What the program finds by name in the library that it opens for training.
+#include "train/aten/filter_training.h"
 #include "train/aten/training.h"
 
 extern "C" [[gnu::visibility("default")]] void tutti_train(
     const tutti::train::TrainingRequest& request, tutti::train::TrainingResult& result) {
   result = tutti::train::run_training(request);
+}
+
+extern "C" [[gnu::visibility("default")]] void tutti_train_filter(
+    const tutti::train::FilterTrainingRequest& request, tutti::train::FilterTrainingResult& result) {
+  result = tutti::train::train_filter(request);
 }

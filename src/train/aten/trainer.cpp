@@ -50,6 +50,7 @@ ModelShape shape_from(const Recipe& recipe, const Vocabulary& vocabulary,
   if (checkpoint) {
     s = shape_of(*checkpoint, m.family);
     if (s.block == 0) s.block = m.block;
+    if (m.context > 0) s.context = m.context;
     if (s.mask_token < 0) s.mask_token = vocabulary.mask;
     if (vocabulary.tokenizer.vocab_size() > s.vocab) {
       throw Error(ErrorKind::kUsage,
@@ -78,7 +79,7 @@ int64_t elements(const std::vector<Parameter>& parameters) {
   return n;
 }
 
-// sum(weight * cross entropy) of the batch's head rows.
+// sum(weight * cross entropy) of the batch's head rows, which are fp32.
 at::Tensor weighted_loss(at::Tensor logits, std::span<const LossSequence> sequences,
                          int never_token) {
   std::vector<int64_t> targets;
@@ -87,12 +88,38 @@ at::Tensor weighted_loss(at::Tensor logits, std::span<const LossSequence> sequen
     targets.insert(targets.end(), s.targets.begin(), s.targets.end());
     for (const double w : s.weights) weights.push_back(float(w));
   }
-  logits = logits.to(at::kFloat);
   if (never_token >= 0)
     logits = logits.index_fill(1, at::tensor({int64_t(never_token)}), -INFINITY);
   const at::Tensor losses =
       at::cross_entropy_loss(logits, at::tensor(targets), {}, at::Reduction::None);
   return (losses * at::tensor(weights)).sum();
+}
+
+// sum over sequences of certainty * (mean entropy, in nats and at the loss's temperature, of the predictions that are
+// right). Which ones are right is a constant.
+at::Tensor certainty_loss(const at::Tensor& logits, std::span<const LossSequence> sequences,
+                          double temperature, StepReport& report) {
+  std::vector<int64_t> targets;
+  for (const LossSequence& s : sequences) targets.insert(targets.end(), s.targets.begin(), s.targets.end());
+  const at::Tensor right = logits.argmax(1).eq(at::tensor(targets)).contiguous();
+  const at::Tensor log_p = (logits / temperature).log_softmax(1);
+  const at::Tensor entropy = -(log_p.exp() * log_p).sum(1);
+  const bool* is_right = right.data_ptr<bool>();
+  std::vector<float> weights;
+  double all = 0, sum = 0;
+  const at::Tensor values = entropy.detach().contiguous();
+  for (size_t first = 0, i = 0; i < sequences.size(); first += sequences[i].targets.size(), ++i) {
+    const size_t n = sequences[i].targets.size();
+    const auto count = std::count(is_right + first, is_right + first + n, true);
+    for (size_t j = first; j < first + n; ++j) {
+      weights.push_back(is_right[j] ? float(sequences[i].certainty / double(count)) : 0.0f);
+      if (is_right[j]) sum += double(values.data_ptr<float>()[j]);
+    }
+    all += double(count);
+  }
+  report.right += all;
+  report.entropy += sum;
+  return (entropy * at::tensor(weights)).sum();
 }
 
 }  // namespace
@@ -135,7 +162,7 @@ models::TensorWeights Trainer::saved_weights() const {
   return weights_of(averages_.empty() ? values_ : averages_);
 }
 
-double Trainer::backward(std::span<const LossSequence> sequences) {
+void Trainer::backward(std::span<const LossSequence> sequences, StepReport& report) {
   std::vector<Sequence> rows;
   std::vector<int> wanted;
   int base = 0;
@@ -144,7 +171,7 @@ double Trainer::backward(std::span<const LossSequence> sequences) {
     rows.push_back(s.sequence);
     base += s.sequence.rows();
   }
-  if (wanted.empty()) return 0;  // nothing was masked
+  if (wanted.empty()) return;  // nothing was masked
   models::Batch batch = plan_batch(shaped_.config, rows);
   batch.head_rows = std::move(wanted);
   models::TensorKv nothing(shaped_.config, 0);
@@ -152,12 +179,15 @@ double Trainer::backward(std::span<const LossSequence> sequences) {
   {
     const Autocast autocast(recipe_.bf16);
     const at::Tensor logits =
-        models::tensor_forward(shaped_.config, weights_of(values_), batch, nothing).logits;
+        models::tensor_forward(shaped_.config, weights_of(values_), batch, nothing).logits.to(at::kFloat);
     const bool never = recipe_.loss.never_mask_logit && recipe_.loss.kind != LossKind::kNextToken;
     loss = weighted_loss(logits, sequences, never ? shaped_.config.mask_token : -1);
+    if (recipe_.loss.kind == LossKind::kCertainty) {
+      loss = loss + certainty_loss(logits, sequences, recipe_.loss.certainty_temperature, report);
+    }
   }
   loss.backward();
-  return loss.item<double>();
+  report.loss += loss.item<double>();
 }
 
 void Trainer::average() {
@@ -179,9 +209,12 @@ StepReport Trainer::train_step(std::vector<LossSequence>* noise) {
     report.tokens += s.sequence.rows();
     report.predicted += int64_t(s.predicted.size());
   }
-  for (size_t first = 0; first < in_step; first += size_t(recipe_.sequences)) {
-    report.loss += backward(std::span(sequences).subspan(first, size_t(recipe_.sequences)));
+  const size_t together = sequences.size() / size_t(recipe_.accumulate);
+  for (size_t first = 0; first < sequences.size(); first += together) {
+    backward(std::span(sequences).subspan(first, together), report);
   }
+  report.entropy = report.right > 0 ? report.entropy / report.right : 0;
+  report.right = report.predicted > 0 ? report.right / double(report.predicted) : 0;
   if (!std::isfinite(report.loss)) {
     throw Error(ErrorKind::kLimit,
                 "train: the loss of step " + std::to_string(step_ + 1) +

@@ -38,7 +38,8 @@ class Trainer {
   void save_model(const std::filesystem::path& folder) const;
 
  private:
-  double backward(std::span<const LossSequence> sequences);
+  // Adds its loss, and what else there is to say about its predictions, to `report`.
+  void backward(std::span<const LossSequence> sequences, StepReport& report);
   // The network's weights when the trained tensors have these values, in the order of trained_.
   models::TensorWeights weights_of(const std::vector<at::Tensor>& values) const;
   models::TensorWeights saved_weights() const;  // of the folder and of evaluations

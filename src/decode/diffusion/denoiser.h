@@ -1,0 +1,89 @@
+// The forwards of one answer of a masked model: which rows go in, whose keys and values are kept, what comes back. The
+// methods over it (diffusion.cpp, freedave.cpp) decide what is written.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "decode/diffusion/canvas.h"
+#include "decode/diffusion/options.h"
+#include "decode/diffusion/policy.h"
+#include "decode/generation.h"
+
+namespace tutti::decode::diffusion {
+
+// How many positions a step writes, block by block.
+class Pace {
+ public:
+  explicit Pace(int steps_per_block) : steps_(steps_per_block) {}
+  // Call before each step. True when the block is a new one.
+  bool enter(const Canvas& canvas);
+  Step step() const;
+  void advance() { ++index_; }
+  int open_at_start() const { return open_; }
+
+ private:
+  int steps_;  // 0: none are prescribed
+  int begin_ = -1, index_ = 0, open_ = 0;
+};
+
+class Denoiser {
+ public:
+  // Throws Error(kUsage | kUnsupported | kLimit): options that the model or each other rule out.
+  // `policy`: instead of the one that the options name; null: that one.
+  explicit Denoiser(Generation& g, std::unique_ptr<Policy> policy = nullptr);
+
+  const DiffusionOptions& options() const { return options_; }
+  const Canvas& canvas() const { return canvas_; }
+  Policy& policy() { return *policy_; }
+  Pace pace() const { return Pace(steps_per_block_); }
+  bool block_causal() const { return block_causal_; }
+  // Whether nothing is left to do.
+  bool finished() const;
+  // Whether nothing would be left to do with this in place of canvas(). Stop strings are not looked for.
+  bool finishes(const Canvas& state) const;
+
+  // What the model says about the open positions of each state's block (of written ones, too, if the policy looks at
+  // them), and of blocks behind it up to `blocks` in all. States differ from canvas() in written positions only. One
+  // forward.
+  Task<std::vector<std::vector<Prediction>>> look(std::vector<const Canvas*> states, int blocks = 1);
+  // Writes to the canvas and lets out what is settled. `predictions`: what the last look said about it; for end tokens.
+  void commit(std::span<const Commit> commits, std::span<const Prediction> predictions);
+  // Ends the text. Call once, at the end.
+  void close();
+
+ private:
+  void check_model() const;
+  void pin_structure();
+  bool refresh_due() const;
+  std::vector<int> positions_fed(const std::vector<int>& wanted) const;
+  std::vector<int> positions_wanted(const Canvas& state, int end) const;
+  engine::Row row_of(const Canvas& state, int position) const;
+  engine::Want want_of(int position) const;
+  void add_store_rows(engine::Rows& rows, int end) const;
+  Task<void> store_until(int end);
+  Prediction read(const Canvas& state, int position, const engine::RowAnswer& answer) const;
+  void cut_at_end(std::span<const Commit> commits, std::span<const Prediction> predictions);
+  void emit_settled();
+  void report(const char* forward, int rows, std::span<const Commit> commits);
+
+  Generation& g_;
+  DiffusionOptions options_;
+  Canvas canvas_;
+  std::unique_ptr<Policy> policy_;
+  engine::Context context_, unguided_;
+  bool block_causal_, shifted_;
+  int steps_per_block_ = 0;
+  engine::Sampling sampling_;
+  bool plain_argmax_;  // the token is the argmax: statistics of the logits say it all
+  int looks_ = 0, since_refresh_ = 0;
+  int refreshed_block_ = -1;
+  std::vector<bool> cached_;                // kDelayed: positions whose keys and values stand
+  std::vector<engine::Picked> picked_;      // by position, of written ones
+  std::vector<std::vector<std::pair<int32_t, float>>> expected_;  // smoothing: by position, ids and probabilities
+  int smoothing_step_ = 0;
+  int emitted_;                             // positions let out
+  int rows_ = 0;                            // of the last forward
+};
+
+}  // namespace tutti::decode::diffusion
