@@ -114,8 +114,23 @@ std::vector<Trial> matrix(const models::Config& config, int tokens) {
   return trials;
 }
 
+void check(const TasksOptions& o, const decode::GenerationOptions& base) {
+  const auto refuse = [](const char* what) { throw Error(ErrorKind::kUsage, what); };
+  const bool named = !o.trials.empty() || o.matrix;
+  if (base.n != 1) refuse("eval tasks: --samples is not 1; an answer counts once");
+  if (base.max_tokens < 1) refuse("eval tasks: -n must be at least 1: masked models write an answer of a fixed length");
+  if (named && (base.method != "auto" || !base.method_options.empty())) {
+    refuse("eval tasks: --method and -o do not go with --try or --matrix; write them into the trials");
+  }
+  if (!o.write.empty() && (o.trials.size() > 1 || o.matrix || o.batches.size() > 1)) {
+    refuse("eval tasks: --write keeps the answers of one trial at one batch size; leave the others out");
+  }
+}
+
 void tasks(const TasksOptions& o) {
-  decode::GenerationOptions base = o.sampling.resolve();
+  const decode::GenerationOptions base = o.sampling.resolve();
+  check(o, base);
+  const int tokens = base.max_tokens;
   const auto task = train::make_problems(o.name);
   std::vector<Trial> trials;
   for (const std::string& text : o.trials) trials.push_back(parse_trial(text));
@@ -124,7 +139,7 @@ void tasks(const TasksOptions& o) {
     trials.push_back({base.method, base.method, base.method, base.method_options});
   }
   if (o.matrix) {
-    const auto all = matrix(session.model().config(), o.task.tokens);
+    const auto all = matrix(session.model().config(), tokens);
     trials.insert(trials.end(), all.begin(), all.end());
   }
   ProgressLine line(o.model.quiet);
@@ -132,7 +147,7 @@ void tasks(const TasksOptions& o) {
   std::map<std::string, std::vector<std::pair<double, double>>> curves;
   if (!o.json) {
     std::printf("%d %s problems of %s, at most %d tokens each; %s\n", o.task.problems,
-                o.task.trained ? "trainable" : "held-out", o.name.c_str(), o.task.tokens,
+                o.task.trained ? "trainable" : "held-out", o.name.c_str(), tokens,
                 session.model().config().name.empty() ? o.model.model.c_str() : session.model().config().name.c_str());
     std::printf("%5s  %8s  %8s  %8s  %9s  %9s  %9s  %s\n", "batch", "solved", "forwards", "tokens/f", "tokens/s",
                 "s/answer", "rows/f", "method");
@@ -149,6 +164,7 @@ void tasks(const TasksOptions& o) {
       how.method_options = trial.options;
       eval::TaskOptions options = o.task;
       options.batch = batch;
+      options.tokens = tokens;
       const eval::TaskResult r =
           eval::run_task(session.engine(), session.tokenizer(), *task, how, options, [&](int done) {
             if (line.due()) {
@@ -194,7 +210,7 @@ void tasks(const TasksOptions& o) {
   if (o.json) {
     std::cout << print_json({{"model", o.model.model},
                              {"task", o.name},
-                             {"tokens", o.task.tokens},
+                             {"tokens", tokens},
                              {"trials", rows},
                              {"accuracy_under_parallelism", areas}})
               << '\n';
@@ -219,6 +235,7 @@ void add_eval_tasks(CLI::App& eval) {
   auto o = std::make_shared<TasksOptions>();
   CLI::App* command = eval.add_subcommand("tasks", "solve held-out problems with checkable answers, by any methods");
   o->model.add_to(*command);
+  o->sampling.generation.max_tokens = 64;
   o->sampling.add_to(*command);
   std::string names;
   for (const std::string& name : train::problem_names()) names += (names.empty() ? "" : ", ") + name;
@@ -229,9 +246,6 @@ void add_eval_tasks(CLI::App& eval) {
   command->add_flag("--trained", o->task.trained, "problems that may be trained on, instead of held-out ones");
   command->add_option("--write", o->write, "a file of JSON lines {\"prompt\", \"answer\"}, as 'tutti train' reads them");
   command->add_flag("--solved-only", o->solved_only, "leave wrong answers out of that file");
-  command->add_option("--answer-tokens", o->task.tokens, "tokens of an answer at most")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
   command->add_option("--batch", o->batches, "answered at the same time, separated by commas")
       ->delimiter(',')
       ->check(CLI::Range(1, 4096))

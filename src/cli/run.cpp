@@ -307,7 +307,7 @@ void run(const RunOptions& o) {
     return total;
   };
   {
-    ProgressLine live(o.model.quiet || jobs[0].streaming);
+    ProgressLine live(o.model.quiet || jobs[0].streaming || o.trace.live);
     if (live.on()) {
       engine.on_tick([&](const engine::TickReport& tick) {
         if (!live.due()) return;

@@ -1,10 +1,11 @@
 // tutti train-filter: Learn2PD's filter for a masked model, from the model's own answers.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -63,7 +64,7 @@ void train_filter(const FilterOptions& o) {
     });
   }
   train::FilterTrainingRequest request = o.training;
-  request.block = blocks ? session.model().config().attention_block : std::min(o.block, o.tokens);
+  request.block = blocks ? session.model().config().attention_block : o.block;
   request.relu = !o.no_activation;
   request.threads = session.pool()->threads();
   for (const auto& r : data.records) {

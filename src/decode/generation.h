@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,7 +34,9 @@ struct CanvasStep {
   };
   int choice = 0;
   uint64_t forward = 0;   // of this choice, from 1
-  std::string_view kind;  // "denoise", "refresh", "store"
+  // "denoise"; "refresh": over the whole sequence for the cache; "store": for the cache alone; without a forward:
+  // "commit", "pin"
+  std::string_view kind;
   int rows = 0;
   int prompt = 0;  // positions before the answer
   int32_t mask = -1;

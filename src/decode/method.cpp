@@ -112,9 +112,13 @@ double read_option(const Generation& g, std::string_view option, double least, d
 std::string text_option(const Generation& g, std::string_view option) {
   const auto given = g.options().method_options.find(std::string(option));
   if (given != g.options().method_options.end()) return given->second;
+  return std::string(default_of(g, option));
+}
+
+std::string_view default_of(const Generation& g, std::string_view option) {
   const MethodOption* declared = find_option(g, option);
   assert(declared);
-  return std::string(declared->default_value);
+  return declared->default_value;
 }
 
 bool has_option(const Generation& g, std::string_view option) { return find_option(g, option) != nullptr; }

@@ -58,6 +58,8 @@ int int_option(const Generation& g, std::string_view option, int least, int most
 double number_option(const Generation& g, std::string_view option, double least, double most);
 // The same as it was given.
 std::string text_option(const Generation& g, std::string_view option);
+// What the table says when it is not given.
+std::string_view default_of(const Generation& g, std::string_view option);
 // Whether the method that `g` runs has it.
 bool has_option(const Generation& g, std::string_view option);
 

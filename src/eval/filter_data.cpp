@@ -1,6 +1,7 @@
 #include "eval/filter_data.h"
 
 #include <exception>
+#include <memory>
 
 #include "decode/diffusion/diffusion.h"
 

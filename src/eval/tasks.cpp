@@ -40,7 +40,8 @@ TaskResult run_task(engine::Engine& engine, const text::Tokenizer& tokenizer, co
             const bool solved = task.solves(problems[i], c.text);
             result.solved += solved;
             result.tokens += c.ids.size() + (c.finish == decode::Finish::kStop ? 1 : 0);
-            result.forwards += c.statistics.forwards > 0 ? c.statistics.forwards : c.ids.size() + 1;
+            result.forwards += c.statistics.forwards > 0 ? c.statistics.forwards
+                                                               : c.ids.size() + (c.finish == decode::Finish::kStop);
             result.proposed += c.statistics.proposed;
             result.accepted += c.statistics.accepted;
             result.answers[i] = {problems[i].prompt, c.text, solved};

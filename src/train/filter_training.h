@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 namespace tutti::train {
@@ -29,6 +28,7 @@ struct FilterEpoch {
 };
 
 struct FilterTrainingResult {
+  // Of the epoch with the least validation loss.
   std::vector<float> w1, b1, w2, b2;  // of z = w2 act(w1 c + b1) + b2; `apart`: w1 diagonal, w2 = 1, no activation
   std::vector<FilterEpoch> epochs;    // some hundred of them
   FilterEpoch test;                   // of the last tenth

@@ -102,6 +102,9 @@ LossOptions read_loss(StrictObject o) {
   for (const char* key : {"certainty_block", "certainty_rate", "certainty_weight", "certainty_temperature"}) {
     if (o.has(key) && l.kind != LossKind::kCertainty) o.bad(key, "belongs to the kind \"certainty\"");
   }
+  for (const char* key : {"weight", "mean", "low", "high", "stratified"}) {
+    if (o.has(key) && l.kind == LossKind::kCertainty) o.bad(key, "does not go with the kind \"certainty\"");
+  }
   if (l.time_per_block && l.kind != LossKind::kBlock)
     o.bad("time_per_block", "belongs to the kind \"block\"");
   if (l.weight == TimeWeight::kContext && l.kind != LossKind::kMasked) {

@@ -110,7 +110,7 @@ def test_errors_say_what_to_do(recipe, tmp_path):
 
 def test_masked_models_are_not_read_from_left_to_right(recipe, tmp_path):
     assert tutti("train", recipe(), "--out", tmp_path / "run", "-q").code == 0
-    for command in (("run", "-p", "1+2="), ("eval", "logits", "--ids", "1,2", "--out", tmp_path / "logits")):
+    for command in (("run", "-p", "1+2=", "--method", "plain"), ("eval", "logits", "--ids", "1,2", "--out", tmp_path / "logits")):
         name, *rest = command
         done = tutti(*((name, rest[0]) if name == "eval" else (name,)), "-m", tmp_path / "run" / "model",
                      *(rest[1:] if name == "eval" else rest))

@@ -139,8 +139,10 @@ TEST(Credit, AStableTokenIsWrittenAtStepThreeAndASpikeIsNot) {
       std::vector<Prediction> one{predict(0, dominant(trace[t]), policy)};
       Step step;
       step.index = int(t);
-      policy.choose(step, one);
+      step.least = 0;
+      const bool written = !policy.choose(step, one).empty();
       fused.push_back(double(one[0].probability));
+      EXPECT_EQ(written, fused.back() >= 0.9) << "step " << t;
     }
     return fused;
   };

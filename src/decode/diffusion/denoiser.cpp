@@ -14,8 +14,6 @@ constexpr int kExpectedTokens = 8;  // of the embedding that smoothing mixes in
 
 [[noreturn]] void refuse(const std::string& what) { throw Error(ErrorKind::kUsage, what); }
 
-bool given(const Generation& g, const char* option) { return g.options().method_options.contains(option); }
-
 int answer_size(const Generation& g, const models::Config& config) {
   const int prompt = int(g.prompt().size());
   if (config.attention != models::AttentionKind::kBlockCausal) return g.room();
@@ -32,7 +30,8 @@ Canvas make_canvas(const Generation& g, const DiffusionOptions& o) {
     const int block = config.attention_block;
     return {g.prompt(), answer, config.mask_token, block, prompt / block * block};
   }
-  return {g.prompt(), answer, config.mask_token, o.block > 0 ? std::min(o.block, answer) : answer, prompt};
+  const int block = o.block < 0 ? 32 : o.block;
+  return {g.prompt(), answer, config.mask_token, block > 0 ? std::min(block, answer) : answer, prompt};
 }
 
 }  // namespace
@@ -65,7 +64,7 @@ Denoiser::Denoiser(Generation& g, std::unique_ptr<Policy> policy)
   block_causal_ = config.attention == models::AttentionKind::kBlockCausal;
   shifted_ = config.shifted_logits;
   if (block_causal_) {
-    if (given(g, "block_length") && options_.block != config.attention_block) {
+    if (options_.block >= 0 && options_.block != config.attention_block) {
       refuse("option block_length=" + std::to_string(options_.block) + ": the attention of this model has blocks of " +
              std::to_string(config.attention_block) + "; leave the option out");
     }
@@ -74,7 +73,9 @@ Denoiser::Denoiser(Generation& g, std::unique_ptr<Policy> policy)
     }
     if (shifted_) refuse("model: shifted logits and blocks of attention do not go together");
   } else {
-    if (options_.store_apart) refuse("option store_apart: is for models whose attention has blocks");
+    if (options_.store_apart || (has_option(g, "eager") && !options_.eager)) {
+      refuse("options store_apart and eager: are for models whose attention has blocks; leave them out");
+    }
     if (options_.cache == Cache::kNone && options_.refresh_every > 0) {
       refuse("option refresh_every: without a cache everything is computed at each forward; choose a cache");
     }
@@ -105,10 +106,16 @@ Denoiser::Denoiser(Generation& g, std::unique_ptr<Policy> policy)
                                 g.tokenizer().end_ids().end());
   }
   sampling_.logprobs = 0;
+  if (options_.policy.name == "credit" && (!plain_argmax_ || options_.late_end)) {
+    refuse("policy credit: writes the likeliest token; leave sampling, bias, constraints, no_end and late_end out");
+  }
   options_.policy.key = g.draw_key(0);
-  if (!policy_) policy_ = make_policy(options_.policy, canvas_.block());
+  // The filter's block is the one asked for, also where the answer is shorter.
+  const int block = block_causal_ || options_.block == 0 ? canvas_.block() : options_.block < 0 ? 32 : options_.block;
+  if (!policy_) policy_ = make_policy(options_.policy, block);
   picked_.resize(size_t(canvas_.size()));
   pin_structure();
+  if (options_.cut != Cut::kOff) cut_at_end({}, {});
 }
 
 void Denoiser::check_model() const {
@@ -121,7 +128,8 @@ void Denoiser::check_model() const {
 }
 
 void Denoiser::pin_structure() {
-  const int prompt = canvas_.prompt(), answer = canvas_.size() - prompt;
+  const int prompt = canvas_.prompt(), answer = g_.room();
+  std::vector<Commit> pinned;
   for (const auto& [position, text] : options_.pins) {
     const std::vector<int32_t> tokens = g_.tokenizer().encode(text);
     const int first = position < 0 ? answer + position : position;
@@ -134,9 +142,18 @@ void Denoiser::pin_structure() {
       if (!canvas_.open(at)) refuse("option pin=" + std::to_string(position) + ":" + text + ": overlaps another pin");
       canvas_.pin(at, tokens[i]);
       picked_[size_t(at)].token = tokens[i];
+      pinned.push_back({at, tokens[i], 0});
     }
   }
+  if (!pinned.empty()) report("pin", 0, pinned);
 }
+
+int Denoiser::free_rows() const {
+  // A page is left for finished blocks that the same forward stores.
+  return std::max(0, g_.engine().pages().free() - 1) * tensor::kPageSlots;
+}
+
+int Denoiser::states_that_fit() const { return std::max(1, free_rows() / std::max(1, fed_)); }
 
 bool Denoiser::finished() const { return canvas_.done() || (options_.early_stop && g_.done()); }
 
@@ -272,7 +289,7 @@ Task<void> Denoiser::store_until(int end) {
     const int block = canvas_.block();
     engine::Rows rows;
     add_store_rows(rows, std::min(end, context_.size() + std::max(1, kStoreRows / block) * block));
-    rows_ = int(rows.rows.size());
+    const int count = int(rows.rows.size());
     if (options_.guidance != 0) {
       std::vector<engine::Part> parts;
       parts.emplace_back(unguided_, without_prompt(rows, canvas_.prompt(), canvas_.mask()));
@@ -283,7 +300,7 @@ Task<void> Denoiser::store_until(int end) {
     }
     ++g_.statistics().forwards;
     ++g_.statistics().stores;
-    report("store", rows_, {});
+    report("store", count, {});
   }
 }
 
@@ -382,7 +399,10 @@ Task<std::vector<std::vector<Prediction>>> Denoiser::look(std::vector<const Canv
       asked[s].push_back({p, row});
     }
   }
-  rows_ = int(rows.rows.size());
+  report_look();
+  fed_ = int(fed.size());
+  looked_rows_ = int(rows.rows.size()) * (options_.guidance != 0 ? 2 : 1);
+  looked_ = append ? "refresh" : "denoise";
   engine::Answer answer;
   if (options_.guidance != 0) {
     std::vector<engine::Part> parts;
@@ -390,7 +410,6 @@ Task<std::vector<std::vector<Prediction>>> Denoiser::look(std::vector<const Canv
     guide(rows, options_.guidance);
     parts.emplace_back(context_, std::move(rows));
     parts.emplace_back(unguided_, std::move(blind));
-    rows_ *= 2;
     answer = std::move((co_await g_.forward(std::move(parts))).front());
   } else {
     answer = co_await g_.forward(context_, std::move(rows));
@@ -450,15 +469,10 @@ Prediction Denoiser::read(const Canvas& state, int position, const engine::RowAn
   float exps[3];
   tensor::kernels().exp(logs, 3, exps);
   p.probability = exps[0];
-  p.margin = exps[1] - exps[2];
+  p.margin = masked ? 0.0f : exps[1] - exps[2];  // the runner-up of the runner-up is not known
   const std::vector<int32_t> listed = policy_->listed(position);
   for (size_t i = 0; i < listed.size(); ++i) p.listed.emplace_back(listed[i], answer.at[i]);
-  if (options_.late_end && g_.is_end(p.token)) {
-    p.log_probability = -INFINITY;
-    p.probability = 0;
-    p.margin = -INFINITY;
-    p.entropy = INFINITY;
-  }
+  p.last = options_.late_end && g_.is_end(p.token);
   return p;
 }
 
@@ -470,7 +484,9 @@ void Denoiser::commit(std::span<const Commit> commits, std::span<const Predictio
     picked.log_probability = picked.raw_log_probability = c.log_probability;
   }
   if (options_.cut != Cut::kOff) cut_at_end(commits, predictions);
-  report(nullptr, rows_, commits);
+  report(looked_.empty() ? "commit" : looked_, looked_rows_, commits);
+  looked_ = {};
+  looked_rows_ = 0;
   emit_settled();
 }
 
@@ -492,6 +508,8 @@ void Denoiser::cut_at_end(std::span<const Commit> commits, std::span<const Predi
     }
     if (end == canvas_.size() && surest) at(surest->position);
   }
+  // A block of attention sees all of itself: it stays whole.
+  if (block_causal_) end = std::min(canvas_.size(), (end + canvas_.block() - 1) / canvas_.block() * canvas_.block());
   if (end == canvas_.size()) return;
   canvas_.truncate(end);
   for (engine::Context* context : {&context_, &unguided_}) {
@@ -509,12 +527,17 @@ void Denoiser::close() {
   if (!g_.done()) g_.emit_all({}, 0);
 }
 
-void Denoiser::report(const char* forward, int rows, std::span<const Commit> commits) {
+void Denoiser::report_look() {
+  if (!looked_.empty()) report(looked_, looked_rows_, {});
+  looked_ = {};
+}
+
+void Denoiser::report(std::string_view kind, int rows, std::span<const Commit> commits) {
   if (!g_.options().on_canvas) return;
   CanvasStep step;
   step.choice = g_.choice();
   step.forward = g_.statistics().forwards;
-  step.kind = forward ? forward : since_refresh_ == 1 && options_.cache != Cache::kNone ? "refresh" : "denoise";
+  step.kind = kind;
   step.rows = rows;
   step.prompt = canvas_.prompt();
   step.mask = canvas_.mask();

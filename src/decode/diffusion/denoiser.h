@@ -1,8 +1,10 @@
 // The forwards of one answer of a masked model: which rows go in, whose keys and values are kept, what comes back. The
-// methods over it (diffusion.cpp, freedave.cpp) decide what is written.
+// methods over it (diffusion.cpp) decide what is written.
 #pragma once
 
 #include <memory>
+#include <span>
+#include <string_view>
 #include <vector>
 
 #include "decode/diffusion/canvas.h"
@@ -38,6 +40,9 @@ class Denoiser {
   Policy& policy() { return *policy_; }
   Pace pace() const { return Pace(steps_per_block_); }
   bool block_causal() const { return block_causal_; }
+  // Rows that the free pages hold, and how many states as large as the last forward's; at least 1.
+  int free_rows() const;
+  int states_that_fit() const;
   // Whether nothing is left to do.
   bool finished() const;
   // Whether nothing would be left to do with this in place of canvas(). Stop strings are not looked for.
@@ -65,7 +70,9 @@ class Denoiser {
   Prediction read(const Canvas& state, int position, const engine::RowAnswer& answer) const;
   void cut_at_end(std::span<const Commit> commits, std::span<const Prediction> predictions);
   void emit_settled();
-  void report(const char* forward, int rows, std::span<const Commit> commits);
+  // Tells the listener of a forward, and what was written after it.
+  void report(std::string_view kind, int rows, std::span<const Commit> commits);
+  void report_look();
 
   Generation& g_;
   DiffusionOptions options_;
@@ -83,7 +90,9 @@ class Denoiser {
   std::vector<std::vector<std::pair<int32_t, float>>> expected_;  // smoothing: by position, ids and probabilities
   int smoothing_step_ = 0;
   int emitted_;                             // positions let out
-  int rows_ = 0;                            // of the last forward
+  int fed_ = 0;                             // positions of a state in the last forward
+  std::string_view looked_;                 // kind of a forward that was not reported yet
+  int looked_rows_ = 0;
 };
 
 }  // namespace tutti::decode::diffusion

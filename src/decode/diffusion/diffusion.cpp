@@ -62,7 +62,8 @@ std::vector<Draft> drafts_of(Denoiser& d, const Generation& g, const Draft& now,
   write_step(drafts.back(), step_of(d.policy(), drafts.back(), predictions));
   const std::vector<float> s = scores(predictions, d.policy().order(), d.options().policy.key, 0);
   const std::vector<int> rank = ranked(predictions, s);
-  while (int(drafts.size()) < d.options().draft_steps) {
+  const int most = std::min(d.options().draft_steps, d.states_that_fit());
+  while (int(drafts.size()) < most) {
     // Behind an end of the text the sequence may be cut.
     if (d.options().cut != Cut::kOff && ends(g, drafts.back().commits)) break;
     Draft next = drafts.back();
@@ -93,10 +94,7 @@ bool part_of(const Canvas& draft, const Canvas& step) {
 void check_freedave(const Denoiser& d, const Generation& g, const Policy& policy) {
   const DiffusionOptions& o = d.options();
   const auto refuse = [](const std::string& what) { throw Error(ErrorKind::kUsage, "freedave: " + what); };
-  if (!policy.stateless()) {
-    refuse("policy " + o.policy.name + " remembers or draws, so its steps cannot be verified side by side; use static, "
-           "threshold, factor, entropy, entropy-bounded or hierarchy");
-  }
+  if (!policy.stateless()) refuse("order=random draws anew at each step; use another order");
   if (o.cache == Cache::kDelayed || o.warmup > 0 || o.refresh_every > 1 || o.smoothing > 0) {
     refuse("what a forward sees must not depend on how many there were before; leave cache=delayed, warmup, "
            "refresh_every and smoothing out");
@@ -117,7 +115,8 @@ Task<void> freedave(Denoiser& d, Generation& g) {
   bool known = false;  // predictions are those of `now`
   while (!d.finished()) {
     const Canvas& canvas = d.canvas();
-    const int blocks = eager ? 1 + (d.options().draft_steps + canvas.block() - 1) / canvas.block() : 1;
+    const int ahead = (d.options().draft_steps + canvas.block() - 1) / canvas.block();
+    const int blocks = eager ? 1 + std::min(ahead, d.free_rows() / (4 * canvas.block())) : 1;
     int end = canvas.begin();
     for (int b = 0; b < blocks && end < canvas.size(); ++b) end = canvas.end_of(end);
     if (!known) {
@@ -149,6 +148,10 @@ Task<void> freedave(Denoiser& d, Generation& g) {
           if (agrees) next = j;
         }
         if (next == accepted) break;
+        // What the policy wrote there, it wrote with these probabilities.
+        if (next == accepted + 1 && drafts[next].canvas.tokens() == verified.canvas.tokens()) {
+          drafts[next].commits = std::move(verified.commits);
+        }
         accepted = next;
       }
       g.statistics().proposed += drafts.size() - 1;

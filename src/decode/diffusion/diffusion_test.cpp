@@ -20,7 +20,8 @@ constexpr int32_t kMask = kTinyVocab - 1;
 constexpr int kAttentionBlock = 4;  // of the tiny sdar
 
 struct MaskedWorld : TinyWorld {
-  explicit MaskedWorld(const std::string& architecture) : TinyWorld(engine::EngineOptions{}, architecture) {}
+  explicit MaskedWorld(const std::string& architecture, engine::EngineOptions options = {})
+      : TinyWorld(options, architecture) {}
   bool blocks() const { return tiny.model->config().attention == models::AttentionKind::kBlockCausal; }
   bool shifted() const { return tiny.model->config().shifted_logits; }
 
@@ -139,11 +140,9 @@ constexpr const char* kKinds[] = {"llada", "dream", "sdar"};
 class Diffusion : public testing::TestWithParam<const char*> {
  protected:
   Diffusion() : world(GetParam()) {}
-  // A block length that the model can have.
-  std::string block(const std::string& wanted) const { return world.blocks() ? "32" : wanted; }
   GenerationOptions options(const std::string& method, int tokens, std::map<std::string, std::string> m) const {
     if (world.blocks()) {
-      for (const char* cache : {"block_length", "cache", "refresh_every", "warmup"}) m.erase(cache);
+      for (const char* option : {"block_length", "cache", "refresh_every", "warmup", "window"}) m.erase(option);
     }
     return options_of(method, tokens, std::move(m));
   }
@@ -286,34 +285,51 @@ TEST_P(Diffusion, BlocksAreKept) {
 TEST_P(Diffusion, FreedaveWritesTheSameWithFewerForwards) {
   uint64_t fewer = 0, all = 0, accepted = 0;
   Draws draws(31);
-  for (int round = 0; round < 60; ++round) {
+  for (int round = 0; round < 90; ++round) {
     const Ids prompt = tiny_prompt(uint32_t(round), 1 + draws.below(12));
     const int answer = 1 + draws.below(30);
     constexpr const char* kCaches[] = {"none", "prefix", "dual", "vicinity"};
-    std::map<std::string, std::string> m{{"policy", round % 3 == 2 ? "threshold" : "static"},
-                                         {"threshold", "0.1"},
-                                         {"block_length", std::to_string(1 + draws.below(12))},
-                                         {"cache", kCaches[draws.below(4)]}};
-    if (round % 7 == 0) m["order"] = "margin";
+    const std::vector<std::map<std::string, std::string>> policies{
+        {{"policy", "static"}},
+        {{"policy", "static"}, {"order", "margin"}},
+        {{"policy", "threshold"}, {"threshold", "0.1"}},
+        {{"policy", "factor"}, {"factor", "3"}},
+        {{"policy", "entropy"}, {"entropy", "3"}},
+        {{"policy", "entropy-bounded"}, {"entropy_bound", "7"}},
+        {{"policy", "hierarchy"}, {"threshold", "0.3"}, {"low_threshold", "0.1"}},
+        {{"policy", "static"}, {"guidance", "0.8"}},
+        {{"policy", "static"}, {"late_end", "1"}}};
+    auto m = policies[size_t(round) % policies.size()];
+    m["block_length"] = std::to_string(1 + draws.below(12));
+    m["cache"] = kCaches[draws.below(4)];
+    if (m["cache"] == "vicinity") m["window"] = std::to_string(draws.below(4));
+    if (world.blocks() && round % 2) m["store_apart"] = "1";
+    if (round % 6 == 1) m["cut"] = "committed";
+    if (answer >= 4 && round % 4 == 1) m["pin"] = "1:th|-1:er";
     auto o = options("diffusion", answer, m);
     if (round % 4 == 3) {
       o.sampling.temperature = 0.7f;
       o.seed = uint64_t(round);
     }
-    if (round % 5 == 4) o.ignore_eos = false;
+    if (round % 5 > 2) o.ignore_eos = false;
+    o.sampling.logprobs = 0;
     const auto plain = world.run(prompt, o);
     for (const int d : {1, 2, 5, 9}) {
       for (const char* eager : {"0", "1"}) {
         auto f = o;
         f.method = "freedave";
         f.method_options["draft_steps"] = std::to_string(d);
-        f.method_options["eager"] = eager;
+        if (world.blocks()) f.method_options["eager"] = eager;
         const auto fast = world.run(prompt, f);
         ASSERT_EQ(fast.completions[0].ids, plain.completions[0].ids) << "round " << round << ", " << d << " steps";
         ASSERT_EQ(fast.completions[0].text, plain.completions[0].text);
+        for (size_t i = 0; i < plain.completions[0].picked.size(); ++i) {
+          ASSERT_EQ(fast.completions[0].picked[i].raw_log_probability, plain.completions[0].picked[i].raw_log_probability);
+        }
         const auto& s = fast.completions[0].statistics;
         ASSERT_LE(s.forwards, plain.completions[0].statistics.forwards);
-        if (d == 1) ASSERT_EQ(s.forwards, plain.completions[0].statistics.forwards);
+        // An eager look sees the next block, too, and saves its first forward where that is not shared with a store.
+        if (d == 1 && eager == std::string("0")) ASSERT_EQ(s.forwards, plain.completions[0].statistics.forwards);
         if (d > 1) {
           fewer += s.forwards;
           all += plain.completions[0].statistics.forwards;
@@ -333,14 +349,16 @@ TEST_P(Diffusion, MixedRequestsShareTicks) {
                                        "hierarchy", "entropy-bounded", "confident", "credit", "schedule"};
   constexpr const char* kCaches[] = {"none", "prefix", "dual", "vicinity", "delayed"};
   for (int i = 0; i < 27; ++i) {
-    std::map<std::string, std::string> m{{"policy", kPolicies[i % 9]},
-                                         {"threshold", "0.2"},
-                                         {"block_length", std::to_string(3 + i % 6)},
-                                         {"cache", kCaches[i % 5]}};
-    if (i % 9 == 8) m["bernoulli"] = "1";
+    const std::string policy = kPolicies[i % 9];
+    std::map<std::string, std::string> m{
+        {"policy", policy}, {"block_length", std::to_string(3 + i % 6)}, {"cache", kCaches[i % 5]}};
+    if (policy == "threshold" || policy == "hierarchy" || policy == "confident" || policy == "credit") {
+      m["threshold"] = "0.2";
+    }
+    if (policy == "schedule") m["bernoulli"] = "1";
     auto o = options("diffusion", 10 + i % 7, m);
     o.seed = uint64_t(i);
-    if (i % 2) o.sampling.temperature = 0.9f;
+    if (i % 2 && policy != "credit") o.sampling.temperature = 0.9f;
     if (i % 4 == 0 && i % 9 < 6) o.method = "freedave", o.method_options["cache"] = "dual";
     if (world.blocks()) o.method_options.erase("cache");
     jobs.emplace_back(tiny_prompt(uint32_t(i), 3 + i % 11), o);
@@ -365,7 +383,8 @@ TEST_P(Diffusion, PinsStandAndCountAsContext) {
     const Ids start = world.tokenizer.encode("th");
     ASSERT_EQ(ids.size(), 12u);
     EXPECT_TRUE(std::equal(start.begin(), start.end(), ids.begin()));
-    if (!world.blocks()) EXPECT_EQ(ids[10], world.tokenizer.encode("er").front());
+    const Ids end = world.tokenizer.encode("er");
+    EXPECT_TRUE(std::equal(end.begin(), end.end(), ids.begin() + 10));
     EXPECT_LE(out.completions[0].statistics.forwards, 14u);
   }
   const auto fails = [&](const std::string& pin) {
@@ -374,7 +393,7 @@ TEST_P(Diffusion, PinsStandAndCountAsContext) {
     EXPECT_THROW(world.run(prompt, bad), Error) << pin;
   };
   for (const char* pin : {"12:th", "-20:th", "0:th|0:er", "th", "x:th", "10:abcdefgh"}) {
-    if (!world.blocks() || std::string(pin) != "12:th") fails(pin);
+    fails(pin);
   }
 }
 
@@ -439,13 +458,26 @@ TEST_P(Diffusion, TextEndsAtTheEndTokenAndEarlyStopChangesNothing) {
         auto c = o;
         c.method_options["cut"] = cut;
         if (!world.blocks()) c.method_options["cache"] = cache;
-        int size = 1 << 20;
+        int size = 1 << 20;  // of the sequence: never longer than before
         c.on_canvas = [&](const CanvasStep& step) {
           EXPECT_LE(int(step.tokens.size()), size);
           size = int(step.tokens.size());
         };
         const auto out = world.run(prompt, c);
         EXPECT_NE(out.completions[0].finish, Finish::kRunning);
+        // Blocks do not see what comes behind them, and are not cut: there nothing changes.
+        if (world.blocks() && c.method_options["cut"] == "committed") {
+          EXPECT_EQ(out.completions[0].ids, stopped.completions[0].ids);
+        }
+        if (c.method_options["cache"] == "dual") {
+          c.method_options["refresh_every"] = "1";
+          size = 1 << 20;
+          const auto fresh = world.run(prompt, c);
+          c.method_options["cache"] = "none";
+          c.method_options.erase("refresh_every");
+          size = 1 << 20;
+          EXPECT_EQ(fresh.completions[0].ids, world.run(prompt, c).completions[0].ids);
+        }
       }
     }
   }
@@ -455,7 +487,7 @@ TEST_P(Diffusion, TextEndsAtTheEndTokenAndEarlyStopChangesNothing) {
 TEST_P(Diffusion, SmoothingAndOddOptionsRun) {
   const Ids prompt = tiny_prompt(2, 6);
   for (auto m : std::vector<std::map<std::string, std::string>>{
-           {{"smoothing", "0.3"}, {"cache", "vicinity"}, {"warmup", "4"}},
+           {{"smoothing", "0.3"}, {"cache", "vicinity"}, {"warmup", "4"}, {"window", "3"}},
            {{"late_end", "1"}},
            {{"no_end", "1"}},
            {{"noise", "forward"}},
@@ -497,6 +529,11 @@ TEST_P(Diffusion, WhatDoesNotGoTogetherIsRefused) {
   expect(message("diffusion", {}, [](GenerationOptions& o) { o.sampling.logprobs = 3; }), "logprobs");
   expect(message("freedave", {{"policy", "credit"}}, nothing), "freedave: policy credit");
   expect(message("freedave", {{"cut", "reference"}}, nothing), "cut=reference");
+  expect(message("freedave", {{"policy", "learned"}}, nothing), "freedave: policy learned");
+  expect(message("diffusion", {{"policy", "static"}, {"threshold", "0.5"}}, nothing), "threshold=0.5");
+  expect(message("diffusion", {{"policy", "entropy"}, {"order", "margin"}}, nothing), "ranking of its own");
+  expect(message("diffusion", {{"policy", "credit"}}, [](GenerationOptions& o) { o.sampling.temperature = 1; }),
+         "policy credit");
   expect(message("diffusion", {{"policy", "confident"}, {"order", "entropy"}}, nothing), "order=entropy");
   if (world.blocks()) {
     expect(message("diffusion", {{"cache", "dual"}}, nothing), "exactly");
@@ -526,8 +563,60 @@ TEST_P(Diffusion, AutoAndLogprobsAndSamples) {
   }
 }
 
+// `verify=subset` keeps parts of a verified step: another text than the policy's at times, never more forwards.
+TEST_P(Diffusion, SubsetVerificationTakesParts) {
+  uint64_t exact = 0, subset = 0;
+  for (uint32_t round = 0; round < 20; ++round) {
+    auto o = options("freedave", 24, {{"policy", "threshold"}, {"threshold", "0.12"}, {"block_length", "12"}});
+    exact += world.run(tiny_prompt(round, 6), o).completions[0].statistics.forwards;
+    o.method_options["verify"] = "subset";
+    const auto out = world.run(tiny_prompt(round, 6), o);
+    EXPECT_EQ(out.completions[0].ids.size(), 24u);
+    subset += out.completions[0].statistics.forwards;
+  }
+  EXPECT_LE(subset, exact);
+}
+
+// Few pages: fewer drafts are tried, and the text is the same.
+TEST_P(Diffusion, DraftsFitThePagesThereAre) {
+  engine::EngineOptions few;
+  few.pages = 5;
+  MaskedWorld small(GetParam(), few);
+  const Ids prompt = tiny_prompt(3, 20);
+  auto o = options("freedave", 40, {{"policy", "static"}, {"block_length", "20"}});
+  o.method_options["draft_steps"] = "64";
+  EXPECT_EQ(small.run(prompt, o).completions[0].ids, world.run(prompt, o).completions[0].ids);
+}
+
+// A line per forward, pins before the first, every position written once.
+TEST_P(Diffusion, TheTraceTellsAll) {
+  for (const char* method : {"diffusion", "freedave"}) {
+    auto o = options(method, 12, {{"policy", "static"}, {"block_length", "6"}, {"cache", "dual"}, {"pin", "2:th"}});
+    std::vector<std::string> kinds;
+    std::map<int, int32_t> written;
+    uint64_t forwards = 0;
+    int rows = 0;
+    o.on_canvas = [&](const CanvasStep& step) {
+      kinds.emplace_back(step.kind);
+      for (const auto& w : step.written) {
+        EXPECT_TRUE(written.emplace(w.position - step.prompt, w.token).second) << w.position;
+        EXPECT_EQ(step.tokens[size_t(w.position)], w.token);
+      }
+      forwards += step.kind != "pin" && step.kind != "commit";
+      rows += step.rows;
+    };
+    const auto out = world.run(tiny_prompt(1, 6), o);
+    EXPECT_EQ(kinds.front(), "pin");
+    EXPECT_EQ(forwards, out.completions[0].statistics.forwards);
+    EXPECT_EQ(uint64_t(rows), out.statistics.rows);
+    for (int i = 0; i < 12; ++i) EXPECT_EQ(written.at(i), out.completions[0].ids[size_t(i)]);
+    if (!world.blocks()) {
+      EXPECT_EQ(std::ranges::count(kinds, "refresh"), 2);
+    }
+  }
+}
+
 TEST(Diffusion, AModelWithoutMaskTokenIsRefused) {
-  engine::TinyModel tiny;
   models::DraftShape shape;
   shape.head_dim = 16;
   shape.vocab = kTinyVocab;

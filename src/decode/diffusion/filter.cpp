@@ -96,7 +96,8 @@ std::vector<int> LearnedFilter::choose(const Step& step, std::vector<Prediction>
   std::vector<int> out;
   for (const int i : ranked(predictions, s)) {
     const size_t at = size_t(predictions[size_t(i)].position - first);
-    if (int(out.size()) < step.least || (at < z.size() && z[at] > cut_)) out.push_back(i);
+    const bool accepted = at < z.size() && z[at] > cut_ && !predictions[size_t(i)].last;
+    if (int(out.size()) < step.least || accepted) out.push_back(i);
   }
   return out;
 }

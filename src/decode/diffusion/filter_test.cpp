@@ -1,10 +1,12 @@
 #include "decode/diffusion/filter.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
 
 #include "base/draws.h"
 #include "base/error.h"

@@ -10,7 +10,9 @@ namespace tutti::decode::diffusion {
 namespace {
 
 constexpr MethodOption kShared[] = {
-    {"block_length", "32", "positions that are finished before the next ones begin; 0: the whole answer"},
+    {"block_length", "auto",
+     "positions that are finished before the next ones begin; 0: the whole answer; auto: those of the model's attention, "
+     "else 32"},
     {"steps", "0", "forwards that write a fixed share each, over all blocks; 0: one position at least"},
     {"order", "confidence", "rank of open positions: confidence, margin, entropy, random, sequential"},
     {"cache", "none",
@@ -91,6 +93,36 @@ std::vector<std::pair<int, std::string>> read_pins(const std::string& text) {
   return pins;
 }
 
+// Options that say something else than their default where nobody reads them.
+void refuse_ignored(const Generation& g, const DiffusionOptions& o) {
+  const std::string& policy = o.policy.name;
+  const auto only = [&](std::initializer_list<std::string_view> options, bool read, const char* where) {
+    for (const std::string_view option : options) {
+      if (read || !has_option(g, option) || text_option(g, option) == default_of(g, option)) continue;
+      throw Error(ErrorKind::kUsage, "option " + std::string(option) + "=" + text_option(g, option) + ": " + where +
+                                         "; leave it out");
+    }
+  };
+  const auto is = [&](std::initializer_list<std::string_view> names) {
+    return std::ranges::find(names, std::string_view(policy)) != names.end();
+  };
+  if (std::ranges::find(policy_names(), policy, &PolicyName::name) == policy_names().end()) return;  // said elsewhere
+  only({"threshold"}, is({"threshold", "hierarchy", "confident", "credit"}), "policy has no threshold");
+  only({"factor"}, is({"factor"}), "belongs to policy factor");
+  only({"entropy"}, is({"entropy"}), "belongs to policy entropy");
+  only({"entropy_bound"}, is({"entropy-bounded"}), "belongs to policy entropy-bounded");
+  only({"low_threshold"}, is({"hierarchy"}), "belongs to policy hierarchy");
+  only({"epsilon", "order_temperature"}, is({"schedule", "confident"}), "belongs to the policies schedule and confident");
+  only({"bernoulli"}, is({"schedule"}), "belongs to policy schedule");
+  only({"credit_alpha", "credit_decay", "credit_gamma", "credit_slots", "credit_free"}, is({"credit"}),
+       "belongs to policy credit");
+  only({"filter", "accept"}, is({"learned"}), "belongs to policy learned");
+  only({"order"}, !is({"factor", "entropy", "entropy-bounded", "credit", "learned"}), "policy has a ranking of its own");
+  only({"window"}, o.cache == Cache::kVicinity, "belongs to cache vicinity");
+  only({"warmup"}, o.cache != Cache::kNone, "needs a cache");
+  only({"cut_probability"}, o.cut == Cut::kReference, "belongs to cut=reference");
+}
+
 }  // namespace
 
 std::vector<MethodOption> diffusion_method_options() {
@@ -126,7 +158,7 @@ DiffusionOptions read_diffusion_options(const Generation& g) {
   p.entropy = number("entropy", -1, 1e6);
   p.entropy_bound = number("entropy_bound", -1, 1e6);
   p.low_threshold = number("low_threshold", 0, 2);
-  o.block = int_option(g, "block_length", 0, kMany);
+  o.block = text_option(g, "block_length") == "auto" ? -1 : int_option(g, "block_length", 0, kMany);
   o.steps = p.steps = int_option(g, "steps", 0, kMany);
   if (!freedave) {
     p.epsilon = number("epsilon", 1e-6, 0.5);
@@ -163,6 +195,15 @@ DiffusionOptions read_diffusion_options(const Generation& g) {
   o.fresh_noise = choice<bool>(g, "noise", {{"position", false}, {"forward", true}});
   o.smoothing = number("smoothing", 0, 1);
   o.pins = read_pins(text_option(g, "pin"));
+  refuse_ignored(g, o);
+  if (freedave) {
+    for (const char* stateful : {"schedule", "confident", "credit", "learned"}) {
+      if (p.name != stateful) continue;
+      throw Error(ErrorKind::kUsage, "freedave: policy " + p.name +
+                                         " remembers, draws or needs a filter, so its steps are not verified side by "
+                                         "side; use static, threshold, factor, entropy, entropy-bounded or hierarchy");
+    }
+  }
   if (p.name == "confident" && p.order == Order::kEntropy && p.threshold <= 1) {
     throw Error(ErrorKind::kUsage,
                 "option order=entropy: confident compares probabilities with its threshold; use order=confidence, or "

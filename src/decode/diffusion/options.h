@@ -30,7 +30,7 @@ enum class Cut : uint8_t { kOff, kCommitted, kReference };
 
 struct DiffusionOptions {
   PolicyOptions policy;
-  int block = 32;
+  int block = 32;            // 0: the whole answer; -1: the model's own, else 32
   int steps = 0;             // of the whole answer; 0: none are prescribed
   Cache cache = Cache::kNone;
   int window = 16;           // vicinity

@@ -1,5 +1,7 @@
 #include "decode/diffusion/oracle.h"
 
+#include <cmath>
+
 namespace tutti::decode::diffusion {
 
 std::vector<int> Oracle::choose(const Step& step, std::vector<Prediction>& predictions) {
@@ -18,7 +20,10 @@ std::vector<int> Oracle::choose(const Step& step, std::vector<Prediction>& predi
   if (records_) records_->push_back(std::move(record));
   if (!right.empty()) return right;
   if (stuck_) ++*stuck_;
-  for (const int i : open) predictions[size_t(i)].token = reference_[size_t(predictions[size_t(i)].position)];
+  for (const int i : open) {
+    predictions[size_t(i)].token = reference_[size_t(predictions[size_t(i)].position)];
+    predictions[size_t(i)].log_probability = -INFINITY;  // the model did not say so
+  }
   return open;
 }
 

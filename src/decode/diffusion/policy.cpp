@@ -16,6 +16,10 @@ int quota(int m, int s, int j) { return m / s + (j < m % s ? 1 : 0); }
 std::vector<float> scores(std::span<const Prediction> predictions, Order order, const DrawKey& key, int step) {
   std::vector<float> out;
   for (const Prediction& p : predictions) {
+    if (p.last) {
+      out.push_back(-INFINITY);
+      continue;
+    }
     switch (order) {
       case Order::kConfidence: out.push_back(p.log_probability); break;
       case Order::kMargin: out.push_back(p.margin); break;
@@ -76,7 +80,8 @@ class Each : public Ranked {
     const std::vector<int> rank = ranked(predictions, s);
     std::vector<int> out;
     for (size_t r = 0; r < rank.size(); ++r) {
-      if (int(r) < step.least || accepts_one(predictions[size_t(rank[r])])) out.push_back(rank[r]);
+      const Prediction& p = predictions[size_t(rank[r])];
+      if (int(r) < step.least || (!p.last && accepts_one(p))) out.push_back(rank[r]);
     }
     return out;
   }
@@ -116,7 +121,9 @@ class Factor : public Ranked {
   int accepts(const std::vector<Prediction>& predictions, const std::vector<int>& rank) override {
     int n = 0;
     for (size_t r = 0; r < rank.size(); ++r) {
-      const float doubt = 1.0f - predictions[size_t(rank[r])].probability;
+      const Prediction& p = predictions[size_t(rank[r])];
+      if (p.last) break;
+      const float doubt = 1.0f - p.probability;
       if (float(r + 2) * doubt < options_.factor) n = int(r + 1);
     }
     return n;
@@ -134,7 +141,7 @@ class EntropyBounded : public Ranked {
     int n = 0;
     for (const int i : rank) {
       sum += predictions[size_t(i)].entropy;
-      if (sum > options_.entropy_bound) break;
+      if (predictions[size_t(i)].last || sum > options_.entropy_bound) break;
       ++n;
     }
     return n;
@@ -152,7 +159,8 @@ class Hierarchy : public Ranked {
     std::vector<bool> best(predictions.size(), false);
     int leader = -1, last = INT32_MIN;
     const auto close = [&] {
-      if (leader >= 0 && predictions[size_t(leader)].probability > options_.low_threshold) best[size_t(leader)] = true;
+      const Prediction* p = leader >= 0 ? &predictions[size_t(leader)] : nullptr;
+      if (p && !p->last && p->probability > options_.low_threshold) best[size_t(leader)] = true;
       leader = -1;
     };
     for (size_t i = 0; i < predictions.size(); ++i) {
@@ -165,7 +173,8 @@ class Hierarchy : public Ranked {
     std::vector<int> out;
     for (size_t r = 0; r < rank.size(); ++r) {
       const size_t i = size_t(rank[r]);
-      if (int(r) < step.least || best[i] || predictions[i].probability > options_.threshold) out.push_back(rank[r]);
+      const bool likely = !predictions[i].last && predictions[i].probability > options_.threshold;
+      if (int(r) < step.least || best[i] || likely) out.push_back(rank[r]);
     }
     return out;
   }
@@ -255,7 +264,8 @@ class Confident : public Policy {
     if (step.index + 1 >= times_.steps()) return rank;
     std::vector<int> sure;
     for (const int i : rank) {
-      if (predictions[size_t(i)].probability > options_.threshold) sure.push_back(i);
+      const Prediction& p = predictions[size_t(i)];
+      if (!p.last && p.probability > options_.threshold) sure.push_back(i);
     }
     if (!sure.empty()) return sure;
     const double ratio = std::max(double(open) / all_, times_.at(times_.steps()));

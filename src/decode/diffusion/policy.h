@@ -18,6 +18,7 @@ namespace tutti::decode::diffusion {
 struct Prediction {
   int position = 0;
   bool open = true;         // false: already written; policies that look at the whole block see it too
+  bool last = false;        // to be written behind all others, and never because it is likely
   int32_t token = -1;       // what would be written; never the mask
   float log_probability = 0;  // of `token`, in nats, under the softmax of the logits as they came
   float probability = 0;      // its exponential
@@ -69,7 +70,7 @@ struct PolicyOptions {
   float low_threshold = 0.4f;     // hierarchy
   int steps = 0;                  // confident, schedule: of the whole block; 0: as many as open positions
   float epsilon = 1e-3f;          // confident, schedule: the last time
-  bool bernoulli = false;         // schedule, confident: every position by itself (Dream's origin)
+  bool bernoulli = false;         // schedule: every position by itself (Dream's origin)
   float order_temperature = 0;    // confident, schedule: draws positions by softmax(score / this); 0: the best
   float credit_alpha = 0.7f, credit_decay = 0.8f, credit_gamma = 0.2f;  // credit
   int credit_slots = 0;           // credit: entries per position; 0: all
@@ -90,7 +91,7 @@ std::span<const PolicyName> policy_names();
 // for a filter's file. `block`: the block's length.
 std::unique_ptr<Policy> make_policy(const PolicyOptions& options, int block);
 
-// Scores by `order`, the higher the sooner; `step` makes kRandom's draws differ.
+// Scores by `order`, the higher the sooner, of those to be written last minus infinity; `step` makes kRandom's draws differ.
 std::vector<float> scores(std::span<const Prediction> predictions, Order order, const DrawKey& key, int step);
 // Indices of the open predictions, the best score first.
 std::vector<int> ranked(std::span<const Prediction> predictions, std::span<const float> scores);

@@ -1,10 +1,14 @@
 #include "train/aten/filter_training.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/optim/adamw.h>
 #include <torch/utils.h>
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 
 #include "base/draws.h"
 #include "base/error.h"
@@ -34,7 +38,7 @@ std::array<Parts, 3> split(const FilterTrainingRequest& r) {
   return {part(0, first), part(first, second), part(second, int64_t(n))};
 }
 
-at::Tensor drawn(const FilterTrainingRequest& r, uint32_t which, int64_t rows, int64_t columns) {
+at::Tensor drawn(const FilterTrainingRequest& r, uint32_t which, std::vector<int64_t> shape) {
   DrawKey key;
   key.seed = r.seed;
   key.purpose = Purpose::kInitialWeights;
@@ -42,9 +46,10 @@ at::Tensor drawn(const FilterTrainingRequest& r, uint32_t which, int64_t rows, i
   Draws draws(key);
   const float bound = 1.0f / std::sqrt(float(r.block));
   std::vector<float> values;
-  for (int64_t i = 0; i < rows * columns; ++i) values.push_back(draws.uniform(-bound, bound));
-  at::Tensor t = at::tensor(values);
-  return (columns > 1 ? t.view({rows, columns}) : t).requires_grad_();
+  int64_t n = 1;
+  for (const int64_t d : shape) n *= d;
+  for (int64_t i = 0; i < n; ++i) values.push_back(draws.uniform(-bound, bound));
+  return at::tensor(values).view(shape).requires_grad_();
 }
 
 std::vector<float> floats(const at::Tensor& t) {
@@ -63,14 +68,14 @@ FilterTrainingResult train_filter(const FilterTrainingRequest& r) {
   at::Tensor w1, b1, w2, b2;
   std::vector<at::Tensor> parameters;
   if (r.apart) {
-    w1 = drawn(r, 0, r.block, 1);
-    b1 = drawn(r, 1, r.block, 1);
+    w1 = drawn(r, 0, {r.block});
+    b1 = drawn(r, 1, {r.block});
     parameters = {w1, b1};
   } else {
-    w1 = drawn(r, 0, r.block, r.block);
-    b1 = drawn(r, 1, r.block, 1);
-    w2 = drawn(r, 2, r.block, r.block);
-    b2 = drawn(r, 3, r.block, 1);
+    w1 = drawn(r, 0, {r.block, r.block});
+    b1 = drawn(r, 1, {r.block});
+    w2 = drawn(r, 2, {r.block, r.block});
+    b2 = drawn(r, 3, {r.block});
     parameters = {w1, b1, w2, b2};
   }
   const auto output = [&](const at::Tensor& c) {
@@ -90,6 +95,7 @@ FilterTrainingResult train_filter(const FilterTrainingRequest& r) {
   };
   FilterTrainingResult result;
   torch::optim::AdamW optimiser(parameters, torch::optim::AdamWOptions(r.learning_rate));
+  std::vector<at::Tensor> kept;  // of the epoch with the least validation loss
   const int every = std::max(1, r.epochs / 200);
   for (int epoch = 1; epoch <= r.epochs; ++epoch) {
     optimiser.zero_grad();
@@ -101,8 +107,16 @@ FilterTrainingResult train_filter(const FilterTrainingRequest& r) {
     e.epoch = epoch;
     e.loss = loss.item<double>();
     judge(validation, e);
+    const bool better = std::ranges::none_of(
+        result.epochs, [&](const FilterEpoch& before) { return before.validation_loss <= e.validation_loss; });
+    if (better) {
+      kept.clear();
+      for (const at::Tensor& p : parameters) kept.push_back(p.detach().clone());
+    }
     result.epochs.push_back(e);
   }
+  const at::NoGradGuard no_gradients;
+  for (size_t i = 0; i < kept.size(); ++i) parameters[i].copy_(kept[i]);
   result.test = result.epochs.back();
   judge(test, result.test);
   if (r.apart) {

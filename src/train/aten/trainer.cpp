@@ -1,5 +1,7 @@
 #include "train/aten/trainer.h"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
@@ -80,16 +82,13 @@ int64_t elements(const std::vector<Parameter>& parameters) {
 }
 
 // sum(weight * cross entropy) of the batch's head rows, which are fp32.
-at::Tensor weighted_loss(at::Tensor logits, std::span<const LossSequence> sequences,
-                         int never_token) {
+at::Tensor weighted_loss(const at::Tensor& logits, std::span<const LossSequence> sequences) {
   std::vector<int64_t> targets;
   std::vector<float> weights;
   for (const LossSequence& s : sequences) {
     targets.insert(targets.end(), s.targets.begin(), s.targets.end());
     for (const double w : s.weights) weights.push_back(float(w));
   }
-  if (never_token >= 0)
-    logits = logits.index_fill(1, at::tensor({int64_t(never_token)}), -INFINITY);
   const at::Tensor losses =
       at::cross_entropy_loss(logits, at::tensor(targets), {}, at::Reduction::None);
   return (losses * at::tensor(weights)).sum();
@@ -178,10 +177,12 @@ void Trainer::backward(std::span<const LossSequence> sequences, StepReport& repo
   at::Tensor loss;
   {
     const Autocast autocast(recipe_.bf16);
-    const at::Tensor logits =
+    at::Tensor logits =
         models::tensor_forward(shaped_.config, weights_of(values_), batch, nothing).logits.to(at::kFloat);
     const bool never = recipe_.loss.never_mask_logit && recipe_.loss.kind != LossKind::kNextToken;
-    loss = weighted_loss(logits, sequences, never ? shaped_.config.mask_token : -1);
+    // Not minus infinity: the entropy would have 0 * infinity.
+    if (never) logits = logits.index_fill(1, at::tensor({int64_t(shaped_.config.mask_token)}), -1e30);
+    loss = weighted_loss(logits, sequences);
     if (recipe_.loss.kind == LossKind::kCertainty) {
       loss = loss + certainty_loss(logits, sequences, recipe_.loss.certainty_temperature, report);
     }
