@@ -45,6 +45,7 @@ struct TasksOptions {
   std::string svg;
   std::string write;  // a file for the answers
   bool solved_only = false;
+  bool verify = false;
 };
 
 // "freedave policy=static draft_steps=8": a method, then its options.
@@ -114,6 +115,18 @@ std::vector<Trial> matrix(const models::Config& config, int tokens) {
   return trials;
 }
 
+// How many answers differ from those of diffusion with the same policy.
+int differences(Session& session, const train::ProblemSource& task, decode::GenerationOptions how,
+                const eval::TaskOptions& options, const eval::TaskResult& fast) {
+  how.method = "diffusion";
+  for (const char* own : {"draft_steps", "verify", "eager"}) how.method_options.erase(own);
+  if (!how.method_options.contains("policy")) how.method_options["policy"] = "static";
+  const eval::TaskResult slow = eval::run_task(session.engine(), session.tokenizer(), task, how, options, {});
+  int different = 0;
+  for (size_t i = 0; i < slow.answers.size(); ++i) different += slow.answers[i].text != fast.answers[i].text;
+  return different;
+}
+
 void check(const TasksOptions& o, const decode::GenerationOptions& base) {
   const auto refuse = [](const char* what) { throw Error(ErrorKind::kUsage, what); };
   const bool named = !o.trials.empty() || o.matrix;
@@ -152,6 +165,7 @@ void tasks(const TasksOptions& o) {
     std::printf("%5s  %8s  %8s  %8s  %9s  %9s  %9s  %s\n", "batch", "solved", "forwards", "tokens/f", "tokens/s",
                 "s/answer", "rows/f", "method");
   }
+  int different_in_all = 0;
   std::ofstream out;
   if (!o.write.empty()) {
     out.open(o.write);
@@ -178,6 +192,11 @@ void tasks(const TasksOptions& o) {
           out << print_json({{"prompt", a.prompt}, {"answer", a.text}}) << '\n';
         }
       }
+      std::optional<int> different;
+      if (o.verify && trial.method == "freedave") {
+        different = differences(session, *task, how, options, r);
+        different_in_all += *different;
+      }
       const double each = double(r.forwards) / r.problems;
       if (batch == o.batches.front()) curves[trial.curve].emplace_back(r.tokens_per_forward(), r.accuracy());
       if (o.json) {
@@ -196,10 +215,12 @@ void tasks(const TasksOptions& o) {
                         {"rows", r.rows},
                         {"proposed", r.proposed},
                         {"accepted", r.accepted}});
+        if (different) rows.back()["different"] = *different;
       } else {
-        std::printf("%5d  %6.2f %%  %8.2f  %8.2f  %9.1f  %9.5f  %9.1f  %s\n", batch, r.accuracy(), each,
+        std::printf("%5d  %6.2f %%  %8.2f  %8.2f  %9.1f  %9.5f  %9.1f  %s%s\n", batch, r.accuracy(), each,
                     r.tokens_per_forward(), r.tokens_per_second(), r.seconds / r.problems,
-                    r.ticks ? double(r.rows) / double(r.ticks) : 0.0, trial.label.c_str());
+                    r.ticks ? double(r.rows) / double(r.ticks) : 0.0, trial.label.c_str(),
+                    different ? (" [" + std::to_string(*different) + " differ]").c_str() : "");
         std::fflush(stdout);
       }
     }
@@ -227,6 +248,10 @@ void tasks(const TasksOptions& o) {
     }
     write_file_atomically(o.svg, plot.svg());
   }
+  if (different_in_all > 0) {
+    throw Error(ErrorKind::kSystem, "eval tasks: " + std::to_string(different_in_all) +
+                                        " answers of freedave are not those of the policy; please report this");
+  }
 }
 
 }  // namespace
@@ -252,6 +277,7 @@ void add_eval_tasks(CLI::App& eval) {
       ->capture_default_str();
   command->add_option("--try", o->trials, "METHOD [OPTION=VALUE …]; may be repeated: a row of the table each");
   command->add_flag("--matrix", o->matrix, "every policy, swept, with every cache");
+  command->add_flag("--verify-lossless", o->verify, "compare every answer of freedave with that of its policy");
   command->add_flag("--json", o->json, "one JSON document on stdout");
   command->add_option("--svg", o->svg, "write a plot: accuracy by tokens per forward");
   command->callback([o] { tasks(*o); });

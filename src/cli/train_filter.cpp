@@ -144,7 +144,7 @@ void add_train_filter(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   command->add_option("--block-length", o->block, "of the decoding it is for")->check(CLI::Range(1, 4096))->capture_default_str();
-  command->add_option("--answer-tokens", o->tokens, "tokens of an answer")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  command->add_option("-n,--answer-tokens", o->tokens, "tokens of an answer")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   command->add_option("--out", o->out, "the filter, a safetensors file")->required();
   command->add_option("--records", o->records, "also write what was learned from, as JSON lines");
   command->add_option("--epochs", o->training.epochs, "over all records")->check(CLI::Range(1, 1 << 24))->capture_default_str();

@@ -90,7 +90,9 @@ class Writer {
     const auto& steps = spec_.normalizer.steps();
     if (steps.size() > 1 || (steps.size() == 1 && !has_nfc()))
       refuse("a normalizer other than NFC");
-    const auto name = spec_.pre_tokenizer.gguf_name(spec_.ignore_merges);
+    auto name = spec_.pre_tokenizer.gguf_name(spec_.ignore_merges);
+    // Without merges every byte is a token, however the text is cut first.
+    if (!name && spec_.merges.empty()) name = "gpt-2";
     if (!name) refuse("the pre-tokenizer is none that has a name in GGUF");
     const text::Tokenizer tokenizer{text::TokenizerSpec(spec_)};
     if (spec_.substitute != kNoToken) {

@@ -101,7 +101,7 @@ def main():
     vocabulary = Vocabulary(o.model)
     with tempfile.TemporaryDirectory(dir=ROOT / ".cache") as scratch:
         gguf = Path(scratch) / "model.gguf"
-        run([o.program, "quantize", o.model, gguf, o.type, "-q"])
+        run([o.program, "quantize", "-m", o.model, gguf, o.type, "-q"])
         compare(o, gguf, vocabulary, Path(scratch))
 
 
