@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <thread>
 
 #include "base/draws.h"
 #include "base/error.h"
@@ -614,6 +615,45 @@ TEST_P(Diffusion, TheTraceTellsAll) {
       EXPECT_EQ(std::ranges::count(kinds, "refresh"), 2);
     }
   }
+}
+
+// A causal model that writes from left to right and a masked one that fills in take turns on the same cores.
+TEST(Diffusion, ACausalAndAMaskedEngineShareTheCores) {
+  const auto lease = std::make_shared<engine::CoreLease>();
+  const engine::TinyModel causal = engine::tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactQ8, 1),
+                          masked = engine::tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactQ8, 1, 0, "llada");
+  const auto tokenizer = tiny_tokenizer();
+  const auto run = [&](const engine::TinyModel& tiny, std::shared_ptr<engine::CoreLease> shared,
+                       const std::string& method) {
+    engine::Engine engine(tiny.model, tiny.pool, TinyWorld::with_pages({}), std::move(shared));
+    std::vector<Ids> out(12);
+    for (size_t i = 0; i < out.size(); ++i) {
+      const auto request = engine.new_request();
+      engine.spawn(
+          request,
+          [&, i, request]() -> Task<void> {
+            GenerationOptions o;
+            o.method = method;
+            o.max_tokens = 20;
+            o.ignore_eos = true;
+            o.seed = i;
+            o.sampling.temperature = 0.8f;
+            const auto completions =
+                co_await generate(engine, tokenizer, request, tiny_prompt(uint32_t(i), 5), o, {});
+            out[i] = completions.front().ids;
+          },
+          [](std::exception_ptr e) { EXPECT_FALSE(e); });
+    }
+    engine.run();
+    return out;
+  };
+  const auto plain_alone = run(causal, nullptr, "plain"), filled_alone = run(masked, nullptr, "diffusion");
+  std::vector<Ids> filled;
+  std::thread other([&] { filled = run(masked, lease, "diffusion"); });
+  const auto plain = run(causal, lease, "plain");
+  other.join();
+  EXPECT_EQ(plain, plain_alone);
+  EXPECT_EQ(filled, filled_alone);
 }
 
 TEST(Diffusion, AModelWithoutMaskTokenIsRefused) {
