@@ -17,9 +17,10 @@ from compare import PEER, ROOT, Machine, spread
 
 BIN = PEER / "build" / "bin"
 # What is tried of A: algorithm 4 is by confidence, 1 by entropy, 2 by margin. Its --temp 0 draws at temperature 1 and
-# with --top-k 1 every confidence is 1.
-A_SETTINGS = [["--diffusion-algorithm", algorithm, "--temp", temperature, "--top-k", top_k]
-              for algorithm in (4, 1, 2) for temperature in (0, 0.2) for top_k in (0, 1)]
+# with --top-k 1 every confidence is 1. Its blocks must divide prompt and answer together: one block of both, or times.
+A_SETTINGS = [["--diffusion-algorithm", algorithm, "--temp", temperature, "--top-k", top_k, *schedule]
+              for algorithm in (4, 1, 2) for temperature in (0, 0.2) for top_k in (0, 1)
+              for schedule in (["--diffusion-block-length", "SIZE"], ["--diffusion-eps", 0.001])]
 
 
 def run(command, **options):
@@ -73,9 +74,9 @@ def peer_b(o, model, prompts, vocabulary, stop):
 def peer_a(o, model, prompt, settings, steps):
     """Milliseconds that the program itself counts for one answer, and its text."""
     size = len(prompt) + o.tokens
+    settings = [size if s == "SIZE" else s for s in settings]
     done = run([BIN / "llama-diffusion-cli", "-m", model, "-p", prompt, "-t", o.threads, "-c", size, "-b", size, "-ub",
-                size, "--diffusion-block-length", min(o.block, o.tokens), "--diffusion-steps", steps, *settings,
-                "--no-display-prompt"])
+                size, "--diffusion-steps", steps, *settings])
     text = done.stdout + done.stderr
     found = re.search(r"total time: ([0-9.]+)ms", text)
     if not found:
