@@ -3,7 +3,7 @@ JOBS ?= $(shell nproc)
 BUILD := build/release
 TUTTI := $(BUILD)/tutti
 
-.PHONY: help setup setup-dev build demo test bench bench-llama bench-traffic study sanitize format lint clean
+.PHONY: help setup setup-dev build demo test bench bench-llama bench-traffic bench-diffusion study sanitize format lint clean
 
 help:
 	@echo "make setup        install missing apt packages and the Python wheels of .venv"
@@ -13,6 +13,7 @@ help:
 	@echo "make bench        throughput by rows and streams of this machine"
 	@echo "make bench-llama  the same beside llama.cpp (builds it once; JSON=1 for one machine-readable line)"
 	@echo "make bench-traffic  requests that arrive over time, under five schedulers (hours)"
+	@echo "make bench-diffusion  masked models: policies, caches, FreeDave, and beside llama.cpp (half an hour)"
 	@echo "make study        what takes long: all windows of the conformance tests, the tables beside the peer"
 	@echo "make sanitize     ASan+UBSan, TSan and 60 s of each fuzz target"
 	@echo "make format lint  clang-format, clang-tidy"
@@ -46,6 +47,10 @@ bench-llama: setup-dev build
 
 bench-traffic: build
 	@bench/traffic.sh
+
+bench-diffusion: setup-dev build
+	@bench/peers/llama.cpp/diffusion.sh
+	@bench/diffusion.sh
 
 study: test
 	@STUDY=1 ctest --test-dir $(BUILD) --output-on-failure -L "conformance|unit"
