@@ -2,23 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
 
 #include "base/error.h"
+#include "eval/run_program.h"
 
 namespace tutti::eval {
-namespace {
-
-// Runs one program to its end and passes its exception on.
-void run_to_end(engine::Engine& engine, const std::shared_ptr<engine::Request>& request,
-                std::function<Task<void>()> program) {
-  std::exception_ptr error;
-  engine.spawn(request, std::move(program), [&](std::exception_ptr e) { error = e; });
-  engine.run();
-  if (error) std::rethrow_exception(error);
-}
-
-}  // namespace
 
 double Perplexity::ppl() const { return std::exp(nll / double(tokens)); }
 
