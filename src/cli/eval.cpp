@@ -11,6 +11,7 @@
 #include "base/files.h"
 #include "cli/commands.h"
 #include "cli/context_options.h"
+#include "cli/eval_likelihood.h"
 #include "cli/eval_tasks.h"
 #include "cli/progress_line.h"
 #include "cli/session.h"
@@ -196,7 +197,7 @@ void passages(const PassageOptions& o) {
 }  // namespace
 
 void add_eval(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("eval", "measure a model: perplexity, passages, tasks, logits");
+  CLI::App* command = app.add_subcommand("eval", "measure a model: perplexity, passages, tasks, likelihood, logits");
   command->require_subcommand(1);
 
   auto p = std::make_shared<EvalOptions>();
@@ -228,6 +229,7 @@ void add_eval(CLI::App& app) {
   reading->callback([s] { passages(*s); });
 
   add_eval_tasks(*command);
+  add_eval_likelihood(*command);
 
   auto l = std::make_shared<EvalOptions>();
   CLI::App* raw = command->add_subcommand("logits", "raw fp32 logits [rows, vocab] to a file");

@@ -102,7 +102,14 @@ void put_experts(Keys& keys, const Config& c, const std::string& architecture) {
   if (e.shared_intermediate > 0)
     keys.integer("expert_shared_feed_forward_length", e.shared_intermediate);
   // What a reader assumes need not be written.
-  if (e.normalise != (architecture != "qwen2moe")) keys.boolean("expert_weights_norm", e.normalise);
+  const bool usual = architecture != "qwen2moe" && architecture != "llada-moe";
+  if (e.normalise != usual) keys.boolean("expert_weights_norm", e.normalise);
+  if (e.scale != 1.0f) keys.number("expert_weights_scale", double(e.scale));
+  if (e.score == models::Experts::Score::kSigmoid) keys.integer("expert_gating_func", 2);
+  if (e.groups > 1) {
+    keys.integer("expert_group_count", e.groups);
+    keys.integer("expert_group_used_count", e.used_groups);
+  }
   int dense = 0;
   while (dense < c.layers && !c.is_sparse(dense)) ++dense;
   if (dense > 0) keys.integer("leading_dense_block_count", dense);
@@ -152,7 +159,8 @@ std::string difference(const Config& a, const Config& b) {
   const models::Experts &e = a.experts, &f = b.experts;
   if (e.count != f.count || e.used != f.used || e.intermediate != f.intermediate ||
       e.shared_intermediate != f.shared_intermediate || e.normalise != f.normalise ||
-      e.scale != f.scale) {
+      e.scale != f.scale || e.score != f.score || e.bias_weighs != f.bias_weighs ||
+      e.groups != f.groups || e.used_groups != f.used_groups) {
     return "the experts";
   }
   return "";

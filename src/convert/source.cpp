@@ -1,5 +1,6 @@
 #include "convert/source.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/error.h"
@@ -68,11 +69,12 @@ class Namer {
     linear(at + t_.down, l.down, t_.mlp_bias);
     if (l.router.empty()) return;
     add(at + t_.router + ".weight", {&l.router});
+    if (!l.router_bias.empty()) add(at + t_.router_bias, {&l.router_bias}, true);
     stack(at + t_.stacked_gate, l.expert_gate);
     stack(at + t_.stacked_up, l.expert_up);
     stack(at + t_.stacked_down, l.expert_down);
     if (l.shared_gate.empty()) return;
-    add(at + t_.shared_router + ".weight", {&l.shared_router}, true);
+    if (!l.shared_router.empty()) add(at + t_.shared_router + ".weight", {&l.shared_router}, true);
     add(at + t_.shared_gate + ".weight", {&l.shared_gate});
     add(at + t_.shared_up + ".weight", {&l.shared_up});
     add(at + t_.shared_down + ".weight", {&l.shared_down});
@@ -152,6 +154,16 @@ class Namer {
   const models::TensorLayout t_;
 };
 
+// Some folders of masked models do not name the mask token, which then is known from the model.
+void name_mask(formats::GgufMetadata& metadata, const models::Config& config) {
+  const std::string key = "tokenizer.ggml.mask_token_id";
+  if (config.mask_token < 0 ||
+      std::ranges::any_of(metadata, [&](const auto& pair) { return pair.first == key; })) {
+    return;
+  }
+  metadata.emplace_back(key, formats::GgufValue::u32(uint32_t(config.mask_token)));
+}
+
 Source from_folder(const std::filesystem::path& path) {
   Source source;
   source.place = path.string();
@@ -164,6 +176,7 @@ Source from_folder(const std::filesystem::path& path) {
   TokenizerMetadata tokenizer = tokenizer_metadata(*source.checkpoint->folder(), config.vocab);
   source.metadata.insert(source.metadata.end(), std::make_move_iterator(tokenizer.metadata.begin()),
                          std::make_move_iterator(tokenizer.metadata.end()));
+  name_mask(source.metadata, config);
   source.notes = std::move(tokenizer.notes);
   Namer(source, *source.checkpoint, folder.architecture).name_all();
   if (folder.rope_factors.empty()) return source;

@@ -86,13 +86,23 @@ class Writer {
 
   // ---- byte-level BPE
 
+  // However the text is cut first: there are no merges, no pieces that are tokens as they are, and
+  // the cutting neither adds nor drops text.
+  bool every_byte_is_a_token() const {
+    using Step = text::PreTokenizer::Step;
+    return spec_.merges.empty() && !spec_.ignore_merges &&
+           std::ranges::all_of(spec_.pre_tokenizer.steps(), [](const Step& step) {
+             return step.kind == Step::Kind::kSplit &&
+                    step.behavior != text::SplitBehavior::kRemoved;
+           });
+  }
+
   void byte_level() {
     const auto& steps = spec_.normalizer.steps();
     if (steps.size() > 1 || (steps.size() == 1 && !has_nfc()))
       refuse("a normalizer other than NFC");
     auto name = spec_.pre_tokenizer.gguf_name(spec_.ignore_merges);
-    // Without merges every byte is a token, however the text is cut first.
-    if (!name && spec_.merges.empty()) name = "gpt-2";
+    if (!name && every_byte_is_a_token()) name = "gpt-2";
     if (!name) refuse("the pre-tokenizer is none that has a name in GGUF");
     const text::Tokenizer tokenizer{text::TokenizerSpec(spec_)};
     if (spec_.substitute != kNoToken) {
@@ -290,7 +300,8 @@ class Writer {
     if (spec_.eos == kNoToken) spec_.eos = id_in(folder_.config(), "eos_token_id");
     if (spec_.bos == kNoToken) spec_.bos = id_in(folder_.config(), "bos_token_id");
     // What a masked model fills in is its own word, not the tokenizer's.
-    if (const int32_t mask = id_in(folder_.config(), "mask_token_id"); mask != kNoToken) spec_.mask = mask;
+    if (const int32_t mask = id_in(folder_.config(), "mask_token_id"); mask != kNoToken)
+      spec_.mask = mask;
     id("bos", spec_.bos);
     id("eos", spec_.eos);
     id("unknown", spec_.unknown);

@@ -2,23 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
 
 #include "base/error.h"
+#include "eval/run_program.h"
 
 namespace tutti::eval {
-namespace {
-
-// Runs one program to its end and passes its exception on.
-void run_to_end(engine::Engine& engine, const std::shared_ptr<engine::Request>& request,
-                std::function<Task<void>()> program) {
-  std::exception_ptr error;
-  engine.spawn(request, std::move(program), [&](std::exception_ptr e) { error = e; });
-  engine.run();
-  if (error) std::rethrow_exception(error);
-}
-
-}  // namespace
 
 double Perplexity::ppl() const { return std::exp(nll / double(tokens)); }
 
@@ -60,9 +48,40 @@ Perplexity perplexity(engine::Engine& engine, std::span<const int32_t> tokens, c
   return {sum, scored};
 }
 
+namespace {
+
+// What a model that fills in masks sees: the whole window, or the blocks up to a row's own, counted
+// from the window's first token. One forward for all rows, as each may see any other.
+engine::Rows masked_window(const models::Config& config, std::span<const int32_t> tokens) {
+  const bool blocks = config.attention == models::AttentionKind::kBlockCausal;
+  const int size = int(tokens.size()), block = blocks ? config.attention_block : size;
+  engine::Rows query;
+  for (int p = 0; p < size; ++p) {
+    if (p % block == 0) query.add_view({engine::Segment::fresh(0, std::min(p + block, size))});
+    engine::Row row(tokens[size_t(p)], p);
+    row.view = p / block;
+    row.write = engine::Write::none();
+    row.want.emplace();
+    row.want->logits = true;
+    query.rows.push_back(std::move(row));
+  }
+  return query;
+}
+
+}  // namespace
+
 void window_logits(engine::Engine& engine, std::span<const int32_t> rows,
                    const std::function<void(int, std::span<const float>)>& sink) {
-  models::require_causal(engine.model().config(), "logits");
+  const models::Config& config = engine.model().config();
+  if (config.attention != models::AttentionKind::kCausal) {
+    const auto request = engine.new_request();
+    run_to_end(engine, request, [&]() -> Task<void> {
+      engine::Context context(engine, request);
+      const engine::Answer answer = co_await engine.forward(context, masked_window(config, rows));
+      for (size_t i = 0; i < answer.rows.size(); ++i) sink(int(i), answer.rows[i].logits);
+    });
+    return;
+  }
   // In pieces, so that a large vocabulary does not need the whole window's logits at once.
   constexpr size_t kPiece = 64;
   const auto request = engine.new_request();

@@ -26,7 +26,9 @@ struct Perplexity {
 Perplexity perplexity(engine::Engine& engine, std::span<const int32_t> tokens, const PerplexityOptions& options,
                       const std::function<void(int done, int total)>& progress = {});
 
-// The logits [rows.size(), vocab] of one window, row by row to `sink`.
+// The logits [rows.size(), vocab] of one window, row by row to `sink`. A model that fills in masked
+// tokens sees the window as it was trained to, from both sides or in blocks; its rows are not
+// shifted, even if row i speaks of token i + 1.
 void window_logits(engine::Engine& engine, std::span<const int32_t> rows,
                    const std::function<void(int row, std::span<const float> logits)>& sink);
 

@@ -34,6 +34,18 @@ void check_rope(const Check& check, const Rope& rope, int head_dim) {
               "the rotary magnitude is no positive number");
 }
 
+void check_groups(const Check& check, const Experts& e) {
+  if (e.groups == 1 && e.used_groups == 1) return;
+  check.range("the number of expert groups", e.groups, 1, e.count);
+  check.range("the expert groups used per token", e.used_groups, 1, e.groups);
+  check.holds(e.count % e.groups == 0, "the expert groups do not divide the experts");
+  const int size = e.count / e.groups;
+  check.holds(size >= 2,
+              "an expert group has a single expert; groups are ranked by their two best");
+  check.holds(e.used <= e.used_groups * size,
+              "the used expert groups have fewer experts than a token uses");
+}
+
 }  // namespace
 
 void check_config(const Config& c, const std::string& place) {
@@ -76,6 +88,7 @@ void check_config(const Config& c, const std::string& place) {
     check.range("the experts used per token", c.experts.used, 1, c.experts.count);
     check.range("an expert's width", c.experts.intermediate, 1, 1 << 24);
     check.range("the shared expert's width", c.experts.shared_intermediate, 0, 1 << 24);
+    check_groups(check, c.experts);
     check.holds(c.experts.scale > 0 && std::isfinite(c.experts.scale),
                 "the expert scale is no positive number");
     if (!c.sparse.empty()) {

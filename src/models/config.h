@@ -27,8 +27,16 @@ struct Experts {
   int used = 0;   // per token
   int intermediate = 0;
   int shared_intermediate = 0;  // 0: no shared expert
-  bool normalise = false;       // chosen weights divided by their sum
-  float scale = 1.0f;           // then multiplied by this
+  // Scores of the router's products. Layers may have a bias per expert (LayerWeights::router_bias)
+  // that is added to the scores by which experts are chosen, and to the chosen weights only when
+  // `bias_weighs`.
+  enum class Score : uint8_t { kSoftmax, kSigmoid } score = Score::kSoftmax;
+  bool bias_weighs = false;
+  // Experts lie in `groups` equal runs. Only those of the `used_groups` runs whose two best
+  // (biased) scores have the largest sums can be chosen.
+  int groups = 1, used_groups = 1;
+  bool normalise = false;  // chosen weights divided by their sum
+  float scale = 1.0f;      // then multiplied by this
 };
 
 struct Config {

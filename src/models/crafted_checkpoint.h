@@ -113,11 +113,22 @@ inline Draft draft(const std::string& a, const DraftShape& shape = {}) {
     d.keys["tokenizer.ggml.mask_token_id"] = GgufValue::u32(uint32_t(shape.vocab - 1));
     d.keys[a + ".attention.causal"] = GgufValue::boolean(false);
   }
+  // LLaDA2: the first layer is dense, unless it is the only one; half of the expert groups is used.
+  const bool llada2 = a == "llada2-moe";
+  const int dense = llada2 && shape.layers > 1 ? 1 : 0;
   if (moe) {
     key("expert_count", shape.experts);
     key("expert_used_count", shape.experts_used);
     key("expert_feed_forward_length", shape.expert_wide);
-    if (a == "qwen2moe") key("expert_shared_feed_forward_length", shape.shared_wide);
+    if (a == "qwen2moe" || llada2) key("expert_shared_feed_forward_length", shape.shared_wide);
+    if (llada2) {
+      key("expert_group_count", shape.experts / 2);
+      key("expert_group_used_count", shape.experts / 4);
+      key("leading_dense_block_count", dense);
+      key("rope.dimension_count", shape.head_dim / 2);
+      key("diffusion.block_size", 4);
+      d.keys[a + ".expert_weights_scale"] = GgufValue::f32(2.5f);
+    }
   }
   const int query = shape.heads * shape.head_dim, kv = shape.kv_heads * shape.head_dim;
   matrix("token_embd", shape.hidden, shape.vocab);
@@ -134,7 +145,7 @@ inline Draft draft(const std::string& a, const DraftShape& shape = {}) {
       vector(at + "attn_k.bias", kv, 0);
       vector(at + "attn_v.bias", kv, 0);
     }
-    if (a.starts_with("qwen3") || a == "gemma3" || a == "sdar" || a == "llada-moe") {
+    if (a.starts_with("qwen3") || a == "gemma3" || a == "sdar" || a == "llada-moe" || llada2) {
       vector(at + "attn_q_norm.weight", shape.head_dim, 1);
       vector(at + "attn_k_norm.weight", shape.head_dim, 1);
     }
@@ -143,14 +154,17 @@ inline Draft draft(const std::string& a, const DraftShape& shape = {}) {
       vector(at + "post_attention_norm.weight", shape.hidden, 1);
       vector(at + "post_ffw_norm.weight", shape.hidden, 1);
     }
-    if (moe) {
+    if (moe && l >= dense) {
       matrix(at + "ffn_gate_inp", shape.hidden, shape.experts);
       matrix(at + "ffn_gate_exps", shape.hidden, shape.expert_wide, shape.experts);
       matrix(at + "ffn_up_exps", shape.hidden, shape.expert_wide, shape.experts);
       matrix(at + "ffn_down_exps", shape.expert_wide, shape.hidden, shape.experts);
+      if (llada2) vector(at + "exp_probs_b.bias", shape.experts, 0);
       if (a == "qwen2moe") {
         d.add(at + "ffn_gate_inp_shexp.weight", {uint64_t(shape.hidden)}, tensor::Type::kF32, 0,
               0.3f);
+      }
+      if (a == "qwen2moe" || llada2) {
         matrix(at + "ffn_gate_shexp", shape.hidden, shape.shared_wide);
         matrix(at + "ffn_up_shexp", shape.hidden, shape.shared_wide);
         matrix(at + "ffn_down_shexp", shape.shared_wide, shape.hidden);

@@ -14,9 +14,10 @@ using formats::GgufArray;
 using formats::GgufType;
 using formats::GgufValue;
 
-// "sdar" is ours: llama.cpp's converter has no block-causal model.
-constexpr const char* kArchitectures[] = {"llama",  "mistral", "qwen2", "qwen3", "qwen2moe",  "qwen3moe",
-                                          "gemma2", "gemma3",  "llada", "dream", "llada-moe", "sdar"};
+// "sdar" and "llada2-moe" are ours: llama.cpp's converter has no block-causal model.
+constexpr const char* kArchitectures[] = {"llama",     "mistral", "qwen2",     "qwen3", "qwen2moe",
+                                          "qwen3moe",  "gemma2",  "gemma3",    "llada", "dream",
+                                          "llada-moe", "sdar",    "llada2-moe"};
 
 // The keys of one architecture, "llama.block_count" and so on.
 class Keys {
@@ -193,6 +194,24 @@ void read_sliding(const Keys& keys, Config& config) {
   }
 }
 
+// How the router's products become scores, and of which experts the best are taken.
+void read_router(const Keys& keys, Config& config) {
+  constexpr int kSoftmax = 1, kSigmoid = 2;  // llama.cpp's numbers; 0: none given
+  const bool groups = config.architecture == "llada2-moe";
+  const int function = keys.integer_or("expert_gating_func", groups ? kSigmoid : kSoftmax);
+  if (function > (groups ? kSigmoid : kSoftmax) || (groups && function == kSoftmax)) {
+    keys.unsupported(keys.full("expert_gating_func"), groups ? "is not sigmoid" : "is not softmax");
+  }
+  if (!groups) {
+    if (keys.integer_or("expert_group_count", 1) > 1)
+      keys.unsupported(keys.full("expert_group_count"), "is above 1");
+    return;
+  }
+  config.experts.score = Experts::Score::kSigmoid;
+  config.experts.groups = keys.integer_or("expert_group_count", 1);
+  config.experts.used_groups = keys.integer_or("expert_group_used_count", 1);
+}
+
 void read_experts(const Keys& keys, Config& config) {
   Experts& e = config.experts;
   e.count = keys.integer_or("expert_count", 0);
@@ -201,16 +220,15 @@ void read_experts(const Keys& keys, Config& config) {
     if (qwen) keys.unsupported(keys.full("expert_count"), "is 0");
     return;
   }
-  if (keys.integer_or("expert_gating_func", 1) > 1)
-    keys.unsupported(keys.full("expert_gating_func"), "is not softmax");
-  if (keys.integer_or("expert_group_count", 1) > 1)
-    keys.unsupported(keys.full("expert_group_count"), "is above 1");
+  read_router(keys, config);
   e.used = keys.integer("expert_used_count");
   const int derived = qwen && e.used > 0 ? config.intermediate / e.used : config.intermediate;
   e.intermediate = keys.integer_or("expert_feed_forward_length", derived);
   if (config.architecture == "qwen2moe") {
     e.shared_intermediate =
         keys.integer_or("expert_shared_feed_forward_length", config.intermediate);
+  } else if (config.architecture == "llada2-moe") {
+    e.shared_intermediate = keys.integer_or("expert_shared_feed_forward_length", 0);
   }
   // Softmax over all experts, then the top ones divided by their sum, is Mixtral's softmax over the
   // top ones.
@@ -231,8 +249,10 @@ void read_masked(const Keys& keys, const Gguf& gguf, Config& config) {
   if (keys.boolean_if("attention.causal").value_or(false)) {
     keys.unsupported(keys.full("attention.causal"), "is true");
   }
-  config.attention = a == "sdar" ? AttentionKind::kBlockCausal : AttentionKind::kBidirectional;
-  if (a == "sdar") config.attention_block = keys.integer_or("diffusion.block_size", 4);
+  const bool blocks = a == "sdar" || a == "llada2-moe";
+  config.attention = blocks ? AttentionKind::kBlockCausal : AttentionKind::kBidirectional;
+  if (blocks)
+    config.attention_block = keys.integer_or("diffusion.block_size", a == "sdar" ? 4 : 32);
   config.shifted_logits = gguf.boolean("diffusion.shift_logits").value_or(a == "dream");
   if (const auto mask = gguf.integer("tokenizer.ggml.mask_token_id")) {
     config.mask_token = *mask >= 0 && *mask < config.vocab ? int(*mask) : -1;

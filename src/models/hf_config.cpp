@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "formats/shown.h"
+#include "models/hf_keys.h"
 #include "models/rope.h"
 
 namespace tutti::models {
@@ -28,6 +29,9 @@ constexpr Family kFamilies[] = {
     {"Gemma2ForCausalLM", "gemma2", "gemma2"},
     {"Gemma3ForCausalLM", "gemma3_text", "gemma3"},
     {"LLaDAModelLM", "llada", "llada"},
+    // Folders say "llada", too; where there is no network named, that is the one without experts.
+    {"LLaDAMoEModelLM", "lladamoe", "llada-moe"},
+    {"LLaDA2MoeModelLM", "llada2_moe", "llada2-moe"},
     {"DreamModel", "Dream", "dream"},
     {"SDARForCausalLM", "sdar", "sdar"},
 };
@@ -43,96 +47,12 @@ constexpr std::pair<std::string_view, const char*> kLladaNames[] = {
     {"tie_word_embeddings", "weight_tying"},
     {"hidden_act", "activation_type"},
 };
-
-// An object of the file, its keys read with their types and ranges checked. A null counts as
-// absent.
-class Keys {
- public:
-  Keys(const json& object, std::string place) : object_(object), place_(std::move(place)) {}
-
-  const std::string& place() const { return place_; }
-  // Keys are asked for by their common names; this file has LLaDA's.
-  void use_llada_names() { llada_ = true; }
-  const json* find(const char* key) const {
-    if (!object_.is_object()) return nullptr;
-    const auto it = object_.find(written(key));
-    return it == object_.end() || it->is_null() ? nullptr : &*it;
-  }
-  bool empty() const { return object_.empty(); }
-  // Present, and explicitly nothing.
-  bool is_null(const char* key) const {
-    return object_.is_object() && object_.contains(key) && object_.at(key).is_null();
-  }
-  std::optional<double> number_if(const char* key) const {
-    const json* value = find(key);
-    if (!value) return std::nullopt;
-    if (!value->is_number()) bad(key, "is no number");
-    return value->get<double>();
-  }
-  double number_or(const char* key, double fallback) const {
-    return number_if(key).value_or(fallback);
-  }
-  double number(const char* key) const {
-    const auto value = number_if(key);
-    if (!value) bad(key, "is missing");
-    return *value;
-  }
-  std::optional<int> integer_if(const char* key) const {
-    const auto value = number_if(key);
-    if (!value) return std::nullopt;
-    if (!(*value >= 0 && *value <= INT32_MAX) || *value != std::floor(*value))
-      bad(key, "is out of range");
-    return int(*value);
-  }
-  int integer_or(const char* key, int fallback) const { return integer_if(key).value_or(fallback); }
-  int integer(const char* key) const {
-    const auto value = integer_if(key);
-    if (!value) bad(key, "is missing");
-    return *value;
-  }
-  bool boolean_or(const char* key, bool fallback) const {
-    const json* value = find(key);
-    if (!value) return fallback;
-    if (!value->is_boolean()) bad(key, "is neither true nor false");
-    return value->get<bool>();
-  }
-  std::optional<std::string> string_if(const char* key) const {
-    const json* value = find(key);
-    if (!value) return std::nullopt;
-    if (!value->is_string()) bad(key, "is no text");
-    return value->get<std::string>();
-  }
-  // An object under `key`; without one, an empty object.
-  Keys object(const char* key) const {
-    static const json kEmpty = json::object();
-    const json* value = find(key);
-    if (!value) return {kEmpty, place_};
-    if (!value->is_object()) bad(key, "is no object");
-    return {*value, place_};
-  }
-
-  [[noreturn]] void bad(const std::string& key, const std::string& what) const {
-    throw Error(ErrorKind::kBadFile, place_ + ": key \"" + written(key) + "\" " + what +
-                                         "; fix the file or fetch it again");
-  }
-  [[noreturn]] void unsupported(const std::string& key, const std::string& what) const {
-    throw Error(ErrorKind::kUnsupported, place_ + ": key \"" + written(key) + "\" " + what +
-                                             ", which no network here computes; use another model");
-  }
-
- private:
-  std::string written(const std::string& key) const {
-    if (!llada_) return key;
-    for (const auto& [common, own] : kLladaNames) {
-      if (key == common) return own;
-    }
-    return key;
-  }
-
-  const json& object_;
-  std::string place_;
-  bool llada_ = false;
+constexpr std::pair<std::string_view, const char*> kLladaMoeNames[] = {
+    {"intermediate_size", "dense_intermediate_size"},
+    {"moe_intermediate_size", "expert_intermediate_size"},
 };
+
+using Keys = HfKeys;
 
 const Family& family_of(const Keys& keys) {
   std::string name;
@@ -178,8 +98,9 @@ tensor::Activation activation(const Keys& keys, const Config& config) {
 // `rope` holds rope_type (old: type) and its numbers; `base` is used unless it says rope_theta.
 RopeParameters read_rope(const Keys& keys, const Keys& rope, double base, const Config& config) {
   RopeParameters p;
+  const double usual = config.architecture == "llada2-moe" ? 0.5 : 1.0;
   const double partial =
-      rope.number_or("partial_rotary_factor", keys.number_or("partial_rotary_factor", 1.0));
+      rope.number_or("partial_rotary_factor", keys.number_or("partial_rotary_factor", usual));
   if (!(partial > 0 && partial <= 1)) keys.bad("partial_rotary_factor", "is not between 0 and 1");
   p.dims = int(config.head_dim * partial);
   p.base = rope.number_or("rope_theta", base);
@@ -264,7 +185,7 @@ bool read_layer_types(const Keys& keys, Config& config) {
 
 void read_sliding(const Keys& keys, Config& config) {
   const std::string& a = config.architecture;
-  if (a == "llama" || a == "llada") return;
+  if (a == "llama" || a.starts_with("llada")) return;
   const bool qwen = is_qwen(a);
   if (qwen && !keys.boolean_or("use_sliding_window", false)) return;
   config.window = keys.integer_or("sliding_window", is_gemma(config) || qwen ? 4096 : 0);
@@ -293,6 +214,51 @@ void read_sliding(const Keys& keys, Config& config) {
   config.window = 0;
 }
 
+// What the published networks take for granted, whatever the file says.
+void require(const Keys& keys, const char* key, const char* only) {
+  const auto value = keys.string_if(key);
+  if (value && *value != only) keys.unsupported(key, "is " + formats::shown(*value));
+}
+
+void read_llada_moe_experts(const Keys& keys, Config& config) {
+  Experts& e = config.experts;
+  e.count = keys.integer("num_experts");
+  e.used = keys.integer("num_experts_per_tok");
+  e.intermediate = keys.integer("moe_intermediate_size");
+  e.shared_intermediate = keys.integer_or("shared_expert_intermediate_size", 0);
+  e.bias_weighs = keys.boolean_or("moe_router_enable_expert_bias", false);
+  require(keys, "moe_router_score_function", "softmax");
+  if (keys.boolean_or("norm_topk_prob", false)) keys.unsupported("norm_topk_prob", "is true");
+  if (keys.number_or("routed_scaling_factor", 1.0) != 1.0)
+    keys.unsupported("routed_scaling_factor", "is not 1");
+  if (keys.number_or("router_num_group", 0.0) > 1)
+    keys.unsupported("router_num_group", "is above 1");
+  const json* layers = keys.find("moe_layer_freq");
+  if (!layers) return;
+  if (!layers->is_array() || layers->size() != size_t(config.layers))
+    keys.bad("moe_layer_freq", "is no list of one number per layer");
+  for (const json& sparse : *layers) config.sparse.push_back(sparse != 0);
+}
+
+void read_llada2_experts(const Keys& keys, Config& config) {
+  Experts& e = config.experts;
+  e.score = Experts::Score::kSigmoid;
+  e.count = keys.integer("num_experts");
+  e.used = keys.integer("num_experts_per_tok");
+  e.intermediate = keys.integer("moe_intermediate_size");
+  const int64_t shared = int64_t(keys.integer_or("num_shared_experts", 0)) * e.intermediate;
+  if (shared > INT32_MAX) keys.bad("num_shared_experts", "is out of range");
+  e.shared_intermediate = int(shared);
+  e.groups = keys.integer_or("n_group", 8);
+  e.used_groups = keys.integer_or("topk_group", 4);
+  e.normalise = e.used > 1;
+  e.scale = float(keys.number_or("routed_scaling_factor", 2.5));
+  require(keys, "score_function", "sigmoid");
+  if (!keys.boolean_or("norm_topk_prob", true)) keys.unsupported("norm_topk_prob", "is false");
+  const int dense = keys.integer_or("first_k_dense_replace", 0);
+  for (int l = 0; l < config.layers; ++l) config.sparse.push_back(l >= dense);
+}
+
 void read_experts(const Keys& keys, Config& config) {
   const std::string& a = config.architecture;
   Experts& e = config.experts;
@@ -303,6 +269,8 @@ void read_experts(const Keys& keys, Config& config) {
     e.normalise = true;
     return;
   }
+  if (a == "llada-moe") return read_llada_moe_experts(keys, config);
+  if (a == "llada2-moe") return read_llada2_experts(keys, config);
   if (a != "qwen2moe" && a != "qwen3moe") return;
   e.count = keys.integer_or("num_experts", keys.integer_or("num_local_experts", 0));
   if (e.count == 0) keys.bad("num_experts", "is missing");
@@ -353,17 +321,36 @@ void refuse_unknown_parts(const Keys& keys) {
   if (!keys.boolean_or("rope", true)) keys.unsupported("rope", "is false");
 }
 
+// Parts of the published code that no published LLaDA-MoE or LLaDA2 uses.
+void refuse_unused_parts(const Keys& keys) {
+  if (keys.find("clip_qkv")) keys.unsupported("clip_qkv", "is given");
+  for (const char* key : {"norm_head", "use_sliding_window"}) {
+    if (keys.boolean_or(key, false)) keys.unsupported(key, "is true");
+  }
+}
+
 // What a masked model sees and predicts.
 void read_masked(const Keys& keys, Config& config) {
   const std::string& a = config.architecture;
-  if (a != "llada" && a != "dream" && a != "sdar") return;
+  const bool experts = a == "llada-moe" || a == "llada2-moe";
+  if (a != "llada" && a != "dream" && a != "sdar" && !experts) return;
   if (a == "llada") refuse_unknown_parts(keys);
+  if (experts) refuse_unused_parts(keys);
   config.attention = AttentionKind::kBidirectional;
   config.shifted_logits = a == "dream";
-  config.mask_token = keys.integer_or("mask_token_id", -1);
-  if (a != "sdar") return;
+  // The published folders with experts do not name their mask token: it is this one in all of them.
+  constexpr int kUsualMask = 156895;
+  config.mask_token =
+      keys.integer_or("mask_token_id", experts && kUsualMask < config.vocab ? kUsualMask : -1);
+  if (a != "sdar" && a != "llada2-moe") return;
   config.attention = AttentionKind::kBlockCausal;
-  config.attention_block = keys.integer_or("block_size", 4);
+  config.attention_block = keys.integer_or("block_size", a == "sdar" ? 4 : 32);
+}
+
+// A part that the file may switch on or off; without a word, what its tensors have.
+Presence switched(const Keys& keys, const char* key) {
+  if (!keys.find(key)) return Presence::kOptional;
+  return keys.boolean_or(key, false) ? Presence::kRequired : Presence::kNever;
 }
 
 void read_layout(const Keys& keys, const Config& config, TensorLayout& layout) {
@@ -376,8 +363,18 @@ void read_layout(const Keys& keys, const Config& config, TensorLayout& layout) {
     layout.qkv_bias = Presence::kRequired;
   } else if (a == "qwen2moe") {
     layout.qkv_bias = when(keys.boolean_or("qkv_bias", true));
+  } else if (a == "llada2-moe") {
+    layout.qkv_bias = switched(keys, "use_qkv_bias");
+    layout.o_bias = switched(keys, "use_bias");
+    // The network has a bias of experts whether or not the file asks for one.
+    const bool asked = keys.boolean_or("moe_router_enable_expert_bias", false);
+    layout.router_biases = asked ? Presence::kRequired : Presence::kOptional;
   } else if (a != "mistral" && a != "mixtral" && a != "llada") {
     layout.qkv_bias = layout.o_bias = when(keys.boolean_or("attention_bias", false));
+  }
+  if (a == "llada-moe") {
+    layout.qk_norm = keys.boolean_or("qk_layernorm", false);
+    layout.router_biases = when(keys.boolean_or("moe_router_enable_expert_bias", false));
   }
   if (a == "llama") layout.mlp_bias = when(keys.boolean_or("mlp_bias", false));
 }
@@ -387,7 +384,8 @@ void read_layout(const Keys& keys, const Config& config, TensorLayout& layout) {
 Config hf_config(const json& object, const std::string& place, TensorLayout& layout) {
   Keys keys(object, place);
   const Family& family = family_of(keys);
-  if (std::string_view(family.architecture) == "llada") keys.use_llada_names();
+  if (std::string_view(family.architecture) == "llada") keys.use_names(kLladaNames);
+  if (std::string_view(family.architecture) == "llada-moe") keys.use_names(kLladaMoeNames);
   if (keys.find("kv_lora_rank")) keys.unsupported("kv_lora_rank", "is latent attention (MLA)");
 
   Config config;
@@ -397,7 +395,9 @@ Config hf_config(const json& object, const std::string& place, TensorLayout& lay
   config.layers = keys.integer("num_hidden_layers");
   config.heads = keys.integer("num_attention_heads");
   config.kv_heads = keys.integer_or("num_key_value_heads", config.heads);
-  config.intermediate = keys.integer("intermediate_size");
+  // Where every layer has experts nobody asks for it.
+  config.intermediate = config.architecture == "llada-moe" ? keys.integer_or("intermediate_size", 0)
+                                                           : keys.integer("intermediate_size");
   config.vocab = keys.integer("vocab_size");
   config.context_length = keys.integer("max_position_embeddings");
   config.norm_eps = float(keys.number("rms_norm_eps"));
@@ -425,6 +425,7 @@ Config hf_config(const json& object, const std::string& place, TensorLayout& lay
   return config;
 }
 
+// None of the rotary keys has a name of its own.
 HfRopes hf_ropes(const json& object, const std::string& place, const Config& config) {
   return read_ropes(Keys(object, place), config);
 }

@@ -26,9 +26,10 @@ void add_config(Xxh64& hash, const Config& c) {
     list(r.axis);
   };
   hash.add(std::as_bytes(std::span(c.architecture)));
-  for (const int n : {c.hidden, c.layers, c.heads, c.kv_heads, c.head_dim, c.intermediate, c.vocab, c.window,
-                      c.experts.count, c.experts.used, c.experts.intermediate, c.experts.shared_intermediate,
-                      c.attention_block, c.mask_token}) {
+  for (const int n :
+       {c.hidden, c.layers, c.heads, c.kv_heads, c.head_dim, c.intermediate, c.vocab, c.window,
+        c.experts.count, c.experts.used, c.experts.intermediate, c.experts.shared_intermediate,
+        c.experts.groups, c.experts.used_groups, c.attention_block, c.mask_token}) {
     hash.add(n);
   }
   for (const float x : {c.norm_eps, c.embedding_scale, c.attention_scale, c.attention_cap, c.logit_cap,
@@ -38,6 +39,8 @@ void add_config(Xxh64& hash, const Config& c) {
   hash.add(c.activation);
   hash.add(c.attention);
   hash.add(c.experts.normalise);
+  hash.add(c.experts.score);
+  hash.add(c.experts.bias_weighs);
   hash.add(c.tied_head);
   hash.add(c.shifted_logits);
   list(c.sliding);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "models/expert_choice.h"
 #include "tensor/quantise.h"
 
 namespace tutti::models {
@@ -80,6 +81,7 @@ void RowWorkspace::prepare(const Config& c, const Batch& batch, int workers) {
     const size_t pairs = rows * size_t(c.experts.used);
     const size_t wide = size_t(std::max(c.hidden, c.experts.intermediate));
     grow(router, rows * size_t(c.experts.count));
+    grow(choice, rows * size_t(c.experts.count));
     grow(chosen, pairs);
     grow(chosen_weight, pairs);
     grow(expert_first, size_t(c.experts.count) + 1);
@@ -478,25 +480,14 @@ void RowOps::experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVect
   }
   worker_.barrier();
 
-  // Choose: the `used` largest probabilities, lower index first on ties.
   {
     const auto [first, last] = worker_.share(count);
     for (int i = first; i < last; ++i) {
-      float* p = space_.router.data() + size_t(i) * size_t(e.count);
-      k_.softmax(p, e.count);
-      int* ids = space_.chosen.data() + size_t(i) * size_t(used);
-      float* weights = space_.chosen_weight.data() + size_t(i) * size_t(used);
-      int found = k_.top_k(p, e.count, used, ids, weights);
-      for (; found < used; ++found) {  // only with NaN probabilities: route somewhere, with weight NaN
-        ids[found] = 0;
-        weights[found] = p[0];
-      }
-      if (e.normalise) {
-        float sum = 0;
-        for (int j = 0; j < used; ++j) sum += weights[j];
-        for (int j = 0; j < used; ++j) weights[j] /= sum;
-      }
-      if (e.scale != 1.0f) k_.scale(e.scale, used, weights);
+      const size_t at = size_t(i) * size_t(e.count);
+      choose_experts(k_, e, layer.router_bias, {space_.router.data() + at, size_t(e.count)},
+                     {space_.choice.data() + at, size_t(e.count)},
+                     {space_.chosen.data() + size_t(i) * size_t(used), size_t(used)},
+                     {space_.chosen_weight.data() + size_t(i) * size_t(used), size_t(used)});
     }
   }
   worker_.barrier();

@@ -48,6 +48,8 @@ class RowWorkspace {
   std::vector<std::vector<RowGroup>> full_groups, sliding_groups;  // per epoch
   // experts
   std::vector<float> router;             // [active, experts]
+  std::vector<float>
+      choice;  // [active, experts]: the scores to choose by, when they are not the router's
   std::vector<int> chosen;               // [active, used]
   std::vector<float> chosen_weight;      // [active, used]
   std::vector<int> expert_first;         // [experts + 1]: pairs by expert

@@ -7,7 +7,7 @@ bool is_gemma(std::string_view architecture) { return architecture.starts_with("
 
 bool has_qk_norm(std::string_view architecture) {
   return architecture == "qwen3" || architecture == "qwen3moe" || architecture == "gemma3" ||
-         architecture == "sdar" || architecture == "llada-moe";
+         architecture == "sdar" || architecture == "llada-moe" || architecture == "llada2-moe";
 }
 
 // The block's down projection and the head share a leaf name.
@@ -27,6 +27,31 @@ TensorLayout llada_layout() {
   t.up = "up_proj";
   t.down = "ff_out";
   return t;
+}
+
+// The shared expert stands beside the feed-forward and has no gate.
+void name_llada_moe(TensorLayout& t) {
+  t.shared_router.clear();
+  t.shared_gate = "shared_expert.gate_proj";
+  t.shared_up = "shared_expert.up_proj";
+  t.shared_down = "shared_expert.down_proj";
+}
+
+// Ling's names.
+void name_llada2_moe(TensorLayout& t) {
+  t.embedding = "model.word_embeddings.weight";
+  t.q.clear();
+  t.k.clear();
+  t.v.clear();
+  t.qkv = "attention.query_key_value";
+  t.o = "attention.dense";
+  t.q_norm = "attention.query_layernorm";
+  t.k_norm = "attention.key_layernorm";
+  t.router_bias = "mlp.gate.expert_bias";
+  t.shared_router.clear();
+  t.shared_gate = "mlp.shared_experts.gate_proj";
+  t.shared_up = "mlp.shared_experts.up_proj";
+  t.shared_down = "mlp.shared_experts.down_proj";
 }
 
 }  // namespace
@@ -51,7 +76,12 @@ TensorLayout gguf_layout(std::string_view architecture) {
   t.down = "ffn_down";
   t.post_ffn_norm = "post_ffw_norm";
   t.router = "ffn_gate_inp";
-  t.shared_router = "ffn_gate_inp_shexp";
+  t.router_bias = "exp_probs_b.bias";
+  if (architecture == "llada2-moe") {
+    t.router_biases = Presence::kOptional;
+  } else {
+    t.shared_router = "ffn_gate_inp_shexp";
+  }
   t.shared_gate = "ffn_gate_shexp";
   t.shared_up = "ffn_up_shexp";
   t.shared_down = "ffn_down_shexp";
@@ -102,6 +132,7 @@ TensorLayout hf_layout(std::string_view architecture) {
   // How transformers 5 holds them in memory, and writes them when told to keep its own layout.
   t.stacked_gate_up = "mlp.experts.gate_up_proj";
   t.stacked_down = "mlp.experts.down_proj";
+  t.router_bias = "mlp.expert_bias";
   t.shared_router = "mlp.shared_expert_gate";
   t.shared_gate = "mlp.shared_expert.gate_proj";
   t.shared_up = "mlp.shared_expert.up_proj";
@@ -109,6 +140,8 @@ TensorLayout hf_layout(std::string_view architecture) {
   t.qk_norm = has_qk_norm(architecture);
   t.post_norms = gemma;
   t.norm_plus_one = gemma;
+  if (architecture == "llada-moe") name_llada_moe(t);
+  if (architecture == "llada2-moe") name_llada2_moe(t);
   return t;
 }
 

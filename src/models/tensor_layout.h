@@ -18,8 +18,12 @@ struct TensorLayout {
   std::string layer_prefix;
   // Within a layer, without ".weight" or ".bias".
   std::string attn_norm, q, k, v, o, q_norm, k_norm, post_attn_norm;
+  std::string
+      qkv;  // not empty: Q, K and V are the rows of one tensor, and have no names of their own
   std::string ffn_norm, gate, up, down, post_ffn_norm;
+  // shared_router empty: the shared expert has no gate.
   std::string router, shared_router, shared_gate, shared_up, shared_down;
+  std::string router_bias;  // with its suffix
   // Experts: one tensor each, "<expert_prefix>7.<expert_gate>.weight"; or stacked over experts
   // [experts, out, in], whole names; or stacked with gate above up, [experts, 2 * out, in], whole
   // names. Empty: not in this layout.
@@ -27,6 +31,7 @@ struct TensorLayout {
   std::string stacked_gate, stacked_up, stacked_down, stacked_gate_up;
 
   Presence qkv_bias = Presence::kNever, o_bias = Presence::kNever, mlp_bias = Presence::kNever;
+  Presence router_biases = Presence::kNever;
   bool qk_norm = false;
   bool post_norms = false;     // Gemma: after attention and after the feed-forward
   bool interleaved = false;    // Q/K rows are in pairs (2i, 2i + 1)

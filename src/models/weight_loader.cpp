@@ -56,6 +56,17 @@ class Loader {
     return l;
   }
 
+  // The outputs [first, first + count).
+  StoredLinear rows_of(const StoredLinear& all, int64_t first, int64_t count) {
+    StoredLinear part;
+    part.weight = all.weight.slice(int(first), int(count));
+    if (all.bias.empty()) return part;
+    const std::vector<float> bias = all.bias.floats();
+    part.bias = own_floats(all.bias, std::span(bias).subspan(size_t(first), size_t(count)), owned_);
+    part.bias.cols = int(count);
+    return part;
+  }
+
   void split_halves(StoredLinear& l, int heads) {
     if (!t_.interleaved) return;
     const int pairs = int(c_.rope.inverse_frequency.size());
@@ -68,9 +79,16 @@ class Loader {
     const int64_t query = int64_t(c_.heads) * c_.head_dim, key = int64_t(c_.kv_heads) * c_.head_dim;
     Layer l;
     l.attn_norm = norm(at + t_.attn_norm + ".weight", c_.hidden);
-    l.q = linear(at + t_.q, query, c_.hidden, t_.qkv_bias);
-    l.k = linear(at + t_.k, key, c_.hidden, t_.qkv_bias);
-    l.v = linear(at + t_.v, key, c_.hidden, t_.qkv_bias);
+    if (t_.qkv.empty()) {
+      l.q = linear(at + t_.q, query, c_.hidden, t_.qkv_bias);
+      l.k = linear(at + t_.k, key, c_.hidden, t_.qkv_bias);
+      l.v = linear(at + t_.v, key, c_.hidden, t_.qkv_bias);
+    } else {
+      const StoredLinear all = linear(at + t_.qkv, query + 2 * key, c_.hidden, t_.qkv_bias);
+      l.q = rows_of(all, 0, query);
+      l.k = rows_of(all, query, key);
+      l.v = rows_of(all, query + key, key);
+    }
     l.o = linear(at + t_.o, c_.hidden, query, t_.o_bias);
     split_halves(l.q, c_.heads);
     split_halves(l.k, c_.kv_heads);
@@ -96,6 +114,10 @@ class Loader {
   void load_experts(const std::string& at, Layer& l) {
     const Experts& e = c_.experts;
     l.router = table_.take(at + t_.router + ".weight", {e.count, c_.hidden});
+    if (t_.router_biases == Presence::kRequired)
+      l.router_bias = table_.take(at + t_.router_bias, {e.count});
+    if (t_.router_biases == Presence::kOptional)
+      l.router_bias = table_.take_if(at + t_.router_bias, {e.count});
     if (!t_.stacked_gate_up.empty() && table_.has(at + t_.stacked_gate_up)) {
       const StoredTensor both =
           table_.take(at + t_.stacked_gate_up, {e.count, int64_t(2) * e.intermediate, c_.hidden});
@@ -125,7 +147,8 @@ class Loader {
     l.shared_up = table_.take(at + t_.shared_up + ".weight", {e.shared_intermediate, c_.hidden});
     l.shared_down =
         table_.take(at + t_.shared_down + ".weight", {c_.hidden, e.shared_intermediate});
-    l.shared_router = table_.take(at + t_.shared_router + ".weight", {1, c_.hidden});
+    if (!t_.shared_router.empty())
+      l.shared_router = table_.take(at + t_.shared_router + ".weight", {1, c_.hidden});
   }
 
   // A stack of experts as one matrix each, in the stack's own memory.

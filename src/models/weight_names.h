@@ -35,6 +35,7 @@ void for_each_tensor(W& weights, const TensorLayout& t, const Fn& fn) {
     linear(at + t.down, l.down);
     fn(at + t.post_ffn_norm + ".weight", l.post_ffn_norm);
     fn(at + t.router + ".weight", l.router);
+    fn(at + t.router_bias, l.router_bias);
     for (size_t e = 0; e < l.expert_gate.size(); ++e) {
       const std::string one = at + t.expert_prefix + std::to_string(e) + ".";
       fn(one + t.expert_gate + ".weight", l.expert_gate[e]);

@@ -28,6 +28,7 @@ struct LayerWeights {
   Linear<Matrix, Vector> down;         // [hidden, intermediate]
   Vector post_ffn_norm;                // [hidden], optional (Gemma)
   Matrix router;                       // [experts, hidden], sparse layers
+  Vector router_bias;                  // [experts], optional: see Experts
   std::vector<Matrix> expert_gate, expert_up, expert_down;  // per expert, shapes as the dense ones
   Matrix shared_gate, shared_up, shared_down;               // shared expert, optional
   Matrix shared_router;                                     // [1, hidden]: sigmoid gate of the shared expert
@@ -79,6 +80,7 @@ To convert_weights(From& from, const MatrixFn& matrix, const VectorFn& vector) {
     t.down = linear(l.down);
     t.post_ffn_norm = vector(l.post_ffn_norm);
     t.router = matrix(l.router);
+    t.router_bias = vector(l.router_bias);
     t.expert_gate = list(l.expert_gate);
     t.expert_up = list(l.expert_up);
     t.expert_down = list(l.expert_down);

@@ -464,8 +464,16 @@ def edited(tokenizer_json: Path, change):
     tokenizer_json.write_text(json.dumps(saved))
 
 
+def cut_at_words(tokenizer: dict):
+    """A pre-tokenizer without a name, and a merge, for which it matters where text is cut."""
+    tokenizer["pre_tokenizer"] = json.loads(split("[a-z]+").__getstate__())
+    model = tokenizer["model"]
+    model["vocab"]["ab"] = model["vocab"].pop("<extra_0>")
+    model["merges"] = [["a", "b"]]
+
+
 @pytest.mark.parametrize("what, change, message", [
-    ("pre-tokenizer", lambda t: t.update(pre_tokenizer=json.loads(split("[a-z]+").__getstate__())), "pre-tokenizer"),
+    ("pre-tokenizer", cut_at_words, "pre-tokenizer"),
     ("prefix space", lambda t: t["pre_tokenizer"].update(add_prefix_space=True), "pre-tokenizer"),
     ("normalizer", lambda t: t.update(normalizer={"type": "Prepend", "prepend": "x"}), "normalizer"),
     ("lstrip", lambda t: t["added_tokens"][0].update(lstrip=True), "white space"),

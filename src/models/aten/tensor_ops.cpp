@@ -16,6 +16,33 @@ at::Tensor linear(const at::Tensor& x, const Linear<at::Tensor, at::Tensor>& l) 
   return l.bias.defined() ? y + l.bias : y;
 }
 
+struct ExpertChoice {
+  at::Tensor ids, weights;
+};
+// The ids and weights [rows, used] for the router's products [rows, count].
+ExpertChoice choose_experts(const Experts& e, const at::Tensor& products, const at::Tensor& bias) {
+  // A stable descending sort keeps the lower index first on ties.
+  const auto largest = [](const at::Tensor& t, int64_t n) {
+    return std::get<1>(t.sort(/*stable=*/true, -1, /*descending=*/true))
+        .narrow(-1, 0, n)
+        .contiguous();
+  };
+  const at::Tensor scores =
+      e.score == Experts::Score::kSoftmax ? products.softmax(-1) : products.sigmoid();
+  at::Tensor by = bias.defined() ? scores + bias : scores;
+  const at::Tensor weigh = e.bias_weighs ? by : scores;
+  if (e.used_groups < e.groups) {
+    const at::Tensor grouped = by.view({by.size(0), e.groups, e.count / e.groups});
+    const at::Tensor sums = std::get<0>(grouped.topk(2, -1)).sum(-1);
+    const at::Tensor shut = at::ones_like(sums).scatter(-1, largest(sums, e.used_groups), 0.0);
+    by = grouped.masked_fill(shut.unsqueeze(-1).to(at::kBool), -INFINITY).view(by.sizes());
+  }
+  const at::Tensor ids = largest(by, e.used);
+  at::Tensor weights = weigh.gather(-1, ids);
+  if (e.normalise) weights = weights / (weights.sum(-1, true) + 1e-20);
+  return {ids, weights * double(e.scale)};
+}
+
 }  // namespace
 
 TensorWeights tensor_weights(const Checkpoint& checkpoint, at::ScalarType dtype) {
@@ -302,13 +329,7 @@ at::Tensor TensorOps::norm_gated(const at::Tensor& h, const at::Tensor& norm_wei
 void TensorOps::experts_residual(at::Tensor& h, const LayerWeights<at::Tensor, at::Tensor>& layer) {
   const Experts& e = config_.experts;
   const at::Tensor x = norm(active_rows(h), layer.ffn_norm);
-  const at::Tensor probabilities = x.matmul(layer.router.t()).softmax(-1);
-  // A stable descending sort keeps the lower index first on ties.
-  const auto sorted = probabilities.sort(/*stable=*/true, -1, /*descending=*/true);
-  at::Tensor weights = std::get<0>(sorted).narrow(-1, 0, e.used);
-  const at::Tensor chosen = std::get<1>(sorted).narrow(-1, 0, e.used).contiguous();
-  if (e.normalise) weights = weights / weights.sum(-1, true);
-  weights = weights * double(e.scale);
+  const auto [chosen, weights] = choose_experts(e, x.matmul(layer.router.t()), layer.router_bias);
   const auto expert = [&](const at::Tensor& in, const at::Tensor& gate, const at::Tensor& up,
                           const at::Tensor& down) {
     return (activate(in.matmul(gate.t())) * in.matmul(up.t())).matmul(down.t());

@@ -71,6 +71,13 @@ Network network(const std::string& name, const Draft& draft,
   return n;
 }
 
+// Enough for groups.
+DraftShape eight_experts(DraftShape shape) {
+  shape.experts = 8;
+  shape.experts_used = 3;
+  return shape;
+}
+
 // Every part that the family's members have, in some combination of theirs.
 std::vector<Network> all_networks(int layers) {
   DraftShape shape;
@@ -92,6 +99,13 @@ std::vector<Network> all_networks(int layers) {
   networks.push_back(network("experts (mixtral)", mixtral_draft(shape)));
   networks.push_back(network("experts (qwen3moe)", draft("qwen3moe", shape)));
   networks.push_back(network("shared expert (qwen2moe)", draft("qwen2moe", shape)));
+  networks.push_back(network("experts (llada-moe)", draft("llada-moe", shape)));
+  networks.push_back(network("sigmoid router, bias, groups (llada2-moe)",
+                             draft("llada2-moe", eight_experts(shape))));
+  Network weighed = network("router bias that weighs", draft("llada2-moe", eight_experts(shape)));
+  weighed.config.experts.bias_weighs = true;
+  weighed.config.experts.score = Experts::Score::kSoftmax;
+  networks.push_back(std::move(weighed));
   Draft unscaled = draft("llama", shape);
   unscaled.keys["llama.rope.dimension_count"] = formats::GgufValue::u32(16);
   Network odd = network("segments, axes, half rotation, gelu", unscaled);
@@ -508,6 +522,7 @@ TEST(Forward, ModelThreadsAndLevelsGiveTheSameBits) {
   shape.shared_wide = 64;
   for (const auto& [architecture, arithmetic] :
        {std::pair{"qwen2moe", tensor::Arithmetic::kExactQ8},
+        {"llada2-moe", tensor::Arithmetic::kExactQ8},
         {"gemma3", tensor::Arithmetic::kExactQ8},
         {"qwen2moe", tensor::Arithmetic::kW8A8Row},
         {"qwen2moe", tensor::Arithmetic::kBf16Dot}}) {
@@ -695,7 +710,7 @@ class QuantisedOperations : public testing::TestWithParam<QuantisedCase> {
     return s;
   }
   static Network make(const std::string& architecture) {
-    Draft d = draft(architecture, shape());
+    Draft d = draft(architecture, architecture == "llada2-moe" ? eight_experts(shape()) : shape());
     d.add("blk.0.attn_v.weight", {256, 128}, GetParam().value_type, 0, 0.2f);
     return network(architecture, d, GetParam().arithmetic);
   }
@@ -866,10 +881,22 @@ TEST_P(QuantisedOperations, Head) {
   }
 }
 
+// Of four groups of two the two with the larger sums stay. Whether the choice is clear.
+bool shut_worse_groups(std::vector<double>& by) {
+  std::vector<std::pair<double, size_t>> groups;
+  for (size_t g = 0; g < 4; ++g) groups.emplace_back(by[2 * g] + by[2 * g + 1], g);
+  std::ranges::sort(groups, std::greater());
+  for (size_t i = 2; i < 4; ++i) {
+    const size_t g = groups[i].second;
+    by[2 * g] = by[2 * g + 1] = -HUGE_VAL;
+  }
+  return groups[1].first - groups[2].first > 1e-4;
+}
+
 // The second products read what the first ones computed: an element near the border of two int8
 // values may fall to either side, so only rows without one count (and rows whose routing is clear).
 TEST_P(QuantisedOperations, ExpertsResidual) {
-  for (const char* architecture : {"qwen2moe", "qwen3moe"}) {
+  for (const char* architecture : {"qwen2moe", "qwen3moe", "llada2-moe"}) {
     const Network n = make(architecture);
     const auto& layer = n.rows.layers[0];
     const auto& stored = n.stored.layers[0];
@@ -899,15 +926,25 @@ TEST_P(QuantisedOperations, ExpertsResidual) {
         return last.times(inner);
       };
       std::vector<double> p = router.times(x);
-      const double top = *std::max_element(p.begin(), p.end());
-      double sum = 0;
-      for (double& a : p) sum += a = std::exp(a - top);
-      for (double& a : p) a /= sum;
+      std::vector<double> by;
+      if (std::string(architecture) == "llada2-moe") {
+        for (double& a : p) a = 1 / (1 + std::exp(-a));
+        by = p;
+        for (size_t i = 0; i < by.size(); ++i) by[i] += double(layer.router_bias[i]);
+        clear = shut_worse_groups(by);
+      } else {
+        const double top = *std::max_element(p.begin(), p.end());
+        double sum = 0;
+        for (double& a : p) sum += a = std::exp(a - top);
+        for (double& a : p) a /= sum;
+        by = p;
+      }
       std::vector<int> order(p.size());
       std::iota(order.begin(), order.end(), 0);
       std::stable_sort(order.begin(), order.end(),
-                       [&](int a, int b) { return p[size_t(a)] > p[size_t(b)]; });
-      clear = p[size_t(order[size_t(e.used) - 1])] - p[size_t(order[size_t(e.used)])] > 1e-4;
+                       [&](int a, int b) { return by[size_t(a)] > by[size_t(b)]; });
+      clear =
+          clear && by[size_t(order[size_t(e.used) - 1])] - by[size_t(order[size_t(e.used)])] > 1e-4;
       double chosen = 0;
       for (int j = 0; j < e.used; ++j) chosen += p[size_t(order[size_t(j)])];
       std::vector<double> y(vector.begin(), vector.end());
@@ -916,14 +953,18 @@ TEST_P(QuantisedOperations, ExpertsResidual) {
       };
       for (int j = 0; j < e.used; ++j) {
         const size_t id = size_t(order[size_t(j)]);
-        add(e.normalise ? p[id] / chosen : p[id],
+        add((e.normalise ? p[id] / chosen : p[id]) * double(e.scale),
             expert(stored.expert_gate[id], layer.expert_gate[id], stored.expert_up[id],
                    layer.expert_up[id], stored.expert_down[id], layer.expert_down[id]));
       }
       if (!layer.shared_gate.empty()) {
-        const double g = Reference(stored.shared_router, layer.shared_router).times(x)[0];
-        add(1 / (1 + std::exp(-g)), expert(stored.shared_gate, layer.shared_gate, stored.shared_up,
-                                           layer.shared_up, stored.shared_down, layer.shared_down));
+        double weight = 1;
+        if (!layer.shared_router.empty()) {
+          const double g = Reference(stored.shared_router, layer.shared_router).times(x)[0];
+          weight = 1 / (1 + std::exp(-g));
+        }
+        add(weight, expert(stored.shared_gate, layer.shared_gate, stored.shared_up, layer.shared_up,
+                           stored.shared_down, layer.shared_down));
       }
       if (!clear) continue;
       ++compared;
