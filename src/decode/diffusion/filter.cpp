@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "formats/safetensors.h"
 
 namespace tutti::decode::diffusion {
 namespace {
@@ -27,7 +26,10 @@ std::vector<float> floats(const formats::Safetensors& file, const char* name, st
 }  // namespace
 
 FilterWeights FilterWeights::read(const std::filesystem::path& path) {
-  const formats::Safetensors file = formats::Safetensors::open(path);
+  return from(formats::Safetensors::open(path));
+}
+
+FilterWeights FilterWeights::from(const formats::Safetensors& file) {
   FilterWeights w;
   const auto& bias = file.tensor("l1.bias");
   if (bias.shape.size() != 1 || bias.shape[0] < 1 || bias.shape[0] > 4096) {

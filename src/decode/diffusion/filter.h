@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "decode/diffusion/policy.h"
+#include "formats/safetensors.h"
 
 namespace tutti::decode::diffusion {
 
@@ -18,6 +19,8 @@ struct FilterWeights {
 
   // Throws Error(kNotFound | kBadFile | kUnsupported): a safetensors file with l1.weight, l1.bias, l2.weight and l2.bias.
   static FilterWeights read(const std::filesystem::path& path);
+  // The same of an opened file.
+  static FilterWeights from(const formats::Safetensors& file);
   std::vector<float> operator()(std::span<const float> probabilities) const;
 };
 
