@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <span>
 
 #include "base/error.h"
 #include "decode/generation.h"
@@ -34,14 +35,17 @@ constexpr MethodOption kShared[] = {
     {"pin", "", "tokens that stand from the beginning: POSITION:TEXT, negative from the end; several apart by '|'"},
 };
 
-constexpr MethodOption kPolicy[] = {
-    {"policy", "threshold",
-     "static, threshold, factor, entropy, entropy-bounded, hierarchy, schedule, confident, credit, learned"},
+constexpr MethodOption kParameters[] = {
     {"threshold", "0.9", "threshold, hierarchy, confident, credit: least probability"},
     {"factor", "1", "factor: f of (n + 1)(1 - c_n) < f"},
     {"entropy", "0.5", "entropy: most nats of a position"},
     {"entropy_bound", "0.35", "entropy-bounded: most nats together"},
     {"low_threshold", "0.4", "hierarchy: least probability of the best in a run of open positions"},
+};
+
+constexpr MethodOption kDiffusion[] = {
+    {"policy", "threshold",
+     "static, threshold, factor, entropy, entropy-bounded, hierarchy, schedule, confident, credit, learned"},
     {"epsilon", "0.001", "schedule, confident: the time of the last step"},
     {"bernoulli", "0", "schedule: 1: every position by itself (Dream's origin)"},
     {"order_temperature", "0", "schedule, confident: positions are drawn by softmax(score / this); 0: the best"},
@@ -56,15 +60,17 @@ constexpr MethodOption kPolicy[] = {
 
 constexpr MethodOption kFreedave[] = {
     {"policy", "static", "what is reproduced: static, threshold, factor, entropy, entropy-bounded, hierarchy"},
-    {"threshold", "0.9", "threshold, hierarchy: least probability"},
-    {"factor", "1", "factor: f of (n + 1)(1 - c_n) < f"},
-    {"entropy", "0.5", "entropy: most nats of a position"},
-    {"entropy_bound", "0.35", "entropy-bounded: most nats together"},
-    {"low_threshold", "0.4", "hierarchy: least probability of the best in a run of open positions"},
     {"draft_steps", "4", "steps that are tried at once"},
     {"verify", "exact", "exact: the policy's own text; subset: also drafts that are part of a verified step (approximate)"},
     {"eager", "1", "0: drafts end with the block (block-causal models)"},
 };
+
+std::vector<MethodOption> with_shared(std::span<const MethodOption> own) {
+  std::vector<MethodOption> all(own.begin(), own.end());
+  all.insert(all.end(), std::begin(kParameters), std::end(kParameters));
+  all.insert(all.end(), std::begin(kShared), std::end(kShared));
+  return all;
+}
 
 template <class Enum>
 Enum choice(const Generation& g, std::string_view option, std::initializer_list<std::pair<std::string_view, Enum>> values) {
@@ -125,17 +131,8 @@ void refuse_ignored(const Generation& g, const DiffusionOptions& o) {
 
 }  // namespace
 
-std::vector<MethodOption> diffusion_method_options() {
-  std::vector<MethodOption> all(std::begin(kPolicy), std::end(kPolicy));
-  all.insert(all.end(), std::begin(kShared), std::end(kShared));
-  return all;
-}
-
-std::vector<MethodOption> freedave_method_options() {
-  std::vector<MethodOption> all(std::begin(kFreedave), std::end(kFreedave));
-  all.insert(all.end(), std::begin(kShared), std::end(kShared));
-  return all;
-}
+std::vector<MethodOption> diffusion_method_options() { return with_shared(kDiffusion); }
+std::vector<MethodOption> freedave_method_options() { return with_shared(kFreedave); }
 
 DiffusionOptions read_diffusion_options(const Generation& g) {
   constexpr int kMany = 1 << 20;
