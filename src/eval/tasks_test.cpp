@@ -39,6 +39,7 @@ struct Solver {
   static engine::EngineOptions options() {
     engine::EngineOptions o;
     o.pages = 512;
+    o.program_seconds = 60;  // ticks are counted: slow programs, too, all put down their rows first
     return o;
   }
   std::shared_ptr<models::Checkpoint> checkpoint;
