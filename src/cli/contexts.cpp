@@ -20,6 +20,7 @@
 #include "decode/generation.h"
 #include "eval/passages.h"
 #include "eval/plot.h"
+#include "eval/run_program.h"
 
 namespace tutti::cli {
 namespace {
@@ -29,15 +30,6 @@ using Clock = std::chrono::steady_clock;
 using decode::PassageMode;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-// Runs one program; its exception is ours.
-void run_alone(engine::Engine& engine, const std::shared_ptr<engine::Request>& request,
-               const std::function<Task<void>()>& program) {
-  std::exception_ptr error;
-  engine.spawn(request, program, [&](std::exception_ptr e) { error = e; });
-  engine.run();
-  if (error) std::rethrow_exception(error);
-}
 
 std::string mebibytes(uint64_t bytes) {
   char text[32];
@@ -117,7 +109,7 @@ void add(const AddOptions& o) {
                                          std::to_string(session.model().config().context_length) + "; split it");
     }
     const auto request = engine.new_request();
-    run_alone(engine, request, [&]() -> Task<void> {
+    eval::run_to_end(engine, request, [&]() -> Task<void> {
       const engine::Context read = co_await decode::read_passages(engine, request, prompt.tokens, passages);
     });
     const std::string id = decode::ContextFolder::id_of(store->key_of(prefix, passages.tokens.front(), 0));
@@ -284,7 +276,7 @@ Timing time_one(Session& session, const std::vector<int32_t>& prompt, const deco
     w.sampling.temperature = 0;
     return w;
   };
-  run_alone(engine, request, [&]() -> Task<void> {
+  eval::run_to_end(engine, request, [&]() -> Task<void> {
     const auto start = Clock::now();
     engine::Context context;
     std::vector<int32_t> rest;

@@ -149,10 +149,7 @@ void add_eval_likelihood(CLI::App& eval) {
   o->model.add_to(*command);
   CLI::Option* file = command->add_option("-f,--file", o->file,
                                           "JSON lines {\"prompt\", \"answer\"}; -: standard input");
-  std::string names;
-  for (const std::string& name : train::problem_names())
-    names += (names.empty() ? "" : ", ") + name;
-  command->add_option("--task", o->task, "held-out problems instead of a file: " + names)
+  command->add_option("--task", o->task, "held-out problems instead of a file: " + train::problem_list())
       ->excludes(file)
       ->capture_default_str();
   command->add_option("--problems", o->problems, "how many")

@@ -262,9 +262,7 @@ void add_eval_tasks(CLI::App& eval) {
   o->model.add_to(*command);
   o->sampling.generation.max_tokens = 64;
   o->sampling.add_to(*command);
-  std::string names;
-  for (const std::string& name : train::problem_names()) names += (names.empty() ? "" : ", ") + name;
-  command->add_option("--task", o->name, names)->capture_default_str();
+  command->add_option("--task", o->name, train::problem_list())->capture_default_str();
   command->add_option("--problems", o->task.problems, "how many")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   command->add_option("--first", o->task.first, "number of the first; tune on others than you report")
       ->capture_default_str();

@@ -137,9 +137,7 @@ void add_train_filter(CLI::App& app) {
   auto o = std::make_shared<FilterOptions>();
   CLI::App* command = app.add_subcommand("train-filter", "train Learn2PD's filter on a masked model's own answers");
   o->model.add_to(*command);
-  std::string names;
-  for (const std::string& name : train::problem_names()) names += (names.empty() ? "" : ", ") + name;
-  command->add_option("--task", o->task, names)->capture_default_str();
+  command->add_option("--task", o->task, train::problem_list())->capture_default_str();
   command->add_option("--problems", o->problems, "how many, none of them held out")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

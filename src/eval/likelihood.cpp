@@ -205,11 +205,7 @@ void check_model(const models::Config& config) {
                                              config.architecture +
                                              ") is causal; use 'tutti eval perplexity'");
   }
-  if (config.mask_token < 0) {
-    throw Error(ErrorKind::kUnsupported,
-                "likelihood: the model has no mask token (config.json: mask_token_id; GGUF: "
-                "tokenizer.ggml.mask_token_id); export it again with one");
-  }
+  models::require_mask_token(config, "likelihood");
   if (config.shifted_logits && config.attention == models::AttentionKind::kBlockCausal) {
     throw Error(ErrorKind::kUnsupported,
                 "likelihood: shifted logits and blocks of attention do not go together");

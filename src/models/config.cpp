@@ -106,4 +106,10 @@ void require_causal(const Config& config, const std::string& who) {
                                            ") fills in masked tokens; use a causal model");
 }
 
+void require_mask_token(const Config& config, const std::string& who) {
+  if (config.mask_token >= 0) return;
+  throw Error(ErrorKind::kUnsupported, who + ": the model has no mask token (config.json: mask_token_id; GGUF: "
+                                             "tokenizer.ggml.mask_token_id); export it again with one");
+}
+
 }  // namespace tutti::models

@@ -86,5 +86,7 @@ void check_config(const Config& config, const std::string& place);
 // For those who read a model from left to right: throws Error(kUnsupported) that starts with `who`
 // when the model was trained to fill in masks.
 void require_causal(const Config& config, const std::string& who);
+// For those who fill in masks: likewise, when the model does not say which token is one.
+void require_mask_token(const Config& config, const std::string& who);
 
 }  // namespace tutti::models

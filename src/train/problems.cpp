@@ -29,6 +29,12 @@ Problem problem_at(const ProblemSource& source, uint64_t seed, bool test, uint64
 
 std::vector<std::string> problem_names() { return {"sudoku", "addition", "countdown", "json"}; }
 
+std::string problem_list() {
+  std::string list;
+  for (const std::string& name : problem_names()) list += (list.empty() ? "" : ", ") + name;
+  return list;
+}
+
 std::unique_ptr<ProblemSource> make_problems(const std::string& name) {
   if (name == "sudoku") return std::make_unique<Sudoku>();
   if (name == "addition") return std::make_unique<Addition>();

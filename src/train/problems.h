@@ -37,6 +37,7 @@ bool tenth(const Problem& problem);
 
 // "sudoku", "addition", "countdown", "json".
 std::vector<std::string> problem_names();
+std::string problem_list();  // the same, apart by commas
 std::unique_ptr<ProblemSource> make_problems(const std::string& name);
 
 }  // namespace tutti::train

@@ -28,6 +28,12 @@ std::vector<int> Canvas::open_in(int begin, int end) const {
   return out;
 }
 
+int Canvas::end_after(int blocks) const {
+  int end = begin_;
+  for (int b = 0; b < blocks && end < size(); ++b) end = end_of(end);
+  return end;
+}
+
 void Canvas::advance() {
   while (settled_ < size() && !open(settled_)) ++settled_;
   while (begin_ < size() && end_of(begin_) <= settled_) begin_ = end_of(begin_);

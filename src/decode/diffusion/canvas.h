@@ -37,6 +37,8 @@ class Canvas {
   int begin() const { return begin_; }
   int end() const { return end_of(begin_); }
   int end_of(int begin) const { return begin + block_ < size() ? begin + block_ : size(); }
+  // The end of that block and of the `blocks` - 1 behind it.
+  int end_after(int blocks) const;
   bool done() const { return open_count_ == 0; }
   // Everything before this position is written.
   int settled() const { return settled_; }

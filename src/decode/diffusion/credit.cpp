@@ -111,11 +111,8 @@ std::vector<int> Credit::choose(const Step& step, std::vector<Prediction>& predi
     fuse(p, alpha);
   }
   const std::vector<float> s = scores(predictions, Order::kConfidence, options_.key, step.index);
-  std::vector<int> out;
-  for (const int i : ranked(predictions, s)) {
-    if (int(out.size()) < step.least || predictions[size_t(i)].probability >= options_.threshold) out.push_back(i);
-  }
-  return out;
+  return best_and_accepted(predictions, ranked(predictions, s), step.least,
+                           [&](size_t i) { return predictions[i].probability >= options_.threshold; });
 }
 
 }  // namespace tutti::decode::diffusion

@@ -9,6 +9,7 @@
 namespace tutti::decode::diffusion {
 namespace {
 
+constexpr int kBlock = 32;          // positions, unless the model or the request says otherwise
 constexpr int kStoreRows = 256;     // of a prompt's blocks in one forward
 constexpr int kExpectedTokens = 8;  // of the embedding that smoothing mixes in
 
@@ -25,12 +26,13 @@ int answer_size(const Generation& g, const models::Config& config) {
 
 Canvas make_canvas(const Generation& g, const DiffusionOptions& o) {
   const models::Config& config = g.engine().model().config();
+  models::require_mask_token(config, "method " + g.options().method);
   const int prompt = int(g.prompt().size()), answer = answer_size(g, config);
   if (config.attention == models::AttentionKind::kBlockCausal) {
     const int block = config.attention_block;
     return {g.prompt(), answer, config.mask_token, block, prompt / block * block};
   }
-  const int block = o.block < 0 ? 32 : o.block;
+  const int block = o.block < 0 ? kBlock : o.block;
   return {g.prompt(), answer, config.mask_token, block > 0 ? std::min(block, answer) : answer, prompt};
 }
 
@@ -54,7 +56,7 @@ Step Pace::step() const {
 Denoiser::Denoiser(Generation& g, std::unique_ptr<Policy> policy)
     : g_(g),
       options_(read_diffusion_options(g)),
-      canvas_((check_model(), make_canvas(g, options_))),
+      canvas_(make_canvas(g, options_)),
       policy_(std::move(policy)),
       context_(g.engine(), g.request(), g.options().cache_salt),
       unguided_(g.engine(), g.request(), g.options().cache_salt),
@@ -111,20 +113,11 @@ Denoiser::Denoiser(Generation& g, std::unique_ptr<Policy> policy)
   }
   options_.policy.key = g.draw_key(0);
   // The filter's block is the one asked for, also where the answer is shorter.
-  const int block = block_causal_ || options_.block == 0 ? canvas_.block() : options_.block < 0 ? 32 : options_.block;
+  const int block = block_causal_ || options_.block == 0 ? canvas_.block() : options_.block < 0 ? kBlock : options_.block;
   if (!policy_) policy_ = make_policy(options_.policy, block);
   picked_.resize(size_t(canvas_.size()));
   pin_structure();
   if (options_.cut != Cut::kOff) cut_at_end({}, {});
-}
-
-void Denoiser::check_model() const {
-  const models::Config& config = g_.engine().model().config();
-  if (config.mask_token < 0) {
-    throw Error(ErrorKind::kUnsupported,
-                "model: has no mask token (config.json: mask_token_id; GGUF: tokenizer.ggml.mask_token_id); export it "
-                "again with one");
-  }
 }
 
 void Denoiser::pin_structure() {
@@ -284,29 +277,36 @@ void guide(engine::Rows& rows, float guidance) {
 
 }  // namespace
 
+Task<engine::Answer> Denoiser::forward(engine::Rows rows) {
+  engine::Answer answer;
+  if (options_.guidance != 0) {
+    std::vector<engine::Part> parts;
+    engine::Rows blind = without_prompt(rows, canvas_.prompt(), canvas_.mask());
+    guide(rows, options_.guidance);
+    parts.emplace_back(context_, std::move(rows));
+    parts.emplace_back(unguided_, std::move(blind));
+    answer = std::move((co_await g_.forward(std::move(parts))).front());
+  } else {
+    answer = co_await g_.forward(context_, std::move(rows));
+  }
+  ++g_.statistics().forwards;
+  co_return answer;
+}
+
 Task<void> Denoiser::store_until(int end) {
   while (context_.size() < end) {
     const int block = canvas_.block();
     engine::Rows rows;
     add_store_rows(rows, std::min(end, context_.size() + std::max(1, kStoreRows / block) * block));
     const int count = int(rows.rows.size());
-    if (options_.guidance != 0) {
-      std::vector<engine::Part> parts;
-      parts.emplace_back(unguided_, without_prompt(rows, canvas_.prompt(), canvas_.mask()));
-      parts.emplace_back(context_, std::move(rows));
-      co_await g_.forward(std::move(parts));
-    } else {
-      co_await g_.forward(context_, std::move(rows));
-    }
-    ++g_.statistics().forwards;
+    co_await forward(std::move(rows));
     ++g_.statistics().stores;
     report("store", count, {});
   }
 }
 
 Task<std::vector<std::vector<Prediction>>> Denoiser::look(std::vector<const Canvas*> states, int blocks) {
-  int end = canvas_.begin();
-  for (int b = 0; b < blocks && end < canvas_.size(); ++b) end = canvas_.end_of(end);
+  const int end = canvas_.end_after(blocks);
   const int shift = shifted_ ? 1 : 0;
   const std::vector<int> wanted = positions_wanted(canvas_, end);
   engine::Rows rows;
@@ -403,20 +403,8 @@ Task<std::vector<std::vector<Prediction>>> Denoiser::look(std::vector<const Canv
   fed_ = int(fed.size());
   looked_rows_ = int(rows.rows.size()) * (options_.guidance != 0 ? 2 : 1);
   looked_ = append ? "refresh" : "denoise";
-  engine::Answer answer;
-  if (options_.guidance != 0) {
-    std::vector<engine::Part> parts;
-    engine::Rows blind = without_prompt(rows, canvas_.prompt(), canvas_.mask());
-    guide(rows, options_.guidance);
-    parts.emplace_back(context_, std::move(rows));
-    parts.emplace_back(unguided_, std::move(blind));
-    answer = std::move((co_await g_.forward(std::move(parts))).front());
-  } else {
-    answer = co_await g_.forward(context_, std::move(rows));
-  }
-
+  const engine::Answer answer = co_await forward(std::move(rows));
   ++looks_;
-  ++g_.statistics().forwards;
   if (append) {
     ++g_.statistics().refreshes;
     since_refresh_ = 1;

@@ -58,7 +58,6 @@ class Denoiser {
   void close();
 
  private:
-  void check_model() const;
   void pin_structure();
   bool refresh_due() const;
   std::vector<int> positions_fed(const std::vector<int>& wanted) const;
@@ -66,6 +65,8 @@ class Denoiser {
   engine::Row row_of(const Canvas& state, int position) const;
   engine::Want want_of(int position) const;
   void add_store_rows(engine::Rows& rows, int end) const;
+  // One query against context_; with guidance, also against unguided_.
+  Task<engine::Answer> forward(engine::Rows rows);
   Task<void> store_until(int end);
   Prediction read(const Canvas& state, int position, const engine::RowAnswer& answer) const;
   void cut_at_end(std::span<const Commit> commits, std::span<const Prediction> predictions);

@@ -117,8 +117,7 @@ Task<void> freedave(Denoiser& d, Generation& g) {
     const Canvas& canvas = d.canvas();
     const int ahead = (d.options().draft_steps + canvas.block() - 1) / canvas.block();
     const int blocks = eager ? 1 + std::min(ahead, d.free_rows() / (4 * canvas.block())) : 1;
-    int end = canvas.begin();
-    for (int b = 0; b < blocks && end < canvas.size(); ++b) end = canvas.end_of(end);
+    const int end = canvas.end_after(blocks);
     if (!known) {
       std::vector<const Canvas*> state{&canvas};
       predictions = std::move((co_await d.look(state, blocks)).front());

@@ -95,13 +95,10 @@ std::vector<int> LearnedFilter::choose(const Step& step, std::vector<Prediction>
   }
   const std::vector<float> z = weights_(c);
   const std::vector<float> s = scores(predictions, Order::kConfidence, {}, step.index);
-  std::vector<int> out;
-  for (const int i : ranked(predictions, s)) {
-    const size_t at = size_t(predictions[size_t(i)].position - first);
-    const bool accepted = at < z.size() && z[at] > cut_ && !predictions[size_t(i)].last;
-    if (int(out.size()) < step.least || accepted) out.push_back(i);
-  }
-  return out;
+  return best_and_accepted(predictions, ranked(predictions, s), step.least, [&](size_t i) {
+    const size_t at = size_t(predictions[i].position - first);
+    return at < z.size() && z[at] > cut_;
+  });
 }
 
 }  // namespace tutti::decode::diffusion

@@ -112,7 +112,7 @@ void refuse_ignored(const Generation& g, const DiffusionOptions& o) {
   const auto is = [&](std::initializer_list<std::string_view> names) {
     return std::ranges::find(names, std::string_view(policy)) != names.end();
   };
-  if (std::ranges::find(policy_names(), policy, &PolicyName::name) == policy_names().end()) return;  // said elsewhere
+  if (!is_policy(policy)) return;  // said elsewhere
   only({"threshold"}, is({"threshold", "hierarchy", "confident", "credit"}), "policy has no threshold");
   only({"factor"}, is({"factor"}), "belongs to policy factor");
   only({"entropy"}, is({"entropy"}), "belongs to policy entropy");

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "base/error.h"
 #include "decode/diffusion/credit.h"
@@ -10,6 +9,17 @@
 #include "tensor/kernels.h"
 
 namespace tutti::decode::diffusion {
+
+namespace {
+
+// The draws of a position.
+DrawKey draws_at(DrawKey key, int position) {
+  key.purpose = Purpose::kDenoising;
+  key.position = uint32_t(position);
+  return key;
+}
+
+}  // namespace
 
 int quota(int m, int s, int j) { return m / s + (j < m % s ? 1 : 0); }
 
@@ -24,13 +34,7 @@ std::vector<float> scores(std::span<const Prediction> predictions, Order order, 
       case Order::kConfidence: out.push_back(p.log_probability); break;
       case Order::kMargin: out.push_back(p.margin); break;
       case Order::kEntropy: out.push_back(-p.entropy); break;
-      case Order::kRandom: {
-        DrawKey draw = key;
-        draw.purpose = Purpose::kDenoising;
-        draw.position = uint32_t(p.position);
-        out.push_back(uniform_open(draw_word(draw, uint32_t(step))));
-        break;
-      }
+      case Order::kRandom: out.push_back(uniform_open(draw_word(draws_at(key, p.position), uint32_t(step)))); break;
       case Order::kSequential: out.push_back(-float(p.position)); break;
     }
   }
@@ -56,8 +60,7 @@ class Ranked : public Policy {
   Order order() const override { return options_.order; }
 
   std::vector<int> choose(const Step& step, std::vector<Prediction>& predictions) override {
-    const std::vector<float> s = scores(predictions, order(), options_.key, total_++);
-    std::vector<int> rank = ranked(predictions, s);
+    std::vector<int> rank = ranking(predictions);
     const int n = std::max(accepts(predictions, rank), std::min(step.least, int(rank.size())));
     rank.resize(size_t(n));
     return rank;
@@ -65,6 +68,9 @@ class Ranked : public Policy {
 
  protected:
   virtual int accepts(const std::vector<Prediction>&, const std::vector<int>&) { return 0; }
+  std::vector<int> ranking(const std::vector<Prediction>& predictions) {
+    return ranked(predictions, scores(predictions, order(), options_.key, total_++));
+  }
   PolicyOptions options_;
 
  private:
@@ -76,21 +82,12 @@ class Each : public Ranked {
  public:
   using Ranked::Ranked;
   std::vector<int> choose(const Step& step, std::vector<Prediction>& predictions) override {
-    const std::vector<float> s = scores(predictions, order(), options_.key, total_++);
-    const std::vector<int> rank = ranked(predictions, s);
-    std::vector<int> out;
-    for (size_t r = 0; r < rank.size(); ++r) {
-      const Prediction& p = predictions[size_t(rank[r])];
-      if (int(r) < step.least || (!p.last && accepts_one(p))) out.push_back(rank[r]);
-    }
-    return out;
+    return best_and_accepted(predictions, ranking(predictions), step.least,
+                             [&](size_t i) { return accepts_one(predictions[i]); });
   }
 
  protected:
   virtual bool accepts_one(const Prediction& p) const = 0;
-
- private:
-  int total_ = 0;
 };
 
 class Threshold : public Each {
@@ -170,13 +167,9 @@ class Hierarchy : public Ranked {
       if (leader < 0 || s[i] > s[size_t(leader)]) leader = int(i);
     }
     close();
-    std::vector<int> out;
-    for (size_t r = 0; r < rank.size(); ++r) {
-      const size_t i = size_t(rank[r]);
-      const bool likely = !predictions[i].last && predictions[i].probability > options_.threshold;
-      if (int(r) < step.least || best[i] || likely) out.push_back(rank[r]);
-    }
-    return out;
+    return best_and_accepted(predictions, rank, step.least, [&](size_t i) {
+      return best[i] || predictions[i].probability > options_.threshold;
+    });
   }
 };
 
@@ -188,11 +181,8 @@ std::vector<int> take(const std::vector<Prediction>& predictions, std::span<cons
     // The n largest of score / temperature + Gumbel noise are such a draw.
     std::vector<float> noisy(s.begin(), s.end());
     for (size_t i = 0; i < noisy.size(); ++i) {
-      DrawKey key = options.key;
-      key.purpose = Purpose::kDenoising;
-      key.position = uint32_t(predictions[i].position);
       float noise = 0;
-      tensor::kernels().gumbel(key, &step, 1, &noise);
+      tensor::kernels().gumbel(draws_at(options.key, predictions[i].position), &step, 1, &noise);
       noisy[i] = s[i] / options.order_temperature + noise;
     }
     rank = ranked(predictions, noisy);
@@ -230,9 +220,7 @@ class Schedule : public Policy {
       std::vector<int> out;
       for (size_t i = 0; i < predictions.size(); ++i) {
         if (!predictions[i].open) continue;
-        DrawKey key = options_.key;
-        key.purpose = Purpose::kDenoising;
-        key.position = uint32_t(predictions[i].position);
+        const DrawKey key = draws_at(options_.key, predictions[i].position);
         if (double(uniform_open(draw_word(key, uint32_t(total_)))) < share) out.push_back(int(i));
       }
       ++total_;
@@ -288,36 +276,42 @@ class Confident : public Policy {
   int all_ = 0, total_ = 0;
 };
 
-constexpr PolicyName kPolicies[] = {
-    {"static", "LLaDA's reference sampler: the best of each step"},
-    {"threshold", "Fast-dLLM: all of at least a probability"},
-    {"factor", "Fast-dLLM: the largest n with (n + 1)(1 - c_n) < factor"},
-    {"entropy", "dParallel: all of at most an entropy"},
-    {"entropy-bounded", "SDAR: the most whose entropies add up to at most a bound"},
-    {"hierarchy", "dInfer: the best of every run of open positions, and all of at least a probability"},
-    {"schedule", "Dream: shares of the open positions"},
-    {"confident", "Dimple: all above a probability, else what the schedule owes"},
-    {"credit", "CreditDecoding: probability raised by a token's record"},
-    {"learned", "Learn2PD: a trained filter over the block's probabilities"},
+template <class P>
+std::unique_ptr<Policy> make(const PolicyOptions& options, int) {
+  return std::make_unique<P>(options);
+}
+std::unique_ptr<Policy> make_learned(const PolicyOptions& options, int block) {
+  return std::make_unique<LearnedFilter>(options, block);
+}
+
+constexpr struct {
+  std::string_view name;
+  std::unique_ptr<Policy> (*make)(const PolicyOptions& options, int block);
+} kPolicies[] = {
+    {"static", make<Ranked>},                   // LLaDA's reference sampler: the best of each step
+    {"threshold", make<Threshold>},             // Fast-dLLM: all of at least a probability
+    {"factor", make<Factor>},                   // Fast-dLLM: the largest n with (n + 1)(1 - c_n) < factor
+    {"entropy", make<EntropyThreshold>},        // dParallel: all of at most an entropy
+    {"entropy-bounded", make<EntropyBounded>},  // SDAR: the most whose entropies add up to at most a bound
+    {"hierarchy", make<Hierarchy>},             // dInfer: the best of every run, and all of at least a probability
+    {"schedule", make<Schedule>},               // Dream: shares of the open positions
+    {"confident", make<Confident>},             // Dimple: all above a probability, else what the schedule owes
+    {"credit", make<Credit>},                   // CreditDecoding: probability raised by a token's record
+    {"learned", make_learned},                  // Learn2PD: a trained filter over the block's probabilities
 };
 
 }  // namespace
 
-std::span<const PolicyName> policy_names() { return kPolicies; }
+bool is_policy(std::string_view name) {
+  return std::ranges::any_of(kPolicies, [&](const auto& p) { return p.name == name; });
+}
 
 std::unique_ptr<Policy> make_policy(const PolicyOptions& o, int block) {
-  if (o.name == "static") return std::make_unique<Ranked>(o);
-  if (o.name == "threshold") return std::make_unique<Threshold>(o);
-  if (o.name == "factor") return std::make_unique<Factor>(o);
-  if (o.name == "entropy") return std::make_unique<EntropyThreshold>(o);
-  if (o.name == "entropy-bounded") return std::make_unique<EntropyBounded>(o);
-  if (o.name == "hierarchy") return std::make_unique<Hierarchy>(o);
-  if (o.name == "schedule") return std::make_unique<Schedule>(o);
-  if (o.name == "confident") return std::make_unique<Confident>(o);
-  if (o.name == "credit") return std::make_unique<Credit>(o);
-  if (o.name == "learned") return std::make_unique<LearnedFilter>(o, block);
   std::string names;
-  for (const PolicyName& p : kPolicies) names += (names.empty() ? "" : ", ") + std::string(p.name);
+  for (const auto& p : kPolicies) {
+    if (p.name == o.name) return p.make(o, block);
+    names += (names.empty() ? "" : ", ") + std::string(p.name);
+  }
   throw Error(ErrorKind::kUsage, "option policy=" + o.name + ": unknown; policies are " + names);
 }
 

@@ -80,12 +80,7 @@ struct PolicyOptions {
   DrawKey key;                    // for kRandom, bernoulli, order_temperature
 };
 
-// Names of the policies, with their sources.
-struct PolicyName {
-  std::string_view name;
-  std::string_view source;
-};
-std::span<const PolicyName> policy_names();
+bool is_policy(std::string_view name);
 
 // Throws Error(kUsage) for a name that is not known or options that do not go together; Error(kNotFound | kBadFile)
 // for a filter's file. `block`: the block's length.
@@ -95,6 +90,18 @@ std::unique_ptr<Policy> make_policy(const PolicyOptions& options, int block);
 std::vector<float> scores(std::span<const Prediction> predictions, Order order, const DrawKey& key, int step);
 // Indices of the open predictions, the best score first.
 std::vector<int> ranked(std::span<const Prediction> predictions, std::span<const float> scores);
+
+// Of a ranking its first `least`, and all others whose index `accepts`, but none that is to be written last.
+template <class Accepts>
+std::vector<int> best_and_accepted(const std::vector<Prediction>& predictions, const std::vector<int>& rank, int least,
+                                   const Accepts& accepts) {
+  std::vector<int> out;
+  for (size_t r = 0; r < rank.size(); ++r) {
+    const size_t i = size_t(rank[r]);
+    if (int(r) < least || (!predictions[i].last && accepts(i))) out.push_back(rank[r]);
+  }
+  return out;
+}
 
 // How many of m positions step j of s writes: m / s, and one more in the first m mod s steps.
 int quota(int m, int s, int j);
