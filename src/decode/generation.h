@@ -81,6 +81,9 @@ struct MethodStatistics {
   uint64_t stores = 0;     // of those, for the cache alone
   uint64_t proposed = 0;   // steps ahead that were tried
   uint64_t accepted = 0;   // of those, that stood
+  // Methods that write when they are sure: [k]: tokens that had been the likeliest at their position for k commits
+  // when they were written.
+  std::vector<uint64_t> waits;
 };
 
 struct Completion {

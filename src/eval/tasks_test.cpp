@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "base/draws.h"
 #include "eval/filter_data.h"
 #include "models/model.h"
 #include "models/find_model.h"
@@ -63,7 +65,7 @@ TEST(Tasks, SudokuIsSolvedWithFewForwards) {
   options.tokens = 19;
   const auto run = [&](const decode::GenerationOptions& how, int batch) {
     options.batch = batch;
-    return run_task(solver.engine, solver.tokenizer, sudoku, how, options, {});
+    return run_task(solver.engine, solver.tokenizer, generated_items(sudoku, solver.tokenizer, options), how, options, {});
   };
   const TaskResult slow = run(method("diffusion", {{"policy", "static"}, {"early_stop", "0"}}), 1);
   EXPECT_GE(slow.accuracy(), 90);
@@ -104,6 +106,26 @@ TEST(FilterData, TheOracleWritesTheReference) {
     ASSERT_TRUE(r.probability.size() == 8 || r.probability.size() == 3);
     ASSERT_EQ(r.right.size(), r.probability.size());
   }
+}
+
+TEST(ParetoFront, IsWhatNoneBeats) {
+  Draws draws(9);
+  for (int round = 0; round < 500; ++round) {
+    std::vector<std::pair<double, double>> points;
+    for (int i = draws.below(12); i >= 0; --i) points.emplace_back(draws.below(6), draws.below(6));
+    std::vector<std::pair<double, double>> expected;
+    for (const auto& p : points) {
+      const bool beaten = std::ranges::any_of(points, [&](const auto& q) {
+        return q != p && q.first <= p.first && q.second >= p.second;
+      });
+      if (!beaten && std::ranges::find(expected, p) == expected.end()) expected.push_back(p);
+    }
+    std::ranges::sort(expected);
+    std::vector<std::pair<double, double>> front;
+    for (const size_t i : pareto_front(points)) front.push_back(points[i]);
+    EXPECT_EQ(front, expected);
+  }
+  EXPECT_TRUE(pareto_front({}).empty());
 }
 
 }  // namespace

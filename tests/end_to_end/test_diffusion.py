@@ -101,6 +101,43 @@ def test_tasks_print_a_table_and_a_document(tmp_path):
         assert is_solved(row["answer"], row["prompt"])
 
 
+def test_sweeps_end_in_the_trials_that_none_beats():
+    common = ["eval", "tasks", "-m", SUDOKU, "--problems", "12", "-n", "19", "--trained", "--front"]
+    trial = "diffusion policy=credit threshold={0.5,0.9,0.999} credit_alpha={0.3,0.7}"
+    document = tutti(*common, "--json", "--try", trial, "--try", "diffusion policy=static").json()
+    trials = document["trials"]
+    assert len(trials) == 7 and trials[1]["options"]["credit_alpha"] == "0.7"
+    points = {t["label"]: (t["forwards_per_answer"], t["accuracy"]) for t in trials}
+    assert len(points) == 7
+    best = {p for p in points.values()
+            if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points.values())}
+    assert {points[row["label"]] for row in document["pareto_front"]} == best
+    for t in trials:
+        assert t["mean_wait"] == pytest.approx(sum(k * n for k, n in enumerate(t["waits"])) / sum(t["waits"]))
+    assert trials[-1]["mean_wait"] > trials[0]["mean_wait"]  # one position a forward, all others wait
+    assert "not beaten in both" in tutti(*common, "--try", trial).out
+    wrong = tutti(*common, "--try", "diffusion threshold={" + ",".join("1" * 101) + "} steps={" + ",".join("1" * 101) + "}")
+    assert wrong.code == 2 and "sweep fewer values" in wrong.err
+
+
+def test_problems_of_a_file_are_checked(tmp_path):
+    right = solve("--json").json()["text"]
+    file = jsonl(tmp_path / "exact.jsonl", [{"prompt": PUZZLE, "answer": right + "\n"}, {"prompt": PUZZLE, "answer": "1"}])
+    common = ["eval", "tasks", "-m", SUDOKU, "-n", "19", "--json", "--file"]
+    assert tutti(*common, file).json()["trials"][0]["solved"] == 1
+    file = jsonl(tmp_path / "number.jsonl", [{"question": PUZZLE, "answer": "so #### " + right}])
+    assert tutti(*common, file, "--check", "number").json()["trials"][0]["solved"] == 1
+    file = jsonl(tmp_path / "python.jsonl", [{"prompt": PUZZLE, "test": "", "entry_point": "f"}])
+    refused = tutti(*common, file, "--check", "python")
+    assert refused.code == 2 and "--run-code" in refused.err
+    ran = tutti(*common, file, "--check", "python", "--run-code")
+    if ran.code == 0:  # else the kernel gives no namespaces
+        assert ran.json()["trials"][0]["solved"] == 0
+    wrong = jsonl(tmp_path / "wrong.jsonl", [{"prompt": PUZZLE}])
+    done = tutti(*common, wrong)
+    assert done.code == 2 and "wrong.jsonl, line 1" in done.err and "answer" in done.err
+
+
 def test_a_filter_is_trained_and_used(tmp_path):
     path = tmp_path / "filter.safetensors"
     report = tutti("train-filter", "-m", SUDOKU, "--problems", "60", "-n", "19", "--block-length", "8", "--epochs", "200",

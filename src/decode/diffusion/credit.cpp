@@ -94,6 +94,10 @@ void Credit::fuse(Prediction& p, double alpha) const {
   }
   p.token = best;
   p.log_probability = float(best_logit - double(p.log_sum_exp) - log_of(1.0 + raised));
+  if (options_.credit_keep) {
+    const auto own = std::ranges::find(p.listed, best, &std::pair<int32_t, float>::first);
+    if (own != p.listed.end()) p.log_probability = std::max(p.log_probability, own->second - p.log_sum_exp);
+  }
   p.probability = float(exp_of(double(p.log_probability)));
 }
 
@@ -102,7 +106,8 @@ std::vector<int> Credit::choose(const Step& step, std::vector<Prediction>& predi
   double alpha = double(options_.credit_alpha), decay = double(options_.credit_decay),
          gamma = double(options_.credit_gamma);
   if (options_.credit_free) {
-    alpha = decay = 1.0 - (open_at_start_ > 0 ? double(open) / open_at_start_ : 0.0);
+    const double block = open_at_start_ > 0 ? double(open) / open_at_start_ : 0.0;
+    alpha = decay = 1.0 - (options_.credit_of_answer ? double(step.open_share) : block);
     gamma = 1.0;
   }
   for (Prediction& p : predictions) {

@@ -188,6 +188,48 @@ TEST(Credit, WithoutParametersNothingCountsAtFirst) {
   EXPECT_NEAR(later[0].probability, 0.5 * gain / (0.5 + 0.5 * gain), 1e-6);
 }
 
+TEST(Credit, WithoutParametersTheWholeAnswerMayCount) {
+  PolicyOptions o = defaults();
+  o.credit_free = true;
+  o.credit_of_answer = true;
+  Credit policy(o);
+  policy.begin_block(1);
+  Step step;
+  step.open_share = 0.25f;  // alpha = 0.75, a first credit of 0.6
+  std::vector<Prediction> one{predict(0, dominant(0.6), policy)};
+  policy.choose(step, one);
+  const double gain = std::pow(1.6, 0.75);
+  EXPECT_NEAR(one[0].probability, 0.6 * gain / (0.4 + 0.6 * gain), 1e-6);
+}
+
+TEST(Credit, KeptProbabilitiesAreNotLoweredByOthers) {
+  for (const bool keep : {false, true}) {
+    PolicyOptions o = defaults();
+    o.credit_keep = keep;
+    Credit policy(o);
+    policy.begin_block(1);
+    std::vector<double> logits(4, 0.0);
+    logits[0] = 3;
+    for (int t = 0; t < 6; ++t) {  // token 0 earns credit
+      std::vector<Prediction> one{predict(0, logits, policy)};
+      Step step;
+      step.index = t;
+      policy.choose(step, one);
+    }
+    std::swap(logits[0], logits[1]);
+    std::vector<Prediction> one{predict(0, logits, policy)};
+    const float own = std::exp(3.0f) / (std::exp(3.0f) + 3.0f);
+    Step step;
+    step.index = 6;
+    policy.choose(step, one);
+    ASSERT_EQ(one[0].token, 1);
+    // By its definition without keep: odds of each listed token are multiplied by (1 + credit)^alpha.
+    const double mine = std::exp(3.0) * std::pow(1 + policy.credit(0, 1), 0.7);
+    const double fused = mine / (mine + std::pow(1 + policy.credit(0, 0), 0.7) + 2.0);
+    EXPECT_NEAR(one[0].probability, keep ? std::max(double(own), fused) : fused, 1e-5);
+  }
+}
+
 TEST(Credit, SlotsKeepTheLargest) {
   PolicyOptions o = defaults();
   o.credit_slots = 2;

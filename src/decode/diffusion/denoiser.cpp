@@ -13,8 +13,6 @@ constexpr int kBlock = 32;          // positions, unless the model or the reques
 constexpr int kStoreRows = 256;     // of a prompt's blocks in one forward
 constexpr int kExpectedTokens = 8;  // of the embedding that smoothing mixes in
 
-[[noreturn]] void refuse(const std::string& what) { throw Error(ErrorKind::kUsage, what); }
-
 int answer_size(const Generation& g, const models::Config& config) {
   const int prompt = int(g.prompt().size());
   if (config.attention != models::AttentionKind::kBlockCausal) return g.room();
@@ -38,21 +36,6 @@ Canvas make_canvas(const Generation& g, const DiffusionOptions& o) {
 
 }  // namespace
 
-bool Pace::enter(const Canvas& canvas) {
-  if (canvas.begin() == begin_) return false;
-  begin_ = canvas.begin();
-  index_ = 0;
-  open_ = int(canvas.open_in(begin_, canvas.end()).size());
-  return true;
-}
-
-Step Pace::step() const {
-  Step step;
-  step.index = index_;
-  step.least = steps_ > 0 ? std::max(1, quota(open_, steps_, index_)) : 1;
-  return step;
-}
-
 Denoiser::Denoiser(Generation& g, std::unique_ptr<Policy> policy)
     : g_(g),
       options_(read_diffusion_options(g)),
@@ -65,57 +48,30 @@ Denoiser::Denoiser(Generation& g, std::unique_ptr<Policy> policy)
   const models::Config& config = g.engine().model().config();
   block_causal_ = config.attention == models::AttentionKind::kBlockCausal;
   shifted_ = config.shifted_logits;
-  if (block_causal_) {
-    if (options_.block >= 0 && options_.block != config.attention_block) {
-      refuse("option block_length=" + std::to_string(options_.block) + ": the attention of this model has blocks of " +
-             std::to_string(config.attention_block) + "; leave the option out");
-    }
-    if (options_.cache != Cache::kNone || options_.warmup > 0 || options_.refresh_every > 0) {
-      refuse("option cache: this model keeps finished blocks, exactly; leave cache, warmup and refresh_every out");
-    }
-    if (shifted_) refuse("model: shifted logits and blocks of attention do not go together");
-  } else {
-    if (options_.store_apart || (has_option(g, "eager") && !options_.eager)) {
-      refuse("options store_apart and eager: are for models whose attention has blocks; leave them out");
-    }
-    if (options_.cache == Cache::kNone && options_.refresh_every > 0) {
-      refuse("option refresh_every: without a cache everything is computed at each forward; choose a cache");
-    }
-  }
-  if (sampling_.needs_history()) {
-    refuse("sampling: penalties follow the order of the text, which is not the order of writing here; leave them out");
-  }
-  if (sampling_.logprobs > 0) {
-    refuse("logprobs: only the token's own (0) is known of a text that is not written from left to right");
-  }
+  check_against_model(g, options_);
   const int blocks = (canvas_.size() - canvas_.first_block() + canvas_.block() - 1) / std::max(1, canvas_.block());
   if (options_.steps > 0) {
-    const bool whole_block = options_.policy.name == "schedule" || options_.policy.name == "confident";
     if (options_.steps % blocks != 0) {
       refuse("option steps=" + std::to_string(options_.steps) + ": is shared by " + std::to_string(blocks) +
              " blocks; give a multiple of that");
     }
-    steps_per_block_ = options_.steps / blocks;
-    options_.policy.steps = steps_per_block_;
-    if (whole_block) steps_per_block_ = 0;
+    options_.policy.steps = options_.steps / blocks;
+    const bool whole_block = options_.policy.name == "schedule" || options_.policy.name == "confident";
+    steps_per_block_ = whole_block ? 0 : options_.policy.steps;
   }
-  const int mask = config.mask_token;
-  plain_argmax_ = sampling_.greedy() && sampling_.logit_bias.empty() && sampling_.suppressed.empty() &&
-                  !sampling_.allowed && !options_.no_end;
-  sampling_.suppressed.push_back(mask);
+  plain_argmax_ = takes_argmax(sampling_, options_);
+  sampling_.suppressed.push_back(config.mask_token);
   if (options_.no_end) {
     sampling_.suppressed.insert(sampling_.suppressed.end(), g.tokenizer().end_ids().begin(),
                                 g.tokenizer().end_ids().end());
   }
   sampling_.logprobs = 0;
-  if (options_.policy.name == "credit" && (!plain_argmax_ || options_.late_end)) {
-    refuse("policy credit: writes the likeliest token; leave sampling, bias, constraints, no_end and late_end out");
-  }
   options_.policy.key = g.draw_key(0);
   // The filter's block is the one asked for, also where the answer is shorter.
   const int block = block_causal_ || options_.block == 0 ? canvas_.block() : options_.block < 0 ? kBlock : options_.block;
   if (!policy_) policy_ = make_policy(options_.policy, block);
   picked_.resize(size_t(canvas_.size()));
+  leaders_.resize(size_t(canvas_.size()));
   pin_structure();
   if (options_.cut != Cut::kOff) cut_at_end({}, {});
 }
@@ -305,99 +261,100 @@ Task<void> Denoiser::store_until(int end) {
   }
 }
 
-Task<std::vector<std::vector<Prediction>>> Denoiser::look(std::vector<const Canvas*> states, int blocks) {
-  const int end = canvas_.end_after(blocks);
-  const int shift = shifted_ ? 1 : 0;
-  const std::vector<int> wanted = positions_wanted(canvas_, end);
-  engine::Rows rows;
+std::vector<int> Denoiser::add_block_rows(engine::Rows& rows, const std::vector<const Canvas*>& states, int end) const {
+  const int begin = canvas_.begin(), stored = context_.size(), fresh = begin - stored;
+  add_store_rows(rows, begin);
   std::vector<int> fed;
-  int first = 0;  // rows before those of the first state
-  bool append = false;
-  const bool caching = !block_causal_ && options_.cache != Cache::kNone;
-
-  if (block_causal_) {
-    const int begin = canvas_.begin();
-    if (options_.store_apart || begin - context_.size() > kStoreRows) co_await store_until(begin);
-    const int stored = context_.size();
-    first = begin - stored;
-    add_store_rows(rows, begin);
-    for (int p = begin; p < end; ++p) fed.push_back(p);
-    for (const Canvas* state : states) {
-      const int offset = int(rows.rows.size());
-      for (int p = begin; p < end;) {
-        engine::View view;
-        const int block_end = std::min(canvas_.end_of(p), end);
-        if (stored > 0) view.push_back(engine::Segment::slots(0, stored));
-        if (first > 0) view.push_back(engine::Segment::fresh(0, first));
-        view.push_back(engine::Segment::fresh(offset, block_end - begin));
-        const engine::ViewId id = rows.add_view(std::move(view));
-        for (; p < block_end; ++p) {
-          engine::Row row = row_of(*state, p);
-          row.view = id;
-          rows.rows.push_back(std::move(row));
-        }
-      }
-    }
-  } else {
-    const bool whole = !caching || refresh_due();
-    append = caching && whole && states.size() == 1;
-    if (whole) {
-      for (int p = 0; p < canvas_.size(); ++p) fed.push_back(p);
-      context_ = engine::Context(g_.engine(), g_.request(), g_.options().cache_salt);
-      unguided_ = engine::Context(g_.engine(), g_.request(), g_.options().cache_salt);
-    } else {
-      fed = positions_fed(wanted);
-    }
-    for (const Canvas* state : states) {
-      const int offset = int(rows.rows.size());
-      // Positions in order, so that sums run as they do without a cache.
+  for (int p = begin; p < end; ++p) fed.push_back(p);
+  for (const Canvas* state : states) {
+    const int offset = int(rows.rows.size());
+    for (int p = begin; p < end;) {
       engine::View view;
-      for (size_t i = 0, p = 0; p < size_t(canvas_.size());) {
-        if (i < fed.size() && size_t(fed[i]) == p) {
-          size_t j = i;
-          while (j + 1 < fed.size() && fed[j + 1] == fed[j] + 1) ++j;
-          view.push_back(engine::Segment::fresh(offset + int(i), int(j - i) + 1));
-          p = size_t(fed[j]) + 1;
-          i = j + 1;
-        } else {
-          const size_t next = i < fed.size() ? size_t(fed[i]) : size_t(canvas_.size());
-          view.push_back(engine::Segment::slots(int(p), int(next - p)));
-          p = next;
-        }
-      }
+      const int block_end = std::min(canvas_.end_of(p), end);
+      if (stored > 0) view.push_back(engine::Segment::slots(0, stored));
+      if (fresh > 0) view.push_back(engine::Segment::fresh(0, fresh));
+      view.push_back(engine::Segment::fresh(offset, block_end - begin));
       const engine::ViewId id = rows.add_view(std::move(view));
-      for (const int p : fed) {
+      for (; p < block_end; ++p) {
         engine::Row row = row_of(*state, p);
         row.view = id;
-        if (append) row.write = engine::Write::append();
-        if (!whole && options_.cache == Cache::kDelayed && !cached_[size_t(p)] && !canvas_.open(p)) {
-          row.write = engine::Write::at(p);
-        }
         rows.rows.push_back(std::move(row));
       }
     }
   }
+  return fed;
+}
 
-  // Who is asked: per state, position and row.
-  struct Asked {
-    int position;
-    size_t row;
-  };
+namespace {
+
+// Fed rows, which begin at `offset`, and kept slots by turns: positions in order, so that sums run as they do without a
+// cache.
+engine::View view_in_order(const std::vector<int>& fed, int offset, int size) {
+  engine::View view;
+  for (size_t i = 0, p = 0; p < size_t(size);) {
+    if (i < fed.size() && size_t(fed[i]) == p) {
+      size_t j = i;
+      while (j + 1 < fed.size() && fed[j + 1] == fed[j] + 1) ++j;
+      view.push_back(engine::Segment::fresh(offset + int(i), int(j - i) + 1));
+      p = size_t(fed[j]) + 1;
+      i = j + 1;
+    } else {
+      const size_t next = i < fed.size() ? size_t(fed[i]) : size_t(size);
+      view.push_back(engine::Segment::slots(int(p), int(next - p)));
+      p = next;
+    }
+  }
+  return view;
+}
+
+}  // namespace
+
+std::vector<int> Denoiser::add_rows(engine::Rows& rows, const std::vector<const Canvas*>& states,
+                                    const std::vector<int>& wanted, bool whole, bool append) const {
+  std::vector<int> fed;
+  if (whole) {
+    for (int p = 0; p < canvas_.size(); ++p) fed.push_back(p);
+  } else {
+    fed = positions_fed(wanted);
+  }
+  for (const Canvas* state : states) {
+    const engine::ViewId id = rows.add_view(view_in_order(fed, int(rows.rows.size()), canvas_.size()));
+    for (const int p : fed) {
+      engine::Row row = row_of(*state, p);
+      row.view = id;
+      if (append) row.write = engine::Write::append();
+      if (!whole && options_.cache == Cache::kDelayed && !cached_[size_t(p)] && !canvas_.open(p)) {
+        row.write = engine::Write::at(p);
+      }
+      rows.rows.push_back(std::move(row));
+    }
+  }
+  return fed;
+}
+
+Task<std::vector<std::vector<Prediction>>> Denoiser::look(std::vector<const Canvas*> states, int blocks) {
+  const int end = canvas_.end_after(blocks);
+  engine::Rows rows;
+  std::vector<int> fed;
+  size_t first = 0;  // rows before those of the first state
+  bool append = false;
+  if (block_causal_) {
+    const int begin = canvas_.begin();
+    if (options_.store_apart || begin - context_.size() > kStoreRows) co_await store_until(begin);
+    first = size_t(begin - context_.size());
+    fed = add_block_rows(rows, states, end);
+  } else {
+    const bool caching = options_.cache != Cache::kNone, whole = !caching || refresh_due();
+    append = caching && whole && states.size() == 1;
+    if (whole) {
+      context_ = engine::Context(g_.engine(), g_.request(), g_.options().cache_salt);
+      unguided_ = engine::Context(g_.engine(), g_.request(), g_.options().cache_salt);
+    }
+    fed = add_rows(rows, states, positions_wanted(canvas_, end), whole, append);
+  }
   std::vector<std::vector<Asked>> asked(states.size());
   for (size_t s = 0; s < states.size(); ++s) {
-    const size_t offset = size_t(first) + s * fed.size();
-    std::vector<int> positions = positions_wanted(*states[s], end);
-    if (options_.cut == Cut::kReference) {
-      const std::vector<int> rest = states[s]->open_in(end, canvas_.size());
-      positions.insert(positions.end(), rest.begin(), rest.end());
-    }
-    for (const int p : positions) {
-      const auto it = std::ranges::lower_bound(fed, p - shift);
-      if (it == fed.end() || *it != p - shift) continue;
-      const size_t row = offset + size_t(it - fed.begin());
-      rows.rows[row].want = want_of(p);
-      asked[s].push_back({p, row});
-    }
+    asked[s] = ask(rows, *states[s], end, fed, first + s * fed.size());
   }
   report_look();
   fed_ = int(fed.size());
@@ -420,21 +377,42 @@ Task<std::vector<std::vector<Prediction>>> Denoiser::look(std::vector<const Canv
   for (size_t s = 0; s < states.size(); ++s) {
     for (const Asked& a : asked[s]) out[s].push_back(read(*states[s], a.position, answer.rows[a.row]));
   }
-  if (options_.smoothing > 0) {
-    expected_.resize(size_t(canvas_.size()));
-    for (const Asked& a : asked[0]) {
-      auto& expected = expected_[size_t(a.position)];
-      expected.clear();
-      for (const auto& [id, logit] : answer.rows[a.row].top) {
-        const float log_p = logit - answer.rows[a.row].stats.lse;
-        float p = 0;
-        tensor::kernels().exp(&log_p, 1, &p);
-        if (id != canvas_.mask()) expected.emplace_back(id, p);
-      }
-    }
-    ++smoothing_step_;
-  }
+  if (options_.smoothing > 0) expect(asked[0], answer);
   co_return out;
+}
+
+std::vector<Denoiser::Asked> Denoiser::ask(engine::Rows& rows, const Canvas& state, int end, const std::vector<int>& fed,
+                                           size_t offset) const {
+  std::vector<int> positions = positions_wanted(state, end);
+  if (options_.cut == Cut::kReference) {
+    const std::vector<int> rest = state.open_in(end, canvas_.size());
+    positions.insert(positions.end(), rest.begin(), rest.end());
+  }
+  std::vector<Asked> asked;
+  const int shift = shifted_ ? 1 : 0;
+  for (const int p : positions) {
+    const auto it = std::ranges::lower_bound(fed, p - shift);
+    if (it == fed.end() || *it != p - shift) continue;
+    const size_t row = offset + size_t(it - fed.begin());
+    rows.rows[row].want = want_of(p);
+    asked.push_back({p, row});
+  }
+  return asked;
+}
+
+void Denoiser::expect(const std::vector<Asked>& asked, const engine::Answer& answer) {
+  expected_.resize(size_t(canvas_.size()));
+  for (const Asked& a : asked) {
+    auto& expected = expected_[size_t(a.position)];
+    expected.clear();
+    for (const auto& [id, logit] : answer.rows[a.row].top) {
+      const float log_p = logit - answer.rows[a.row].stats.lse;
+      float p = 0;
+      tensor::kernels().exp(&log_p, 1, &p);
+      if (id != canvas_.mask()) expected.emplace_back(id, p);
+    }
+  }
+  ++smoothing_step_;
 }
 
 Prediction Denoiser::read(const Canvas& state, int position, const engine::RowAnswer& answer) const {
@@ -464,7 +442,22 @@ Prediction Denoiser::read(const Canvas& state, int position, const engine::RowAn
   return p;
 }
 
+void Denoiser::count_waits(std::span<const Commit> commits, std::span<const Prediction> predictions) {
+  for (const Prediction& p : predictions) {
+    Leader& leader = leaders_[size_t(p.position)];
+    leader = {p.likeliest, leader.token == p.likeliest ? leader.steps + 1 : 0};
+  }
+  std::vector<uint64_t>& waits = g_.statistics().waits;
+  for (const Commit& c : commits) {
+    const Leader& leader = leaders_[size_t(c.position)];
+    const size_t steps = leader.token == c.token ? size_t(leader.steps) : 0;
+    if (waits.size() <= steps) waits.resize(steps + 1);
+    ++waits[steps];
+  }
+}
+
 void Denoiser::commit(std::span<const Commit> commits, std::span<const Prediction> predictions) {
+  count_waits(commits, predictions);
   canvas_.commit(commits);
   for (const Commit& c : commits) {
     engine::Picked& picked = picked_[size_t(c.position)];

@@ -9,25 +9,11 @@
 
 #include "decode/diffusion/canvas.h"
 #include "decode/diffusion/options.h"
+#include "decode/diffusion/pace.h"
 #include "decode/diffusion/policy.h"
 #include "decode/generation.h"
 
 namespace tutti::decode::diffusion {
-
-// How many positions a step writes, block by block.
-class Pace {
- public:
-  explicit Pace(int steps_per_block) : steps_(steps_per_block) {}
-  // Call before each step. True when the block is a new one.
-  bool enter(const Canvas& canvas);
-  Step step() const;
-  void advance() { ++index_; }
-  int open_at_start() const { return open_; }
-
- private:
-  int steps_;  // 0: none are prescribed
-  int begin_ = -1, index_ = 0, open_ = 0;
-};
 
 class Denoiser {
  public:
@@ -65,10 +51,25 @@ class Denoiser {
   engine::Row row_of(const Canvas& state, int position) const;
   engine::Want want_of(int position) const;
   void add_store_rows(engine::Rows& rows, int end) const;
+  // Rows of the states' blocks, after those that store what is finished. Positions fed, ascending.
+  std::vector<int> add_block_rows(engine::Rows& rows, const std::vector<const Canvas*>& states, int end) const;
+  // Rows of the states under full attention: of the whole sequence, or of what the cache does not keep.
+  std::vector<int> add_rows(engine::Rows& rows, const std::vector<const Canvas*>& states, const std::vector<int>& wanted,
+                            bool whole, bool append) const;
+  // Who is asked about a position.
+  struct Asked {
+    int position;
+    size_t row;
+  };
+  // `offset`: the state's first row.
+  std::vector<Asked> ask(engine::Rows& rows, const Canvas& state, int end, const std::vector<int>& fed, size_t offset) const;
+  // Keeps what the next forward's inputs mix in.
+  void expect(const std::vector<Asked>& asked, const engine::Answer& answer);
   // One query against context_; with guidance, also against unguided_.
   Task<engine::Answer> forward(engine::Rows rows);
   Task<void> store_until(int end);
   Prediction read(const Canvas& state, int position, const engine::RowAnswer& answer) const;
+  void count_waits(std::span<const Commit> commits, std::span<const Prediction> predictions);
   void cut_at_end(std::span<const Commit> commits, std::span<const Prediction> predictions);
   void emit_settled();
   // Tells the listener of a forward, and what was written after it.
@@ -90,6 +91,11 @@ class Denoiser {
   std::vector<engine::Picked> picked_;      // by position, of written ones
   std::vector<std::vector<std::pair<int32_t, float>>> expected_;  // smoothing: by position, ids and probabilities
   int smoothing_step_ = 0;
+  struct Leader {
+    int32_t token = -1;
+    int steps = 0;  // commits for which it has been the likeliest without a break
+  };
+  std::vector<Leader> leaders_;             // by position
   int emitted_;                             // positions let out
   int fed_ = 0;                             // positions of a state in the last forward
   std::string_view looked_;                 // kind of a forward that was not reported yet

@@ -40,7 +40,7 @@ std::vector<Commit> step_of(Policy& policy, Draft& draft, const std::vector<Pred
     if (p.position >= draft.canvas.begin() && p.position < draft.canvas.end()) block.push_back(p);
   }
   if (std::ranges::none_of(block, &Prediction::open)) return {};
-  const std::vector<int> chosen = policy.choose(draft.pace.step(), block);
+  const std::vector<int> chosen = policy.choose(draft.pace.step(draft.canvas), block);
   return commits_of(block, chosen);
 }
 
@@ -69,7 +69,7 @@ std::vector<Draft> drafts_of(Denoiser& d, const Generation& g, const Draft& now,
     Draft next = drafts.back();
     if (next.canvas.begin() >= end) break;
     next.pace.enter(next.canvas);
-    const int least = next.pace.step().least;
+    const int least = next.pace.step(next.canvas).least;
     std::vector<Commit> more;
     for (const int i : rank) {
       const Prediction& p = predictions[size_t(i)];
@@ -176,7 +176,7 @@ Task<void> denoise(Generation& g, std::unique_ptr<Policy> policy) {
     std::vector<const Canvas*> state{&d.canvas()};
     const std::vector<Prediction> all = std::move((co_await d.look(state)).front());
     std::vector<Prediction> block = before(all, d.canvas().end());
-    const std::vector<int> chosen = d.policy().choose(pace.step(), block);
+    const std::vector<int> chosen = d.policy().choose(pace.step(d.canvas()), block);
     pace.advance();
     d.commit(commits_of(block, chosen), all);
   }

@@ -294,6 +294,7 @@ TEST_P(Diffusion, FreedaveWritesTheSameWithFewerForwards) {
         {{"policy", "static"}},
         {{"policy", "static"}, {"order", "margin"}},
         {{"policy", "threshold"}, {"threshold", "0.1"}},
+        {{"policy", "threshold"}, {"threshold", "0.05"}, {"threshold_decay", "0.3"}},
         {{"policy", "factor"}, {"factor", "3"}},
         {{"policy", "entropy"}, {"entropy", "3"}},
         {{"policy", "entropy-bounded"}, {"entropy_bound", "7"}},
@@ -357,6 +358,7 @@ TEST_P(Diffusion, MixedRequestsShareTicks) {
       m["threshold"] = "0.2";
     }
     if (policy == "schedule") m["bernoulli"] = "1";
+    if (policy == "static" && i >= 9) m["order"] = "sequential";  // plain decoding: from left to right, one a forward
     auto o = options("diffusion", 10 + i % 7, m);
     o.seed = uint64_t(i);
     if (i % 2 && policy != "credit") o.sampling.temperature = 0.9f;
@@ -371,6 +373,42 @@ TEST_P(Diffusion, MixedRequestsShareTicks) {
     EXPECT_EQ(together[i].completions[0].ids, alone.completions[0].ids) << i;
   }
   EXPECT_EQ(world.engine.pages().free(), world.engine.pages().total());
+}
+
+TEST_P(Diffusion, WaitsAreCounted) {
+  const Ids prompt = tiny_prompt(4, 8);
+  std::vector<CanvasStep> steps;
+  std::vector<Ids> states;
+  auto o = options("diffusion", 12, {{"policy", "static"}, {"order", "sequential"}, {"block_length", "12"}});
+  if (world.blocks()) o.method_options.erase("block_length");
+  o.on_canvas = [&](const CanvasStep& step) { states.emplace_back(step.tokens.begin(), step.tokens.end()); };
+  const Completion c = world.run(prompt, o).completions[0];
+  // Again from the states, over the oracle's logits: since when was the written token the likeliest there?
+  std::vector<uint64_t> waits;
+  std::map<int, std::pair<int32_t, int>> leaders;
+  Ids before = states.front();
+  std::ranges::fill(before.begin() + ptrdiff_t(prompt.size()), before.end(), kMask);
+  for (const Ids& after : states) {
+    const auto logits = world.logits_of(before);
+    // The prompt, too, may hold the mask's id.
+    const int first = int(std::find(before.begin() + ptrdiff_t(prompt.size()), before.end(), kMask) - before.begin());
+    const int begin = world.blocks() ? first / kAttentionBlock * kAttentionBlock : first;
+    const int end = world.blocks() ? begin + kAttentionBlock : int(before.size());
+    for (int p = first; p < end; ++p) {
+      if (before[size_t(p)] != kMask) continue;
+      const auto& l = logits[size_t(p - (world.shifted() ? 1 : 0))];
+      const int32_t best = int32_t(std::max_element(l.begin(), l.begin() + kMask) - l.begin());
+      auto& [token, since] = leaders.try_emplace(p, -1, 0).first->second;
+      since = token == best ? since + 1 : 0;
+      token = best;
+      if (after[size_t(p)] == kMask) continue;
+      if (waits.size() <= size_t(since)) waits.resize(size_t(since) + 1);
+      ++waits[size_t(since)];
+    }
+    before = after;
+  }
+  EXPECT_EQ(c.statistics.waits, waits);
+  EXPECT_GT(waits.size(), 1u);
 }
 
 TEST_P(Diffusion, PinsStandAndCountAsContext) {

@@ -8,6 +8,9 @@
 #include "decode/generation.h"
 
 namespace tutti::decode::diffusion {
+
+void refuse(const std::string& what) { throw Error(ErrorKind::kUsage, what); }
+
 namespace {
 
 constexpr MethodOption kShared[] = {
@@ -37,6 +40,7 @@ constexpr MethodOption kShared[] = {
 
 constexpr MethodOption kParameters[] = {
     {"threshold", "0.9", "threshold, hierarchy, confident, credit: least probability"},
+    {"threshold_decay", "0", "threshold: above 0: a block's threshold begins at 1 and loses this at each step"},
     {"factor", "1", "factor: f of (n + 1)(1 - c_n) < f"},
     {"entropy", "0.5", "entropy: most nats of a position"},
     {"entropy_bound", "0.35", "entropy-bounded: most nats together"},
@@ -54,6 +58,8 @@ constexpr MethodOption kDiffusion[] = {
     {"credit_gamma", "0.2", "credit: exponent of the probability that earns it"},
     {"credit_slots", "0", "credit: tokens kept per position; 0: all"},
     {"credit_free", "0", "credit: 1: alpha and decay from the share of open positions"},
+    {"credit_scope", "block", "credit_free: whose open positions: block, answer"},
+    {"credit_keep", "0", "credit: 1: a token's probability is never lowered by others' credit"},
     {"filter", "", "learned: the filter's safetensors file"},
     {"accept", "0.96", "learned: least output of the filter"},
 };
@@ -114,14 +120,16 @@ void refuse_ignored(const Generation& g, const DiffusionOptions& o) {
   };
   if (!is_policy(policy)) return;  // said elsewhere
   only({"threshold"}, is({"threshold", "hierarchy", "confident", "credit"}), "policy has no threshold");
+  only({"threshold_decay"}, is({"threshold"}), "belongs to policy threshold");
   only({"factor"}, is({"factor"}), "belongs to policy factor");
   only({"entropy"}, is({"entropy"}), "belongs to policy entropy");
   only({"entropy_bound"}, is({"entropy-bounded"}), "belongs to policy entropy-bounded");
   only({"low_threshold"}, is({"hierarchy"}), "belongs to policy hierarchy");
   only({"epsilon", "order_temperature"}, is({"schedule", "confident"}), "belongs to the policies schedule and confident");
   only({"bernoulli"}, is({"schedule"}), "belongs to policy schedule");
-  only({"credit_alpha", "credit_decay", "credit_gamma", "credit_slots", "credit_free"}, is({"credit"}),
-       "belongs to policy credit");
+  only({"credit_alpha", "credit_decay", "credit_gamma", "credit_slots", "credit_free", "credit_scope", "credit_keep"},
+       is({"credit"}), "belongs to policy credit");
+  only({"credit_scope"}, o.policy.credit_free, "needs credit_free=1");
   only({"filter", "accept"}, is({"learned"}), "belongs to policy learned");
   only({"order"}, !is({"factor", "entropy", "entropy-bounded", "credit", "learned"}), "policy has a ranking of its own");
   only({"window"}, o.cache == Cache::kVicinity, "belongs to cache vicinity");
@@ -151,6 +159,7 @@ DiffusionOptions read_diffusion_options(const Generation& g) {
                            {"random", Order::kRandom},
                            {"sequential", Order::kSequential}});
   p.threshold = number("threshold", 0, 2);
+  p.threshold_decay = number("threshold_decay", 0, 1);
   p.factor = number("factor", 0, 1e6);
   p.entropy = number("entropy", -1, 1e6);
   p.entropy_bound = number("entropy_bound", -1, 1e6);
@@ -166,6 +175,8 @@ DiffusionOptions read_diffusion_options(const Generation& g) {
     p.credit_gamma = number("credit_gamma", 1e-6, 100);
     p.credit_slots = int_option(g, "credit_slots", 0, kMany);
     p.credit_free = flag("credit_free");
+    p.credit_of_answer = choice<bool>(g, "credit_scope", {{"block", false}, {"answer", true}});
+    p.credit_keep = flag("credit_keep");
     p.filter = text_option(g, "filter");
     p.accept = number("accept", 0, 1);
   } else {
@@ -207,6 +218,41 @@ DiffusionOptions read_diffusion_options(const Generation& g) {
                 "threshold=2 for the schedule alone");
   }
   return o;
+}
+
+void check_against_model(const Generation& g, const DiffusionOptions& o) {
+  const models::Config& config = g.engine().model().config();
+  if (config.attention == models::AttentionKind::kBlockCausal) {
+    if (o.block >= 0 && o.block != config.attention_block) {
+      refuse("option block_length=" + std::to_string(o.block) + ": the attention of this model has blocks of " +
+             std::to_string(config.attention_block) + "; leave the option out");
+    }
+    if (o.cache != Cache::kNone || o.warmup > 0 || o.refresh_every > 0) {
+      refuse("option cache: this model keeps finished blocks, exactly; leave cache, warmup and refresh_every out");
+    }
+    if (config.shifted_logits) refuse("model: shifted logits and blocks of attention do not go together");
+  } else {
+    if (o.store_apart || (has_option(g, "eager") && !o.eager)) {
+      refuse("options store_apart and eager: are for models whose attention has blocks; leave them out");
+    }
+    if (o.cache == Cache::kNone && o.refresh_every > 0) {
+      refuse("option refresh_every: without a cache everything is computed at each forward; choose a cache");
+    }
+  }
+  const engine::Sampling& sampling = g.options().sampling;
+  if (sampling.needs_history()) {
+    refuse("sampling: penalties follow the order of the text, which is not the order of writing here; leave them out");
+  }
+  if (sampling.logprobs > 0) {
+    refuse("logprobs: only the token's own (0) is known of a text that is not written from left to right");
+  }
+  if (o.policy.name == "credit" && (!takes_argmax(sampling, o) || o.late_end)) {
+    refuse("policy credit: writes the likeliest token; leave sampling, bias, constraints, no_end and late_end out");
+  }
+}
+
+bool takes_argmax(const engine::Sampling& sampling, const DiffusionOptions& o) {
+  return sampling.greedy() && sampling.logit_bias.empty() && sampling.suppressed.empty() && !sampling.allowed && !o.no_end;
 }
 
 }  // namespace tutti::decode::diffusion

@@ -9,6 +9,9 @@
 #include "decode/diffusion/policy.h"
 #include "decode/method.h"
 
+namespace tutti::engine {
+struct Sampling;
+}
 namespace tutti::decode {
 class Generation;
 }
@@ -58,5 +61,11 @@ std::vector<MethodOption> freedave_method_options();
 
 // Throws Error(kUsage) naming the option, its value and what is wrong with it.
 DiffusionOptions read_diffusion_options(const Generation& g);
+// The same for what the model and the request's sampling rule out.
+void check_against_model(const Generation& g, const DiffusionOptions& options);
+[[noreturn]] void refuse(const std::string& what);
+
+// Whether the token of a position is the argmax of its logits.
+bool takes_argmax(const engine::Sampling& sampling, const DiffusionOptions& options);
 
 }  // namespace tutti::decode::diffusion

@@ -68,8 +68,12 @@ class Ranked : public Policy {
 
  protected:
   virtual int accepts(const std::vector<Prediction>&, const std::vector<int>&) { return 0; }
+  // Each call draws anew where the order is random.
+  std::vector<float> score(const std::vector<Prediction>& predictions) {
+    return scores(predictions, order(), options_.key, total_++);
+  }
   std::vector<int> ranking(const std::vector<Prediction>& predictions) {
-    return ranked(predictions, scores(predictions, order(), options_.key, total_++));
+    return ranked(predictions, score(predictions));
   }
   PolicyOptions options_;
 
@@ -83,11 +87,11 @@ class Each : public Ranked {
   using Ranked::Ranked;
   std::vector<int> choose(const Step& step, std::vector<Prediction>& predictions) override {
     return best_and_accepted(predictions, ranking(predictions), step.least,
-                             [&](size_t i) { return accepts_one(predictions[i]); });
+                             [&](size_t i) { return accepts_one(step, predictions[i]); });
   }
 
  protected:
-  virtual bool accepts_one(const Prediction& p) const = 0;
+  virtual bool accepts_one(const Step& step, const Prediction& p) const = 0;
 };
 
 class Threshold : public Each {
@@ -95,7 +99,10 @@ class Threshold : public Each {
   using Each::Each;
 
  private:
-  bool accepts_one(const Prediction& p) const override { return p.probability >= options_.threshold; }
+  bool accepts_one(const Step& step, const Prediction& p) const override {
+    const float first = options_.threshold_decay > 0 ? 1.0f - options_.threshold_decay * float(step.index) : 0.0f;
+    return p.probability >= std::max(options_.threshold, first);
+  }
 };
 
 class EntropyThreshold : public Each {
@@ -104,7 +111,7 @@ class EntropyThreshold : public Each {
 
  private:
   Order order() const override { return Order::kEntropy; }
-  bool accepts_one(const Prediction& p) const override { return p.entropy <= options_.entropy; }
+  bool accepts_one(const Step&, const Prediction& p) const override { return p.entropy <= options_.entropy; }
 };
 
 // The largest n with (n + 1)(1 - c_n) < f: if every marginal is above 1 - e and (n + 1) e <= 1, writing all n greedily
@@ -151,7 +158,7 @@ class Hierarchy : public Ranked {
   using Ranked::Ranked;
 
   std::vector<int> choose(const Step& step, std::vector<Prediction>& predictions) override {
-    const std::vector<float> s = scores(predictions, order(), options_.key, 0);
+    const std::vector<float> s = score(predictions);
     const std::vector<int> rank = ranked(predictions, s);
     std::vector<bool> best(predictions.size(), false);
     int leader = -1, last = INT32_MIN;

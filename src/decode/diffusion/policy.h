@@ -37,6 +37,7 @@ enum class Order : uint8_t { kConfidence, kMargin, kEntropy, kRandom, kSequentia
 struct Step {
   int index = 0;  // steps made in it before
   int least = 1;  // positions that the schedule writes at this step
+  float open_share = 1;  // open positions of the whole answer, of all that were not pinned
 };
 
 class Policy {
@@ -64,6 +65,7 @@ struct PolicyOptions {
   std::string name = "threshold";
   Order order = Order::kConfidence;
   float threshold = 0.9f;         // threshold, hierarchy, credit, confident (above 1: never)
+  float threshold_decay = 0;      // threshold: what a block's threshold, 1 at first, loses at each step
   float factor = 1.0f;            // factor
   float entropy = 0.5f;           // entropy: nats at most
   float entropy_bound = 0.35f;    // entropy-bounded: nats together
@@ -75,6 +77,8 @@ struct PolicyOptions {
   float credit_alpha = 0.7f, credit_decay = 0.8f, credit_gamma = 0.2f;  // credit
   int credit_slots = 0;           // credit: entries per position; 0: all
   bool credit_free = false;       // credit: without parameters
+  bool credit_of_answer = false;  // credit_free: by the share of the whole answer that is open, not of the block
+  bool credit_keep = false;       // credit: never less than the token's own probability
   std::string filter;             // learned: a file
   float accept = 0.96f;           // learned
   DrawKey key;                    // for kRandom, bernoulli, order_temperature

@@ -299,6 +299,54 @@ TEST_F(Policies, ConfidentFollowsTheRatio) {
   }
 }
 
+TEST(Threshold, DecaysToItsValue) {
+  PolicyOptions o;
+  o.name = "threshold";
+  o.threshold = 0.7f;
+  o.threshold_decay = 0.125f;
+  std::vector<Prediction> block;
+  for (const float p : {0.99f, 0.9f, 0.8f, 0.72f, 0.6f}) {
+    Prediction one;
+    one.position = int(block.size());
+    one.token = 1;
+    one.probability = p;
+    one.log_probability = std::log(p);
+    block.push_back(one);
+  }
+  // 1, 0.875, 0.75, 0.7 from there on.
+  constexpr size_t kWritten[] = {1, 2, 3, 4, 4};
+  for (int step = 0; step < 5; ++step) {
+    Step s;
+    s.index = step;
+    EXPECT_EQ(choose(o, block, s).size(), kWritten[step]) << step;
+  }
+}
+
+TEST(Hierarchy, RandomOrderDrawsAnewAtEachStep) {
+  PolicyOptions o;
+  o.name = "hierarchy";
+  o.order = Order::kRandom;
+  o.threshold = 2;
+  std::vector<Prediction> block;
+  for (int i = 0; i < 16; ++i) {
+    Prediction one;
+    one.position = i;
+    one.token = 1;
+    one.probability = 0.1f;  // nothing is sure: the best by the draw alone is written
+    block.push_back(one);
+  }
+  const auto policy = make_policy(o, 16);
+  policy->begin_block(16);
+  std::set<int> written;
+  for (int step = 0; step < 32; ++step) {
+    std::vector<Prediction> copy = block;
+    const auto chosen = policy->choose({}, copy);
+    ASSERT_EQ(chosen.size(), 1u);
+    written.insert(chosen[0]);
+  }
+  EXPECT_GT(written.size(), 8u);  // of 16, in 32 draws; 14 are expected
+}
+
 TEST(Quota, SharesEverything) {
   for (int m = 1; m < 40; ++m) {
     for (int s = 1; s <= m; ++s) {
