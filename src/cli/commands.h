@@ -8,6 +8,7 @@ class App;
 namespace tutti::cli {
 
 void add_run(CLI::App& app);
+void add_serve(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_contexts(CLI::App& app);
 void add_bench(CLI::App& app);

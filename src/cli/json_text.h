@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "formats/json_text.h"
 
 namespace tutti::cli {
 
@@ -25,9 +26,6 @@ inline nlohmann::ordered_json parse_json(std::string_view text) {
   }
 }
 
-// On one line; bytes that are no UTF-8 become U+FFFD.
-inline std::string print_json(const nlohmann::ordered_json& j) {
-  return j.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-}
+using formats::print_json;
 
 }  // namespace tutti::cli

@@ -43,6 +43,7 @@ int program(int argc, char** argv) {
       CLI::MultiOptionPolicy::TakeLast);  // scripts append what they change
   app.get_formatter()->column_width(34);
   add_run(app);
+  add_serve(app);
   add_chat(app);
   add_contexts(app);
   add_bench(app);

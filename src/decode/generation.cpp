@@ -127,9 +127,10 @@ Task<engine::Context> Generation::prefill() {
   co_return context;
 }
 
-void Generation::send(std::string text, std::vector<int32_t> ids) {
+void Generation::send(std::string text) {
   completion_.text += text;
-  if (sink_ && (!text.empty() || !ids.empty())) sink_({choice_, std::move(text), std::move(ids)});
+  Piece piece{choice_, std::move(text), std::exchange(unsent_, {}), std::exchange(unsent_picked_, {})};
+  if (sink_ && (!piece.text.empty() || !piece.ids.empty())) sink_(piece);
 }
 
 void Generation::finish(Finish reason) {
@@ -138,7 +139,7 @@ void Generation::finish(Finish reason) {
   std::string rest = detokenizer_.flush();
   std::string text = stops_.push(rest);
   text += stops_.flush();
-  send(std::move(text), std::exchange(unsent_, {}));
+  send(std::move(text));
 }
 
 void Generation::emit(const engine::Picked& picked) {
@@ -146,15 +147,18 @@ void Generation::emit(const engine::Picked& picked) {
   if (is_end(picked.token)) return finish(Finish::kStop);
   completion_.ids.push_back(picked.token);
   engine_.count_tokens(*request_, 1);
-  if (options_.sampling.logprobs >= 0) completion_.picked.push_back(picked);
+  if (options_.sampling.logprobs >= 0) {
+    completion_.picked.push_back(picked);
+    unsent_picked_.push_back(picked);
+  }
   if (history_) history_->append_output(picked.token);
   unsent_.push_back(picked.token);
   std::string text = stops_.push(detokenizer_.push(picked.token));
   if (stops_.stopped()) {
     completion_.finish = Finish::kStop;
-    return send(std::move(text), std::exchange(unsent_, {}));
+    return send(std::move(text));
   }
-  if (!text.empty()) send(std::move(text), std::exchange(unsent_, {}));
+  if (!text.empty()) send(std::move(text));
   if (room() <= 0) finish(Finish::kLength);
 }
 

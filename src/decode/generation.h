@@ -71,6 +71,7 @@ struct Piece {
   int choice = 0;
   std::string text;
   std::vector<int32_t> ids;
+  std::vector<engine::Picked> picked;  // one per id when log-probabilities were asked for, else empty
 };
 using PieceSink = std::function<void(const Piece&)>;
 
@@ -151,7 +152,8 @@ class Generation {
 
  private:
   void finish(Finish reason);
-  void send(std::string text, std::vector<int32_t> ids);
+  // What is unsent, with the text that became final.
+  void send(std::string text);
 
   engine::Engine& engine_;
   const text::Tokenizer& tokenizer_;
@@ -170,6 +172,7 @@ class Generation {
   text::StreamingDetokenizer detokenizer_;
   text::StopMatcher stops_;
   std::vector<int32_t> unsent_;  // ids whose text is held back
+  std::vector<engine::Picked> unsent_picked_;
   Completion completion_;
 };
 

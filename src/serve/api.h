@@ -1,0 +1,61 @@
+// The routes: which request is whose, who may ask, and how each is answered.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "serve/http_server.h"
+#include "serve/served_model.h"
+#include "serve/text_request.h"
+
+namespace tutti::serve {
+
+struct ApiOptions {
+  std::vector<std::string> keys;  // any of them opens everything but /health; none: open to all
+  std::string allowed_origin;     // CORS; empty: none
+  std::string version;
+  RequestLimits limits;
+};
+
+class Api {
+ public:
+  // `models` must not be empty, and outlive this; the first answers requests that name none.
+  Api(ApiOptions options, std::vector<ServedModel*> models);
+
+  void handle(std::shared_ptr<HttpExchange> exchange);
+  void begin_drain() { draining_ = true; }  // /health says 503 from now on
+  // One line about each answered request.
+  void on_log(std::function<void(const HttpRequest&, const std::string& id, int status, double seconds)> log) { log_ = std::move(log); }
+
+ private:
+  using Route = void (Api::*)(const std::shared_ptr<HttpExchange>&, const std::string& id);
+  struct Entry {
+    const char* method;
+    const char* path;
+    Route route;
+    bool open;  // without a key
+  };
+  static const Entry kRoutes[];
+
+  void route(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  void check_key(const HttpRequest& request) const;
+  ServedModel& model_of(const std::string& name);
+  void chat(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  void completion(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  void text(TextRequest::Kind kind, const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  void list_models(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  void health(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  void version(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  void metrics(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  void tokenize(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  void detokenize(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+
+  ApiOptions options_;
+  std::vector<ServedModel*> models_;
+  bool draining_ = false;
+  std::function<void(const HttpRequest&, const std::string&, int, double)> log_;
+};
+
+}  // namespace tutti::serve

@@ -1,0 +1,364 @@
+#include "serve/http_server.h"
+
+#include <sys/socket.h>
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core.hpp>
+#include <boost/beast/http.hpp>
+#include <cctype>
+#include <chrono>
+
+#include "base/error.h"
+
+namespace tutti::serve {
+
+namespace beast = boost::beast;
+namespace http = beast::http;
+using tcp = asio::ip::tcp;
+
+namespace {
+
+template <class T>
+using Awaitable = asio::awaitable<T>;
+
+std::chrono::milliseconds milliseconds(double seconds) { return std::chrono::milliseconds(int64_t(seconds * 1000)); }
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  for (char& c : out) c = char(std::tolower(static_cast<unsigned char>(c)));
+  return out;
+}
+
+HttpRequest request_of(http::request<http::string_body>&& message) {
+  HttpRequest request;
+  request.method = std::string(message.method_string());
+  const std::string_view target = message.target();
+  const size_t question = target.find('?');
+  request.path = std::string(target.substr(0, question));
+  if (question != std::string_view::npos) request.query = std::string(target.substr(question + 1));
+  for (const auto& field : message) request.headers.emplace_back(lower(field.name_string()), std::string(field.value()));
+  request.body = std::move(message.body());
+  return request;
+}
+
+HttpResponse plain_error(int status, const char* type, const char* message) {
+  HttpResponse response;
+  response.status = status;
+  response.body = std::string(R"({"error":{"message":")") + message + R"(","type":")" + type +
+                  R"(","param":null,"code":null}})";
+  return response;
+}
+
+}  // namespace
+
+void HttpExchange::wake() { wake_.cancel(); }
+
+void HttpExchange::set_gone() {
+  if (gone_ || ended_) return;
+  gone_ = true;
+  queue_.clear();
+  queued_ = 0;
+  if (auto listener = std::exchange(listener_, {})) listener();
+}
+
+void HttpExchange::respond(HttpResponse response) {
+  if (answered_) return;
+  answered_ = ended_ = true;
+  response_ = std::move(response);
+  response_.headers.insert(response_.headers.end(), headers_.begin(), headers_.end());
+  listener_ = {};
+  wake();
+}
+
+void HttpExchange::begin_stream(Headers headers) {
+  if (answered_) return;
+  answered_ = streaming_ = true;
+  response_.type = "text/event-stream";
+  response_.headers = std::move(headers);
+  response_.headers.insert(response_.headers.end(), headers_.begin(), headers_.end());
+  response_.headers.emplace_back("cache-control", "no-cache");
+  response_.headers.emplace_back("x-accel-buffering", "no");
+  wake();
+}
+
+void HttpExchange::write(std::string bytes) {
+  if (gone_ || ended_ || !streaming_) return;
+  queued_ += bytes.size();
+  queue_.push_back(std::move(bytes));
+  // A client that does not read must not fill the memory.
+  if (queued_ > stream_bytes_) set_gone();
+  wake();
+}
+
+void HttpExchange::end() {
+  if (ended_) return;
+  ended_ = true;
+  listener_ = {};
+  wake();
+}
+
+class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
+ public:
+  HttpConnection(HttpServer& server, tcp::socket socket) : server_(server), stream_(std::move(socket)) {}
+
+  void close() {
+    boost::system::error_code ignored;
+    stream_.socket().close(ignored);
+  }
+  // Between two requests there is nothing to lose.
+  void close_if_idle() {
+    if (!busy_) close();
+  }
+
+  Awaitable<void> run() {
+    try {
+      while (co_await serve_one() && !server_.stopping_) {
+      }
+      co_await linger();
+    } catch (const boost::system::system_error&) {
+      // The client went away, or a limit of time ended its request: there is nobody to tell.
+    }
+    close();
+  }
+
+ private:
+  // False: the connection is to be closed.
+  Awaitable<bool> serve_one() {
+    const HttpLimits& limits = server_.limits_;
+    http::request_parser<http::string_body> parser;
+    parser.header_limit(uint32_t(limits.header_bytes));
+    parser.body_limit(limits.body_bytes);
+    // The first byte may take as long as an idle connection may last, the rest of a request its own time.
+    if (buffer_.size() == 0) {
+      stream_.expires_after(milliseconds(limits.idle_seconds));
+      const auto [error, n] = co_await stream_.async_read_some(buffer_.prepare(4096), asio::as_tuple(asio::use_awaitable));
+      if (error) co_return false;
+      buffer_.commit(n);
+    }
+    busy_ = true;
+    stream_.expires_after(milliseconds(limits.read_seconds));
+    auto [error, read] = co_await http::async_read_header(stream_, buffer_, parser, asio::as_tuple(asio::use_awaitable));
+    if (!error && parser.get()[http::field::expect] == "100-continue") {
+      static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+      co_await asio::async_write(stream_, asio::buffer(kContinue), asio::use_awaitable);
+    }
+    if (!error) {
+      std::tie(error, read) = co_await http::async_read(stream_, buffer_, parser, asio::as_tuple(asio::use_awaitable));
+    }
+    if (error) {
+      co_await refuse(error);
+      co_return false;
+    }
+    const bool keep = parser.keep_alive();
+    const unsigned version = parser.get().version();
+    const bool head = parser.get().method() == http::verb::head;
+    auto exchange = std::make_shared<HttpExchange>(server_.net_, request_of(parser.release()), limits.stream_bytes);
+    server_.handler_(exchange);
+    using namespace asio::experimental::awaitable_operators;
+    bool kept = false;
+    try {
+      const auto first = co_await (answer(*exchange, keep, version, head) || watch(*exchange));
+      kept = first.index() == 0 && std::get<0>(first);
+    } catch (const boost::system::system_error&) {
+      exchange->set_gone();
+    }
+    if (!kept) exchange->set_gone();
+    if (auto closed = std::exchange(exchange->closed_, {})) closed(exchange->answered_ ? exchange->response_.status : 499);
+    busy_ = false;
+    co_return kept && keep && !exchange->gone();
+  }
+
+  Awaitable<void> refuse(const boost::system::error_code& error) {
+    HttpResponse response;
+    if (error == http::error::header_limit) {
+      response = plain_error(431, "invalid_request_error", "the header is too large; send fewer or shorter fields");
+    } else if (error == http::error::body_limit) {
+      response = plain_error(413, "invalid_request_error", "the body is too large; split it, or raise --max-body");
+    } else if (error == beast::error::timeout) {
+      // The stream is closed by its own timer.
+      co_return;
+    } else if (error.category() == make_error_code(http::error::bad_method).category() &&
+               error != http::error::end_of_stream && error != http::error::partial_message) {
+      response = plain_error(400, "invalid_request_error", "this is no HTTP/1.1 request");
+    } else {
+      co_return;
+    }
+    stream_.expires_after(milliseconds(server_.limits_.write_seconds));
+    co_await send(response, false, 11, false);
+  }
+
+  Awaitable<void> send(const HttpResponse& response, bool keep, unsigned version, bool head) {
+    http::response<http::string_body> message(http::status(response.status), version);
+    message.set(http::field::server, "tutti");
+    message.set(http::field::content_type, response.type);
+    for (const auto& [name, value] : response.headers) message.set(name, value);
+    message.keep_alive(keep);
+    message.body() = response.body;
+    message.prepare_payload();
+    if (head) message.body().clear();
+    co_await http::async_write(stream_, message, asio::use_awaitable);
+  }
+
+  // True: the whole answer is out.
+  Awaitable<bool> answer(HttpExchange& exchange, bool keep, unsigned version, bool head) {
+    const HttpLimits& limits = server_.limits_;
+    while (!exchange.answered_ && !exchange.gone_) co_await sleep(exchange, 3600);
+    if (exchange.gone_) co_return false;
+    stream_.expires_after(milliseconds(limits.write_seconds));
+    if (!exchange.streaming_) {
+      co_await send(exchange.response_, keep && !server_.stopping_, version, head);
+      co_return true;
+    }
+    // HTTP/1.0 knows no chunks: there the stream ends with the connection.
+    const bool chunked = version >= 11;
+    http::response<http::empty_body> message(http::status::ok, version);
+    message.set(http::field::server, "tutti");
+    message.set(http::field::content_type, exchange.response_.type);
+    for (const auto& [name, value] : exchange.response_.headers) message.set(name, value);
+    message.chunked(chunked);
+    message.keep_alive(keep && chunked);
+    http::response_serializer<http::empty_body> serializer(message);
+    co_await http::async_write_header(stream_, serializer, asio::use_awaitable);
+    while (!exchange.gone_) {
+      if (exchange.queue_.empty()) {
+        if (exchange.ended_) break;
+        const bool silent = co_await sleep(exchange, limits.ping_seconds);
+        if (silent && exchange.queue_.empty() && !exchange.ended_) exchange.write(": ping\n\n");
+        continue;
+      }
+      std::string bytes;
+      while (!exchange.queue_.empty()) {
+        bytes += exchange.queue_.front();
+        exchange.queue_.pop_front();
+      }
+      stream_.expires_after(milliseconds(limits.write_seconds));
+      if (chunked) {
+        co_await asio::async_write(stream_, http::make_chunk(asio::buffer(bytes)), asio::use_awaitable);
+      } else {
+        co_await asio::async_write(stream_, asio::buffer(bytes), asio::use_awaitable);
+      }
+      exchange.queued_ -= std::min(exchange.queued_, bytes.size());
+    }
+    if (exchange.gone_) co_return false;
+    if (chunked) co_await asio::async_write(stream_, http::make_chunk_last(), asio::use_awaitable);
+    stream_.expires_never();
+    co_return chunked;
+  }
+
+  // True: `seconds` went by in silence.
+  Awaitable<bool> sleep(HttpExchange& exchange, double seconds) {
+    stream_.expires_never();
+    exchange.wake_.expires_after(milliseconds(seconds));
+    const auto [error] = co_await exchange.wake_.async_wait(asio::as_tuple(asio::use_awaitable));
+    const auto state = co_await asio::this_coro::cancellation_state;
+    if (state.cancelled() != asio::cancellation_type::none) {
+      throw boost::system::system_error(asio::error::operation_aborted);
+    }
+    co_return !error;
+  }
+
+  // Ends when the client has closed its side. What it sends ahead stays for later, and hides a later end.
+  Awaitable<void> watch(HttpExchange& exchange) {
+    co_await stream_.socket().async_wait(tcp::socket::wait_read, asio::use_awaitable);
+    char byte = 0;
+    const ssize_t n = ::recv(stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (n <= 0) {
+      exchange.set_gone();
+      co_return;
+    }
+    asio::steady_timer never(server_.net_, asio::steady_timer::time_point::max());
+    co_await never.async_wait(asio::use_awaitable);
+  }
+
+  // A client that is still sending would lose the answer to a reset.
+  Awaitable<void> linger() {
+    boost::system::error_code ignored;
+    stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
+    if (ignored) co_return;
+    stream_.expires_after(std::chrono::seconds(1));
+    std::array<char, 4096> bytes;
+    for (size_t taken = 0; taken < (size_t(64) << 20);) {
+      const auto [error, n] = co_await stream_.async_read_some(asio::buffer(bytes), asio::as_tuple(asio::use_awaitable));
+      if (error) co_return;
+      taken += n;
+    }
+  }
+
+  HttpServer& server_;
+  beast::tcp_stream stream_;
+  beast::flat_buffer buffer_;
+  bool busy_ = false;
+};
+
+HttpServer::HttpServer(asio::io_context& net, const std::string& host, uint16_t port, HttpLimits limits, Handler handler)
+    : net_(net), limits_(limits), handler_(std::move(handler)), acceptor_(net) {
+  const std::string place = host + ":" + std::to_string(port);
+  try {
+    const auto address = asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host);
+    const tcp::endpoint endpoint(address, port);
+    acceptor_.open(endpoint.protocol());
+    acceptor_.set_option(asio::socket_base::reuse_address(true));
+    acceptor_.bind(endpoint);
+    acceptor_.listen(asio::socket_base::max_listen_connections);
+  } catch (const boost::system::system_error& error) {
+    throw Error(ErrorKind::kSystem, place + ": cannot be listened at (" + error.code().message() +
+                                        "); give another --host or --port");
+  }
+  accept();
+}
+
+HttpServer::~HttpServer() { close(); }
+
+uint16_t HttpServer::port() const { return acceptor_.local_endpoint().port(); }
+
+void HttpServer::accept() {
+  acceptor_.async_accept([this](const boost::system::error_code& error, tcp::socket socket) {
+    if (error == asio::error::operation_aborted || !acceptor_.is_open()) return;
+    if (!error) {
+      if (connections_ >= limits_.connections) {
+        static constexpr std::string_view kBusy =
+            "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-type: application/json\r\n"
+            "content-length: 101\r\n\r\n"
+            R"({"error":{"message":"too many connections; try later","type":"overloaded","param":null,"code":503}})"
+            "\r\n";
+        boost::system::error_code ignored;
+        socket.non_blocking(true, ignored);
+        socket.write_some(asio::buffer(kBusy), ignored);
+      } else {
+        boost::system::error_code ignored;
+        socket.set_option(tcp::no_delay(true), ignored);
+        auto connection = std::make_shared<HttpConnection>(*this, std::move(socket));
+        std::erase_if(open_, [](const auto& c) { return c.expired(); });
+        open_.push_back(connection);
+        ++connections_;
+        asio::co_spawn(
+            net_, [connection]() { return connection->run(); },
+            [this, connection](std::exception_ptr) { --connections_; });
+      }
+    }
+    accept();
+  });
+}
+
+void HttpServer::stop_accepting() {
+  stopping_ = true;
+  boost::system::error_code ignored;
+  acceptor_.close(ignored);
+  for (const auto& weak : open_) {
+    if (const auto connection = weak.lock()) connection->close_if_idle();
+  }
+}
+
+void HttpServer::close() {
+  stop_accepting();
+  for (const auto& weak : open_) {
+    if (const auto connection = weak.lock()) connection->close();
+  }
+}
+
+}  // namespace tutti::serve

@@ -1,0 +1,42 @@
+// From an engine's thread to the net thread: one wake-up for all that a tick has to say.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <functional>
+#include <mutex>
+#include <vector>
+
+namespace tutti::serve {
+
+class Outbox {
+ public:
+  explicit Outbox(boost::asio::io_context& net) : net_(net) {}
+
+  // Any thread; `message` runs on the net thread, in the order of the calls.
+  void post(std::function<void()> message) {
+    const std::lock_guard lock(mutex_);
+    waiting_.push_back(std::move(message));
+    if (scheduled_) return;
+    scheduled_ = true;
+    boost::asio::post(net_, [this] { deliver(); });
+  }
+
+ private:
+  void deliver() {
+    std::vector<std::function<void()>> messages;
+    {
+      const std::lock_guard lock(mutex_);
+      messages.swap(waiting_);
+      scheduled_ = false;
+    }
+    for (const auto& message : messages) message();
+  }
+
+  boost::asio::io_context& net_;
+  std::mutex mutex_;
+  std::vector<std::function<void()>> waiting_;
+  bool scheduled_ = false;
+};
+
+}  // namespace tutti::serve

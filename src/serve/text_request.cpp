@@ -1,0 +1,342 @@
+#include "serve/text_request.h"
+
+#include <charconv>
+#include <cmath>
+#include <set>
+
+#include "base/hash.h"
+#include "decode/method.h"
+#include "serve/api_error.h"
+
+namespace tutti::serve {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// The fields of an object, each read once; what nobody read is unknown.
+class Fields {
+ public:
+  explicit Fields(const Json& object) : object_(object) {}
+
+  // Null counts as absent, as OpenAI's clients send it.
+  const Json* find(const std::string& name) {
+    read_.insert(name);
+    const auto it = object_.find(name);
+    return it == object_.end() || it->is_null() ? nullptr : &*it;
+  }
+  // The first of several names for the same thing; two of them at once are refused.
+  const Json* first_of(std::initializer_list<const char*> names, std::string& used) {
+    const Json* found = nullptr;
+    for (const char* name : names) {
+      const Json* value = find(name);
+      if (value && found) throw invalid(used + " and " + name + " say the same; give one", name);
+      if (value) {
+        found = value;
+        used = name;
+      }
+    }
+    return found;
+  }
+  bool flag(const std::string& name, bool absent) {
+    const Json* value = find(name);
+    if (!value) return absent;
+    if (!value->is_boolean()) throw invalid(name + ": must be true or false", name);
+    return value->get<bool>();
+  }
+  std::string text(const std::string& name, const std::string& absent = "") {
+    const Json* value = find(name);
+    if (!value) return absent;
+    if (!value->is_string()) throw invalid(name + ": must be a string", name);
+    return value->get<std::string>();
+  }
+  std::optional<double> number(std::initializer_list<const char*> names, double least, double most) {
+    std::string name;
+    const Json* value = first_of(names, name);
+    if (!value) return std::nullopt;
+    const double x = value->is_number() ? value->get<double>() : NAN;
+    if (!(x >= least && x <= most)) {
+      throw invalid(name + ": must be a number from " + short_number(least) + " to " + short_number(most), name);
+    }
+    return x;
+  }
+  std::optional<int64_t> integer(std::initializer_list<const char*> names, int64_t least, int64_t most) {
+    std::string name;
+    const Json* value = first_of(names, name);
+    if (!value) return std::nullopt;
+    const bool whole = value->is_number_integer() || (value->is_number_float() && std::floor(value->get<double>()) == value->get<double>());
+    const double x = whole ? value->get<double>() : NAN;
+    if (!(x >= double(least) && x <= double(most))) {
+      throw invalid(name + ": must be a whole number from " + std::to_string(least) + " to " + std::to_string(most), name);
+    }
+    return value->is_number_integer() ? value->get<int64_t>() : int64_t(x);
+  }
+  // Known to others and not to us: an answer that ignored them would be wrong.
+  void refuse(std::initializer_list<const char*> names) {
+    for (const char* name : names) {
+      const Json* value = find(name);
+      const bool says_nothing = !value || (value->is_array() && value->empty()) || (value->is_string() && value->get<std::string>().empty()) ||
+                                (value->is_boolean() && !value->get<bool>());
+      if (!says_nothing) throw unsupported(std::string(name) + ": is not supported yet; leave it out", name);
+    }
+  }
+  // Known, and without effect here.
+  void ignore(std::initializer_list<const char*> names) {
+    for (const char* name : names) find(name);
+  }
+  std::vector<std::string> unknown() const {
+    std::vector<std::string> names;
+    for (const auto& [name, value] : object_.items()) {
+      if (!read_.contains(name)) names.push_back(name);
+    }
+    return names;
+  }
+
+ private:
+  static std::string short_number(double x) {
+    char text[32];
+    const auto end = std::to_chars(text, text + sizeof text, x).ptr;
+    return {text, end};
+  }
+  const Json& object_;
+  std::set<std::string> read_;
+};
+
+void read_stops(Fields& fields, const RequestLimits& limits, decode::GenerationOptions& o) {
+  const Json* stop = fields.find("stop");
+  if (!stop) return;
+  const Json list = stop->is_string() ? Json::array({*stop}) : *stop;
+  if (!list.is_array()) throw invalid("stop: must be a string or an array of strings", "stop");
+  if (list.size() > size_t(limits.stop_strings)) {
+    throw invalid("stop: has " + std::to_string(list.size()) + " strings; give at most " + std::to_string(limits.stop_strings), "stop");
+  }
+  for (const Json& one : list) {
+    if (!one.is_string() || one.get_ref<const std::string&>().empty()) throw invalid("stop: must hold strings that are not empty", "stop");
+    if (one.get_ref<const std::string&>().size() > limits.stop_bytes) {
+      throw invalid("stop: has a string of more than " + std::to_string(limits.stop_bytes) + " bytes; shorten it", "stop");
+    }
+    o.stop.push_back(one);
+  }
+}
+
+void read_bias(Fields& fields, engine::Sampling& s) {
+  const Json* bias = fields.find("logit_bias");
+  if (!bias) return;
+  if (!bias->is_object()) throw invalid("logit_bias: must be an object of token ids to numbers", "logit_bias");
+  for (const auto& [key, value] : bias->items()) {
+    int32_t id = 0;
+    const auto read = std::from_chars(key.data(), key.data() + key.size(), id);
+    if (read.ec != std::errc() || read.ptr != key.data() + key.size() || id < 0) {
+      throw invalid("logit_bias: \"" + key + "\" is no token id", "logit_bias");
+    }
+    const double x = value.is_number() ? value.get<double>() : NAN;
+    if (!(x >= -100 && x <= 100)) throw invalid("logit_bias: must hold numbers from -100 to 100", "logit_bias");
+    s.logit_bias.emplace_back(id, float(x));
+  }
+}
+
+void read_sampling(Fields& fields, engine::Sampling& s) {
+  s.temperature = float(fields.number({"temperature"}, 0, 2).value_or(1));
+  s.top_p = float(fields.number({"top_p"}, 0, 1).value_or(1));
+  // vLLM's -1 and llama.cpp's 0 both mean all.
+  s.top_k = int(std::max<int64_t>(0, fields.integer({"top_k"}, -1, 1 << 30).value_or(0)));
+  s.min_p = float(fields.number({"min_p"}, 0, 1).value_or(0));
+  s.typical_p = float(fields.number({"typical_p"}, 0, 1).value_or(1));
+  s.repetition_penalty = float(fields.number({"repetition_penalty", "repeat_penalty"}, 0.01, 10).value_or(1));
+  s.penalty_window = int(fields.integer({"repeat_last_n"}, -1, 1 << 30).value_or(-1));
+  s.presence_penalty = float(fields.number({"presence_penalty"}, -2, 2).value_or(0));
+  s.frequency_penalty = float(fields.number({"frequency_penalty"}, -2, 2).value_or(0));
+  read_bias(fields, s);
+}
+
+// "method": a name of 'tutti methods', with "method_options": its options, as text, numbers or booleans.
+void read_method(Fields& fields, decode::GenerationOptions& o) {
+  o.method = fields.text("method", "auto");
+  if (o.method != "auto") {
+    try {
+      decode::find_method(o.method);
+    } catch (const Error& e) {
+      throw invalid(e.what(), "method");
+    }
+  }
+  const Json* options = fields.find("method_options");
+  if (!options) return;
+  if (!options->is_object()) throw invalid("method_options: must be an object", "method_options");
+  for (const auto& [name, value] : options->items()) {
+    if (value.is_string()) {
+      o.method_options[name] = value;
+    } else if (value.is_boolean()) {
+      o.method_options[name] = value.get<bool>() ? "1" : "0";
+    } else if (value.is_number()) {
+      o.method_options[name] = value.dump();
+    } else {
+      throw invalid("method_options: " + name + " must be a string, a number or a boolean", "method_options");
+    }
+  }
+}
+
+void read_stream(Fields& fields, TextRequest& request) {
+  request.stream = fields.flag("stream", false);
+  const Json* options = fields.find("stream_options");
+  if (!options) return;
+  if (!request.stream) throw invalid("stream_options: goes with \"stream\": true", "stream_options");
+  if (!options->is_object()) throw invalid("stream_options: must be an object", "stream_options");
+  Fields inner(*options);
+  request.include_usage = inner.flag("include_usage", false);
+}
+
+// Parts of text joined; what the chat templates take.
+void join_parts(Json& message, size_t index) {
+  const std::string place = "messages[" + std::to_string(index) + "]";
+  if (!message.is_object()) throw invalid(place + ": must be an object", "messages");
+  const auto role = message.find("role");
+  if (role == message.end() || !role->is_string()) throw invalid(place + ".role: must be a string", "messages");
+  if (*role == "developer") *role = "system";
+  if (message.contains("tool_calls") || *role == "tool" || *role == "function") {
+    throw unsupported(place + ": tool calls are not supported yet; leave them out", "messages");
+  }
+  const auto content = message.find("content");
+  if (content == message.end() || content->is_null()) throw invalid(place + ".content: is missing; give a string", "messages");
+  if (content->is_string()) return;
+  if (!content->is_array()) throw invalid(place + ".content: must be a string or an array of parts", "messages");
+  std::string text;
+  for (const Json& part : *content) {
+    const auto type = part.is_object() ? part.find("type") : part.end();
+    if (!part.is_object() || type == part.end() || !type->is_string()) {
+      throw invalid(place + ".content: every part needs a \"type\"", "messages");
+    }
+    if (*type != "text") {
+      throw unsupported(place + ".content: parts of type " + type->get<std::string>() + " are not supported; send text", "messages");
+    }
+    const auto piece = part.find("text");
+    if (piece == part.end() || !piece->is_string()) throw invalid(place + ".content: a text part needs \"text\"", "messages");
+    text += piece->get<std::string>();
+  }
+  *content = text;
+}
+
+void read_messages(Fields& fields, TextRequest& request) {
+  const Json* messages = fields.find("messages");
+  if (!messages || !messages->is_array() || messages->empty()) {
+    throw invalid("messages: must be an array of at least one message", "messages");
+  }
+  request.messages = *messages;
+  for (size_t i = 0; i < request.messages.size(); ++i) join_parts(request.messages[i], i);
+  request.add_generation_prompt = fields.flag("add_generation_prompt", true);
+  if (const Json* options = fields.find("chat_template_kwargs")) {
+    if (!options->is_object()) throw invalid("chat_template_kwargs: must be an object", "chat_template_kwargs");
+    request.template_options = *options;
+  }
+  if (const Json* format = fields.find("response_format")) {
+    const auto type = format->is_object() ? format->find("type") : format->end();
+    if (!format->is_object() || type == format->end() || !type->is_string()) {
+      throw invalid("response_format: must be an object with a \"type\"", "response_format");
+    }
+    if (*type != "text") throw unsupported("response_format: only \"text\" is supported yet", "response_format");
+  }
+  if (const Json* choice = fields.find("tool_choice"); choice && *choice != "none" && *choice != "auto") {
+    throw unsupported("tool_choice: tools are not supported yet; leave it out", "tool_choice");
+  }
+  const bool logprobs = fields.flag("logprobs", false);
+  const auto top = fields.integer({"top_logprobs"}, 0, 20);
+  if (top && !logprobs) throw invalid("top_logprobs: goes with \"logprobs\": true", "top_logprobs");
+  if (logprobs) request.options.sampling.logprobs = int(top.value_or(0));
+}
+
+std::vector<int32_t> ids_of(const Json& list) {
+  std::vector<int32_t> ids;
+  for (const Json& one : list) {
+    if (!one.is_number_integer() || one < 0 || one > INT32_MAX) throw invalid("prompt: token ids must be whole numbers from 0", "prompt");
+    ids.push_back(one.get<int32_t>());
+  }
+  return ids;
+}
+
+void read_prompts(Fields& fields, const RequestLimits& limits, TextRequest& request) {
+  const Json* prompt = fields.find("prompt");
+  if (!prompt) throw invalid("prompt: is missing; give a string, token ids, or an array of either", "prompt");
+  const auto add = [&](const Json& one) {
+    TextRequest::Prompt& p = request.prompts.emplace_back();
+    if (one.is_string()) p.text = one;
+    else if (one.is_array() && !one.empty()) p.ids = ids_of(one);
+    else throw invalid("prompt: must be a string, token ids, or an array of either", "prompt");
+  };
+  if (prompt->is_array() && !prompt->empty() && !prompt->front().is_number()) {
+    if (prompt->size() > size_t(limits.prompts)) {
+      throw invalid("prompt: has " + std::to_string(prompt->size()) + " prompts; give at most " + std::to_string(limits.prompts), "prompt");
+    }
+    for (const Json& one : *prompt) add(one);
+  } else {
+    add(*prompt);
+  }
+  request.echo = fields.flag("echo", false);
+  if (const auto top = fields.integer({"logprobs"}, 0, 20)) request.options.sampling.logprobs = int(*top);
+  if (const auto best = fields.integer({"best_of"}, 1, limits.choices); best && *best != request.options.n) {
+    throw unsupported("best_of: is not supported beside another n; leave it out", "best_of");
+  }
+}
+
+}  // namespace
+
+Json read_body(std::string_view body, int depth) {
+  Json json;
+  try {
+    json = Json::parse(body, [&](int level, Json::parse_event_t, Json&) {
+      if (level > depth) throw invalid("body: is nested deeper than " + std::to_string(depth) + " levels");
+      return true;
+    });
+  } catch (const nlohmann::json::exception& error) {
+    std::string what = error.what();
+    if (const size_t bracket = what.find("] "); bracket != std::string::npos) what.erase(0, bracket + 2);
+    for (char& c : what) {
+      if (static_cast<unsigned char>(c) < ' ') c = ' ';
+    }
+    throw invalid("body: is no JSON (" + what + ")");
+  }
+  if (!json.is_object()) throw invalid("body: must be a JSON object");
+  return json;
+}
+
+TextRequest read_text_request(TextRequest::Kind kind, std::string_view body, const RequestLimits& limits) {
+  const Json json = read_body(body, limits.depth);
+  Fields fields(json);
+  TextRequest request;
+  request.kind = kind;
+  request.model = fields.text("model");
+  decode::GenerationOptions& o = request.options;
+  const int64_t most = limits.max_tokens > 0 ? limits.max_tokens : INT32_MAX;
+  const int64_t least = kind == TextRequest::Kind::kCompletion ? 0 : 1;
+  const auto tokens = fields.integer({"max_completion_tokens", "max_tokens"}, least, INT32_MAX);
+  if (tokens && *tokens > most) {
+    throw invalid("max_tokens: " + std::to_string(*tokens) + " is more than this server allows, " + std::to_string(most), "max_tokens");
+  }
+  const int64_t absent = kind == TextRequest::Kind::kCompletion ? 16 : limits.max_tokens > 0 ? limits.max_tokens : -1;
+  o.max_tokens = int(tokens.value_or(absent));
+  o.n = int(fields.integer({"n"}, 1, limits.choices).value_or(1));
+  if (const auto seed = fields.integer({"seed"}, INT64_MIN, INT64_MAX)) o.seed = uint64_t(*seed);
+  o.ignore_eos = fields.flag("ignore_eos", false);
+  if (const std::string salt = fields.text("cache_salt"); !salt.empty()) o.cache_salt = xxh64(std::as_bytes(std::span(salt)));
+  read_sampling(fields, o.sampling);
+  read_stops(fields, limits, o);
+  read_method(fields, o);
+  read_stream(fields, request);
+  if (kind == TextRequest::Kind::kChat) {
+    read_messages(fields, request);
+    fields.refuse({"tools", "functions", "function_call", "audio", "web_search_options"});
+  } else {
+    read_prompts(fields, limits, request);
+    fields.refuse({"suffix"});
+  }
+  fields.refuse({"grammar", "json_schema", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs",
+                 "stop_token_ids", "min_tokens", "include_stop_str_in_output", "continue_final_message", "chat_template",
+                 "logit_processors", "prompt_logprobs", "use_beam_search"});
+  request.user = fields.text("user");
+  fields.ignore({"parallel_tool_calls", "reasoning_effort", "store", "metadata", "service_tier", "modalities", "prediction",
+                 "cache_prompt", "skip_special_tokens", "priority", "prompt_cache_key", "safety_identifier", "verbosity"});
+  request.unknown = fields.unknown();
+  if (limits.strict && !request.unknown.empty()) {
+    throw invalid(request.unknown.front() + ": is not known; leave it out", request.unknown.front());
+  }
+  return request;
+}
+
+}  // namespace tutti::serve

@@ -1,0 +1,48 @@
+// The bodies of /v1/chat/completions and /v1/completions, read and checked.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "decode/generation.h"
+
+namespace tutti::serve {
+
+struct RequestLimits {
+  int depth = 64;          // of nested arrays and objects
+  int choices = 64;        // n
+  int prompts = 256;       // of one completions body
+  int stop_strings = 16;
+  size_t stop_bytes = 1024;
+  int max_tokens = 0;      // 0: what the context holds
+  bool strict = false;     // refuse fields that are not known
+};
+
+struct TextRequest {
+  enum class Kind : uint8_t { kChat, kCompletion } kind = Kind::kChat;
+  std::string model;
+  nlohmann::ordered_json messages;  // kChat: an array
+  nlohmann::ordered_json template_options = nlohmann::ordered_json::object();  // kChat: chat_template_kwargs
+  bool add_generation_prompt = true;
+  struct Prompt {
+    std::string text;  // unless there are ids
+    std::optional<std::vector<int32_t>> ids;
+  };
+  std::vector<Prompt> prompts;  // kCompletion
+  decode::GenerationOptions options;
+  bool echo = false;            // kCompletion: the prompt before the text
+  bool stream = false, include_usage = false;
+  std::string user;
+  std::vector<std::string> unknown;  // fields that say nothing to us
+};
+
+// Throws ApiError that names the field: no JSON, too deep, a value out of range, something that is not supported.
+TextRequest read_text_request(TextRequest::Kind kind, std::string_view body, const RequestLimits& limits);
+
+// The JSON of a body, an object at most `depth` levels deep. Throws ApiError(400).
+nlohmann::ordered_json read_body(std::string_view body, int depth);
+
+}  // namespace tutti::serve

@@ -1,0 +1,31 @@
+// Any bytes as the body of a request for text: an ApiError, or a request that is within the limits.
+#include <cstdint>
+#include <cstdlib>
+#include <string_view>
+
+#include "serve/api_error.h"
+#include "serve/text_request.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace tutti;
+  using Kind = serve::TextRequest::Kind;
+  serve::RequestLimits limits;
+  limits.max_tokens = 1000;
+  for (const Kind kind : {Kind::kChat, Kind::kCompletion}) {
+    for (const bool strict : {false, true}) {
+      limits.strict = strict;
+      try {
+        const serve::TextRequest r = serve::read_text_request(kind, {reinterpret_cast<const char*>(data), size}, limits);
+        if (r.options.n < 1 || r.options.n > limits.choices || r.options.max_tokens > limits.max_tokens) std::abort();
+        if (r.options.stop.size() > size_t(limits.stop_strings) || (strict && !r.unknown.empty())) std::abort();
+        if (kind == Kind::kChat ? !r.messages.is_array() : r.prompts.empty()) std::abort();
+        engine::validate(r.options.sampling, 1 << 30);
+      } catch (const serve::ApiError& e) {
+        if (e.status < 400 || e.status > 501) std::abort();
+        serve::error_body(e);
+      } catch (const Error&) {
+      }
+    }
+  }
+  return 0;
+}
