@@ -12,6 +12,7 @@
 #include "decode/diffusion/options.h"
 #include "decode/generation.h"
 #include "decode/plain/plain.h"
+#include "decode/speculative/lookup.h"
 
 namespace tutti::decode {
 
@@ -37,6 +38,13 @@ std::span<const Method> methods() {
         {"exact_stop", "0",
          "0: stop when no open beam beats the finished ones as it stands; 1: when none can, however it grows"}},
        beam},
+      {"lookup",
+       "prompt lookup (Saxena 2023) by a suffix automaton (arXiv 2411.10666)",
+       "any causal model",
+       Reads::kCausal,
+       Guarantee::kLossless,
+       lookup_options(),
+       lookup},
       {"diffusion",
        "masked diffusion: LLaDA, Dream, SDAR; Fast-dLLM and others by policy and cache",
        "a masked model",
