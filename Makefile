@@ -14,7 +14,7 @@ help:
 	@echo "make bench-llama  the same beside llama.cpp (builds it once; JSON=1 for one machine-readable line)"
 	@echo "make bench-traffic  requests that arrive over time, under five schedulers (hours)"
 	@echo "make bench-diffusion  masked models: policies, caches, FreeDave, and beside llama.cpp (half an hour)"
-	@echo "make study        what takes long: all windows of the conformance tests, the tables beside the peer"
+	@echo "make study        what takes long: all windows of the conformance tests, speculation on a thousand prompts, the tables beside the peer"
 	@echo "make sanitize     ASan+UBSan, TSan and 60 s of each fuzz target"
 	@echo "make format lint  clang-format, clang-tidy"
 
@@ -54,6 +54,7 @@ bench-diffusion: setup-dev build
 
 study: test
 	@STUDY=1 ctest --test-dir $(BUILD) --output-on-failure -L "conformance|unit"
+	@.venv/bin/python tests/study/lossless.py
 	@bench/peers/llama.cpp/compare.sh --model smollm2
 	@bench/peers/llama.cpp/compare.sh --model gemma3-270m
 

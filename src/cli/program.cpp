@@ -67,7 +67,7 @@ int program(int argc, char** argv) {
   std::vector<std::string> arguments;
   for (int i = argc - 1; i > 0; --i) {
     const std::string_view word = argv[i];
-    arguments.emplace_back(word == "-sys" ? "--system" : word);
+    arguments.emplace_back(word == "-sys" ? "--system" : word == "-md" ? "--draft-model" : word);
   }
   if (argv[1][0] != '-') {
     std::string names;

@@ -12,12 +12,14 @@
 #include "cli/canvas_trace.h"
 #include "cli/commands.h"
 #include "cli/context_options.h"
+#include "cli/draft_session.h"
 #include "cli/job_line.h"
 #include "cli/json_text.h"
 #include "cli/progress_line.h"
 #include "cli/sampling_options.h"
 #include "cli/session.h"
 #include "cli/text_input.h"
+#include "cli/verify_plain.h"
 #include "decode/ape/passages.h"
 #include "decode/method.h"
 
@@ -32,6 +34,7 @@ struct RunOptions {
   SamplingOptions sampling;
   ContextOptions contexts;
   CanvasTraceOptions trace;
+  DraftModelOptions draft;
   std::string prompt;
   std::string file;
   std::string system;
@@ -41,6 +44,7 @@ struct RunOptions {
   bool prompt_cache_read_only = false;
   bool raw = false;
   bool json = false;
+  bool verify_only = false;
 };
 
 // One request of a run and what became of it.
@@ -69,6 +73,11 @@ Json logprobs_json(const decode::Completion& c, const text::Tokenizer& tokenizer
     list.push_back({{"id", picked.token}, {"logprob", picked.raw_log_probability}, {"top", std::move(top)}});
   }
   return list;
+}
+
+void add_positions(std::vector<uint64_t>& sum, const std::vector<uint64_t>& counts) {
+  sum.resize(std::max(sum.size(), counts.size()));
+  for (size_t i = 0; i < counts.size(); ++i) sum[i] += counts[i];
 }
 
 Json stats_json(const Job& job) {
@@ -106,6 +115,10 @@ Json stats_json(const Job& job) {
     m.stores += c.statistics.stores;
     m.proposed += c.statistics.proposed;
     m.accepted += c.statistics.accepted;
+    m.draft_forwards += c.statistics.draft_forwards;
+    m.draft_seconds += c.statistics.draft_seconds;
+    add_positions(m.drafted_at, c.statistics.drafted_at);
+    add_positions(m.accepted_at, c.statistics.accepted_at);
   }
   if (m.forwards > 0) {
     json["method"] = {{"forwards", m.forwards},
@@ -114,6 +127,14 @@ Json stats_json(const Job& job) {
                       {"stores", m.stores},
                       {"proposed", m.proposed},
                       {"accepted", m.accepted}};
+    if (!m.drafted_at.empty()) {
+      json["method"]["drafted_by_position"] = m.drafted_at;
+      json["method"]["accepted_by_position"] = m.accepted_at;
+    }
+    if (m.draft_forwards > 0) {
+      json["method"]["draft_forwards"] = m.draft_forwards;
+      json["method"]["draft_seconds"] = m.draft_seconds;
+    }
   }
   return json;
 }
@@ -224,6 +245,7 @@ void print_mass(const decode::PassageMass& mass, const std::vector<ContextText>&
 void run(const RunOptions& o) {
   decode::GenerationOptions defaults = o.sampling.resolve();
   o.contexts.resolve(defaults.passages);
+  o.draft.resolve(defaults);
   if (defaults.method != "auto") decode::find_method(defaults.method);  // a misspelt name need not wait for the model
   std::vector<Job> jobs;
   if (o.from == RunOptions::From::kLines) {
@@ -234,7 +256,7 @@ void run(const RunOptions& o) {
     jobs[0].line.prompt = o.from == RunOptions::From::kFile ? read_input(o.file) : o.prompt;
     jobs[0].line.options.prompt_cache = o.prompt_cache;
     jobs[0].line.options.prompt_cache_read_only = o.prompt_cache_read_only;
-    jobs[0].streaming = !o.json && defaults.n == 1 && !o.trace.live;
+    jobs[0].streaming = !o.json && defaults.n == 1 && !o.trace.live && !o.verify_only;
   }
   if (!o.contexts.contexts.empty()) {
     const std::vector<ContextText> texts = o.contexts.texts();
@@ -246,7 +268,10 @@ void run(const RunOptions& o) {
   if (!o.prompt_cache.empty() && lines) {
     throw Error(ErrorKind::kUsage, "run: --prompt-cache holds one prompt; use it with -p or -f, not with --prompts");
   }
-  Session session(o.model);
+  const auto lease = o.draft.lease();
+  Session session(o.model, {}, Session::Input::kText, lease);
+  std::optional<DraftSession> drafting;
+  if (!o.draft.model.empty()) drafting.emplace(o.draft, session, lease);
   const text::Tokenizer& tokenizer = session.tokenizer();
   if (!o.raw && !session.has_chat_template() && !o.model.quiet) {
     std::fprintf(stderr, "note: %s has no chat template (a base model); the prompt is taken as it is\n",
@@ -274,6 +299,8 @@ void run(const RunOptions& o) {
     try {
       job.prompt = encode(session, o, job.line);
       job.line.options.passages.store = store;
+      if (drafting) job.line.options.draft_model = drafting->model();
+      if (o.verify_only) fix_seed(job.line.options);
     } catch (const Error&) {
       job.error = std::current_exception();
       continue;
@@ -342,6 +369,16 @@ void run(const RunOptions& o) {
     // The error does not go on where the text stopped.
     if (jobs[0].streaming && jobs[0].tokens > 0) std::cout << std::endl;
     std::rethrow_exception(jobs[0].error);
+  }
+  if (o.verify_only) {
+    std::vector<PlainCheck> checks;
+    for (const Job& job : jobs) {
+      if (job.error) std::rethrow_exception(job.error);
+      checks.push_back({job.number, &job.prompt, &job.line.options, &job.completions});
+    }
+    const size_t tokens = verify_plain(engine, tokenizer, checks);
+    std::printf("%zu prompts, %zu tokens: as plain decoding has them\n", jobs.size(), tokens);
+    return;
   }
   size_t failed = 0;
   for (const Job& job : jobs) {
@@ -420,6 +457,9 @@ void add_run(CLI::App& app) {
   command->add_option("--trace-page", o->trace.page, "masked models: an HTML file that steps through the forwards");
   command->add_flag("--raw", o->raw, "take the text as it is, without the chat template")->excludes(system);
   command->add_flag("--json", o->json, "one JSON document on stdout");
+  o->draft.add_to(*command);
+  command->add_flag("--verify-only", o->verify_only,
+                    "no text: run the method, then plain decoding, and fail at the first token that differs");
   command->callback([o, prompt, file, lines] {
     if ((prompt->count() > 0) + (file->count() > 0) + (lines->count() > 0) != 1) {
       throw Error(ErrorKind::kUsage, "run: give exactly one of -p PROMPT, -f FILE and --prompts FILE.jsonl");

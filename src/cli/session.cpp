@@ -111,7 +111,8 @@ text::Tokenizer load_tokenizer(const std::string& model) {
   return text::Tokenizer::from_gguf(formats::Gguf::open(path));
 }
 
-Session::Session(const ModelOptions& options, engine::EngineOptions engine_options, Input input)
+Session::Session(const ModelOptions& options, engine::EngineOptions engine_options, Input input,
+                 std::shared_ptr<engine::CoreLease> lease)
     : options_(options) {
   const auto start = std::chrono::steady_clock::now();
   pool_ = std::make_shared<ComputePool>(options.threads > 0 ? options.threads : available_cores());
@@ -135,7 +136,7 @@ Session::Session(const ModelOptions& options, engine::EngineOptions engine_optio
                       : options.kv == "i8" ? tensor::KvType::kI8
                                            : tensor::KvType::kF16;
   if (options.kv_pages > 0) engine_options.pages = options.kv_pages;
-  engine_ = std::make_unique<engine::Engine>(model_, pool_, engine_options);
+  engine_ = std::make_unique<engine::Engine>(model_, pool_, engine_options, std::move(lease));
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 

@@ -40,9 +40,9 @@ class Session {
   // What a command works on: text, or ids alone (a model file without a tokenizer serves as well).
   enum class Input { kText, kIds };
   // Opens, packs (with a progress line on stderr when it takes long and stderr is a terminal) and starts an
-  // engine. Throws Error.
+  // engine, which takes turns by `lease` with others on the same cores. Throws Error.
   explicit Session(const ModelOptions& options, engine::EngineOptions engine_options = {},
-                   Input input = Input::kText);
+                   Input input = Input::kText, std::shared_ptr<engine::CoreLease> lease = {});
 
   const models::Model& model() const { return *model_; }
   std::shared_ptr<const models::Model> shared_model() const { return model_; }

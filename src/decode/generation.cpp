@@ -36,6 +36,10 @@ void validate(const GenerationOptions& options, const Method& method, const mode
                                        ": does not go with contexts read side by side or a prompt cache, whose keys and "
                                        "values come from reading left to right; leave them out");
   }
+  if (method.reads == Reads::kMasked && options.constraint) {
+    throw Error(ErrorKind::kUsage, "method " + std::string(method.name) +
+                                       ": does not go with a constraint, which follows the text from left to right");
+  }
   engine::validate(options.sampling, config.vocab);
   if (options.max_tokens < -1) {
     throw Error(ErrorKind::kUsage, "max_tokens: " + std::to_string(options.max_tokens) +
@@ -59,6 +63,21 @@ void validate(const GenerationOptions& options, const Method& method, const mode
   }
 }
 
+PickRule pick_rule(std::span<const int32_t> prompt, const GenerationOptions& options, int choice, uint64_t seed,
+                   uint32_t request_key) {
+  DrawKey key;
+  key.seed = seed;
+  key.request = request_key;
+  // The first choice draws what a request with n = 1 draws.
+  key.path = choice == 0 ? 0 : fork_path(0, uint32_t(choice));
+  std::shared_ptr<engine::History> history;
+  if (options.sampling.needs_history()) {
+    history = std::make_shared<engine::History>(options.sampling.penalty_window);
+    history->append_prompt(prompt);
+  }
+  return PickRule(options.sampling, key, std::move(history), options.constraint);
+}
+
 }  // namespace
 
 Generation::Generation(engine::Engine& engine, const text::Tokenizer& tokenizer,
@@ -71,10 +90,7 @@ Generation::Generation(engine::Engine& engine, const text::Tokenizer& tokenizer,
       prompt_(std::move(prompt)),
       options_(options),
       choice_(choice),
-      seed_(seed),
-      request_key_(request_key),
-      // The first choice draws what a request with n = 1 draws.
-      path_(choice == 0 ? 0 : fork_path(0, uint32_t(choice))),
+      rule_(pick_rule(prompt_, options, choice, seed, request_key)),
       sink_(std::move(sink)),
       detokenizer_(tokenizer),
       stops_(options.stop) {
@@ -82,29 +98,7 @@ Generation::Generation(engine::Engine& engine, const text::Tokenizer& tokenizer,
   const int taken = passages.parallel() ? positions_before(passages) - prompt_tokens_held(passages) : 0;
   const int room = context_limit(engine, options) - int(prompt_.size()) - taken;
   max_tokens_ = options.max_tokens < 0 ? room : std::min(options.max_tokens, room);
-  if (options.sampling.needs_history()) {
-    history_ = std::make_shared<engine::History>(options.sampling.penalty_window);
-    history_->append_prompt(prompt_);
-  }
   if (max_tokens_ <= 0) completion_.finish = Finish::kLength;
-}
-
-DrawKey Generation::draw_key(int position) const {
-  DrawKey key;
-  key.seed = seed_;
-  key.request = request_key_;
-  key.path = path_;
-  key.position = uint32_t(position);
-  return key;
-}
-
-engine::Want Generation::want(int position) const {
-  engine::Want want;
-  want.pick = true;
-  want.sampling = options_.sampling;
-  want.history = history_;
-  want.key = draw_key(position);
-  return want;
 }
 
 bool Generation::is_end(int32_t token) const { return !options_.ignore_eos && tokenizer_.is_end(token); }
@@ -151,7 +145,7 @@ void Generation::emit(const engine::Picked& picked) {
     completion_.picked.push_back(picked);
     unsent_picked_.push_back(picked);
   }
-  if (history_) history_->append_output(picked.token);
+  rule_.advance(picked.token);
   unsent_.push_back(picked.token);
   std::string text = stops_.push(detokenizer_.push(picked.token));
   if (stops_.stopped()) {

@@ -14,12 +14,17 @@
 #include <vector>
 
 #include "decode/ape/passages.h"
+#include "decode/pick_rule.h"
 #include "engine/engine.h"
 #include "text/detokenizer.h"
 #include "text/stop_strings.h"
 #include "text/tokenizer.h"
 
 namespace tutti::decode {
+
+namespace speculative {
+class DraftModel;
+}
 
 enum class Finish : uint8_t { kRunning, kStop, kLength };
 std::string_view name(Finish finish);  // "running", "stop", "length"
@@ -62,6 +67,8 @@ struct GenerationOptions {
   bool prompt_cache_read_only = false;
   Passages passages;  // inside the prompt, read side by side
   std::function<void(const CanvasStep&)> on_canvas;  // on the engine's thread
+  std::shared_ptr<const Constraint> constraint;  // null: any token may come next
+  std::shared_ptr<const speculative::DraftModel> draft_model;  // of method draft
 
   GenerationOptions() { sampling.temperature = 0.0f; }
 };
@@ -85,6 +92,11 @@ struct MethodStatistics {
   // Methods that write when they are sure: [k]: tokens that had been the likeliest at their position for k commits
   // when they were written.
   std::vector<uint64_t> waits;
+  // Of methods that draft tokens, by how far ahead they are (0: the next): forwards with a draft that far, and those in
+  // which it stood.
+  std::vector<uint64_t> drafted_at, accepted_at;
+  uint64_t draft_forwards = 0;  // of the draft model, or of the first layers
+  double draft_seconds = 0;     // from asking for a draft until it was there
 };
 
 struct Completion {
@@ -139,8 +151,10 @@ class Generation {
   }
   // A pick by this request's rules of the token that will stand at `position`. Its noise belongs to the position,
   // so whoever picks there, plain decoding or a verifier, picks the same token.
-  engine::Want want(int position) const;
-  DrawKey draw_key(int position) const;
+  engine::Want want(int position) const { return rule_.want(position); }
+  DrawKey draw_key(int position) const { return rule_.key(position); }
+  // The rule of those picks, to go on with after tokens that do not stand yet (PickRule::after).
+  const PickRule& rule() const { return rule_; }
 
   // Appends a token: streams its text, applies end tokens, stop strings and limits. Ignored once done.
   void emit(const engine::Picked& picked);
@@ -161,14 +175,11 @@ class Generation {
   std::vector<int32_t> prompt_;
   GenerationOptions options_;
   int choice_;
-  uint64_t seed_;
-  uint32_t request_key_;
-  uint32_t path_;
+  PickRule rule_;
   PieceSink sink_;
   int max_tokens_;
   engine::Context start_;
   int started_tokens_ = 0;
-  std::shared_ptr<engine::History> history_;
   text::StreamingDetokenizer detokenizer_;
   text::StopMatcher stops_;
   std::vector<int32_t> unsent_;  // ids whose text is held back

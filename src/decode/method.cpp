@@ -12,6 +12,8 @@
 #include "decode/diffusion/options.h"
 #include "decode/generation.h"
 #include "decode/plain/plain.h"
+#include "decode/speculative/draft.h"
+#include "decode/speculative/lookup.h"
 
 namespace tutti::decode {
 
@@ -37,6 +39,27 @@ std::span<const Method> methods() {
         {"exact_stop", "0",
          "0: stop when no open beam beats the finished ones as it stands; 1: when none can, however it grows"}},
        beam},
+      {"lookup",
+       "prompt lookup (Saxena 2023) by a suffix automaton (arXiv 2411.10666)",
+       "any causal model",
+       Reads::kCausal,
+       Guarantee::kLossless,
+       lookup_options(),
+       lookup},
+      {"draft",
+       "speculative decoding (arXiv 2211.17192, 2302.01318) under shared noise",
+       "any causal model, and a smaller one of the same vocabulary",
+       Reads::kCausal,
+       Guarantee::kLossless,
+       draft_options(),
+       draft},
+      {"early-exit",
+       "self-speculation by the first layers (LayerSkip, arXiv 2404.16710)",
+       "any causal model",
+       Reads::kCausal,
+       Guarantee::kLossless,
+       early_exit_options(),
+       early_exit},
       {"diffusion",
        "masked diffusion: LLaDA, Dream, SDAR; Fast-dLLM and others by policy and cache",
        "a masked model",

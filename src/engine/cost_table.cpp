@@ -1,6 +1,7 @@
 #include "engine/cost_table.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace tutti::engine {
 
@@ -43,6 +44,40 @@ double CostTable::per_row(int rows, double keys) const {
     }
   }
   return least;
+}
+
+std::optional<double> CostTable::measured(int rows, double keys) const {
+  const int last = row_bucket(rows), wanted = key_bucket(keys);
+  struct Point {
+    double rows, seconds;
+  };
+  // One point per number of rows, up to the first beyond `rows`.
+  std::optional<Point> below, above, before;
+  for (int b = 0; b < kRowBuckets && !above; ++b) {
+    const Cell* cell = nullptr;
+    for (int away = 0; away < kKeyBuckets && !cell; ++away) {
+      for (const int k : {wanted - away, wanted + away}) {
+        if (k >= 0 && k < kKeyBuckets && cells_[size_t(b)][size_t(k)].weight > 0) cell = &cells_[size_t(b)][size_t(k)];
+      }
+    }
+    if (!cell) continue;
+    const Point point{cell->rows, cell->seconds_per_row * cell->rows};
+    if (point.rows > rows) {
+      above = point;
+    } else {
+      before = std::exchange(below, point);
+    }
+  }
+  if (!below) return std::nullopt;
+  if (!above) {
+    if (row_bucket(int(below->rows)) != last) return std::nullopt;
+    // More rows than the mean of their bucket: on along the line, but never down.
+    if (!before || before->rows >= below->rows) return below->seconds * rows / below->rows;
+    std::swap(before, below);
+    above = before;
+  }
+  const double slope = (above->seconds - below->seconds) / (above->rows - below->rows);
+  return below->seconds + std::max(slope, 0.0) * (rows - below->rows);
 }
 
 double CostTable::predict(int rows, double keys) const { return per_row(rows, keys) * rows; }

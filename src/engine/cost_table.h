@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 
 namespace tutti::engine {
 
@@ -24,6 +25,9 @@ class CostTable {
   void record(int rows, double keys, double seconds);
   // Predicted seconds; 0 before anything was measured.
   double predict(int rows, double keys) const;
+  // Seconds of a forward of `rows` rows, between measured numbers of rows along a line; what is known of about this
+  // many keys is preferred. Empty unless forwards of as few rows, and of about as many or more, were measured.
+  std::optional<double> measured(int rows, double keys) const;
   // The most rows (0..limit) of a sequence of `depth` slots that may join `load` so that the whole forward is
   // predicted to take at most `seconds`; `fallback`, at most `limit`, before anything was measured.
   int rows_within(double seconds, const TickLoad& load, double depth, int limit, int fallback) const;

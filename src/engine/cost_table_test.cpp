@@ -48,6 +48,31 @@ TEST(CostTable, ChunksOfALongPromptKeepTheTicksTime) {
   }
 }
 
+TEST(CostTable, BetweenMeasuredRowsTimeGoesAlongALine) {
+  CostTable cost;
+  EXPECT_FALSE(cost.measured(1, 100));
+  cost.record(30, 5000, 0.2);
+  EXPECT_FALSE(cost.measured(8, 100));  // a prompt tells nothing about a single row
+  for (const int rows : {1, 2, 5, 9}) {
+    for (int i = 0; i < 20; ++i) cost.record(rows, 100, 0.004 + 0.001 * rows);
+  }
+  for (const int rows : {1, 2, 3, 4, 5, 7, 8, 9}) {
+    ASSERT_TRUE(cost.measured(rows, 100)) << rows;
+    EXPECT_NEAR(*cost.measured(rows, 100), 0.004 + 0.001 * rows, 1e-9) << rows;
+  }
+  EXPECT_NEAR(*cost.measured(12, 100), 0.016, 1e-9);  // still of the bucket of 8 to 15
+  EXPECT_FALSE(cost.measured(32, 100));
+  cost.record(64, 100, 0.068);
+  EXPECT_NEAR(*cost.measured(16, 100), 0.020, 1e-9);  // between 9 and 64
+  // Another depth: what is known of this one counts first.
+  for (int i = 0; i < 20; ++i) cost.record(5, 3000, 0.030);
+  EXPECT_NEAR(*cost.measured(5, 3000), 0.030, 1e-9);
+  EXPECT_NEAR(*cost.measured(5, 120), 0.009, 1e-9);
+  // After an outlier the line between two points does not go down.
+  for (int i = 0; i < 20; ++i) cost.record(2, 100, 0.100);
+  EXPECT_NEAR(*cost.measured(3, 100), 0.100, 1e-9);
+}
+
 TEST(CostTable, NothingFitsIntoNoTime) {
   CostTable cost;
   EXPECT_EQ(cost.rows_within(0.04, {}, 0, 512, 32), 32);

@@ -130,6 +130,7 @@ void validate(const Sampling& s, int vocabulary) {
   check_range("presence_penalty", s.presence_penalty, -100, 100);
   check_range("frequency_penalty", s.frequency_penalty, -100, 100);
   check_range("logprobs", s.logprobs, -1, vocabulary);
+  check_range("ranked", s.ranked, 0, vocabulary);
   for (const auto& [id, bias] : s.logit_bias) {
     check_id("logit_bias", id, vocabulary);
     if (bias != kMinusInfinity) check_range("logit_bias", bias, -1e6, 1e6);
@@ -450,6 +451,26 @@ int Sampler::draw(const DrawKey& key) {
   return index;
 }
 
+std::vector<RankedToken> Sampler::rank(int count, bool greedy, const DrawKey& key) {
+  const tensor::Kernels& k = tensor::kernels();
+  const std::span<const float> all = values();
+  noise_.assign(all.size(), 0.0f);
+  if (!greedy) k.gumbel(key, whole_ ? nullptr : ids_.data(), int(all.size()), noise_.data());
+  for (size_t i = 0; i < all.size(); ++i) noise_[i] = all[i] + noise_[i];
+  std::vector<int> indices(std::min(size_t(count), all.size()));
+  std::vector<float> heights(indices.size());
+  const int found = k.top_k(noise_.data(), int(noise_.size()), int(indices.size()), indices.data(),
+                            heights.data());
+  const float lse = k.vocab_stats(all.data(), int(all.size()), 1.0f).lse;
+  std::vector<RankedToken> ranked;
+  for (int i = 0; i < found; ++i) {
+    const float value = all[size_t(indices[size_t(i)])];
+    if (!(value > kMinusInfinity)) break;
+    ranked.push_back({id(indices[size_t(i)]), heights[size_t(i)], value - lse});
+  }
+  return ranked;
+}
+
 Picked Sampler::pick(std::span<float> logits, const Sampling& s, const History& history,
                      const DrawKey& key) {
   const tensor::Kernels& k = tensor::kernels();
@@ -476,6 +497,7 @@ Picked Sampler::pick(std::span<float> logits, const Sampling& s, const History& 
   int index = s.greedy() ? best() : draw(key);
   if (index < 0 || !(values()[size_t(index)] > kMinusInfinity)) index = best();  // says why
   picked.token = id(index);
+  if (s.ranked > 0) picked.ranked = rank(s.ranked, s.greedy(), key);
   if (!wants_logprobs) return picked;
 
   const float raw_lse = k.vocab_stats(raw_.data(), int(raw_.size()), 1.0f).lse;

@@ -63,7 +63,8 @@ struct Sampling {
   std::vector<Rule> order = default_order();
   int logprobs = -1;  // -1: none; 0: the token's own; n: and the n best alternatives
   bool processed_logprobs =
-      false;  // alternatives of the processed distribution, not of the raw one
+      false;       // alternatives of the processed distribution, not of the raw one
+  int ranked = 0;  // n: the n tokens that the draw would take first, second, …; for drafts
 
   bool greedy() const { return temperature == 0.0f; }
   bool needs_history() const {
@@ -111,6 +112,14 @@ struct TokenLogProbability {
   float log_probability = 0;
 };
 
+// A token as the draw ranks it.
+struct RankedToken {
+  int32_t token = -1;
+  float height = 0;  // processed logit + noise; greedy: processed logit
+  // In nats, under the softmax of the processed logits, also when greedy.
+  float log_probability = 0;
+};
+
 struct Picked {
   Picked() = default;
 
@@ -121,6 +130,7 @@ struct Picked {
   float log_probability = 0;
   float raw_log_probability = 0;
   std::vector<TokenLogProbability> top;  // best first, lower id first on ties
+  std::vector<RankedToken> ranked;       // Sampling::ranked, the picked token first
 };
 
 // A processed distribution: ids ascending, probabilities > 0 that add up to 1 within rounding.
@@ -170,6 +180,7 @@ class Sampler {
   template <class Key>
   void keep_prefix(Key key, double lowest, float mass);
   int draw(const DrawKey& key);
+  std::vector<RankedToken> rank(int count, bool greedy, const DrawKey& key);
 
   // The candidates: all of logits_ while whole_, then ids_ (ascending) with values_.
   bool whole_ = true;

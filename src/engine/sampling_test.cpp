@@ -474,6 +474,51 @@ TEST(Sampling, TruncationKeepsTheNoiseOfATokenThatSurvives) {
 }
 
 // The candidate list and the pass over the whole vocabulary are two programs for one draw.
+// What the draw ranks second is what it takes when the first is forbidden, as a token keeps its
+// noise.
+TEST(Sampling, RankedTokensAreTheDrawsOneAfterTheOther) {
+  std::mt19937 random(5);
+  std::normal_distribution<float> draw(0, 2);
+  for (const bool few : {false, true}) {
+    for (const float temperature : {0.0f, 0.6f, 1.3f}) {
+      for (int round = 0; round < 20; ++round) {
+        std::vector<float> logits(700);
+        for (float& l : logits) l = draw(random);
+        Sampling s;
+        s.temperature = temperature;
+        s.logit_bias = {{3, 4.0f}, {690, 3.0f}};
+        if (few) {
+          auto set = std::make_shared<std::vector<uint64_t>>(11, 0x0001000100010001ull);
+          s.allowed = set;
+        }
+        s.ranked = 6;
+        DrawKey key;
+        key.seed = 9;
+        key.position = uint32_t(round);
+        const auto picked = [&](const Sampling& rules) {
+          std::vector<float> copy = logits;
+          return Sampler().pick(copy, rules, History(), key);
+        };
+        const Picked all = picked(s);
+        ASSERT_EQ(all.ranked.size(), 6u);
+        std::vector<float> copy = logits;
+        Sampling law = s;
+        if (s.greedy()) law.temperature = 1;
+        const Distribution p = Sampler().distribution(copy, law, History());
+        Sampling rest = s;
+        rest.ranked = 0;
+        for (size_t i = 0; i < 6; ++i) {
+          EXPECT_EQ(picked(rest).token, all.ranked[i].token) << i;
+          EXPECT_NEAR(std::exp(double(all.ranked[i].log_probability)),
+                      p.probability(all.ranked[i].token), 1e-5);
+          if (i > 0) EXPECT_LE(all.ranked[i].height, all.ranked[i - 1].height);
+          rest.suppressed.push_back(all.ranked[i].token);
+        }
+      }
+    }
+  }
+}
+
 TEST(Sampling, ListAndWholeVocabularyDrawTheSame) {
   constexpr int kVocabulary = 5000;
   const std::vector<float> logits = random_logits(kVocabulary, 1.5f, 4);
@@ -651,6 +696,7 @@ TEST(Sampling, ValidationNamesTheField) {
       {"suppressed", [](Sampling& s) { s.suppressed = {10}; }},
       {"allowed", [](Sampling& s) { s.allowed = std::make_shared<std::vector<uint64_t>>(); }},
       {"logprobs", [](Sampling& s) { s.logprobs = 11; }},
+      {"ranked", [](Sampling& s) { s.ranked = 11; }},
       {"order", [](Sampling& s) { s.order = {Rule::kTopK, Rule::kTopK}; }},
       {"order", [](Sampling& s) { s.order = {Rule(99)}; }},
       {"order",

@@ -41,6 +41,7 @@ void refuse_sampling(const GenerationOptions& options) {
   if (options.n > 1) what = "several samples";
   if (s.temperature != 0) what = "a temperature";
   if (!s.logit_bias.empty() || !s.suppressed.empty() || s.allowed) what = "a logit bias or a set of allowed tokens";
+  if (options.constraint) what = "a constraint";
   if (s.needs_history()) what = "penalties";
   if (!what.empty()) {
     throw Error(ErrorKind::kUsage, "method beam: cannot be combined with " + what +

@@ -1,0 +1,46 @@
+// A second model that drafts for the first: its options, and its engine on a thread of its own.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cli/session.h"
+#include "decode/speculative/draft_model.h"
+
+namespace tutti::cli {
+
+struct DraftModelOptions {
+  std::string model;  // empty: none
+  int cores = 0;      // of its own; 0: it shares the model's, turn by turn
+  std::vector<std::pair<std::string, std::string>>
+      settings;  // method options that were given by their own names
+
+  void add_to(CLI::App& app);
+  // A draft model drafts unless another method was named; --draft-max and the like become options
+  // of the method. Throws Error(kUsage) for settings that the method does not have.
+  void resolve(decode::GenerationOptions& generation) const;
+  // What the first Session needs to share cores with the second; null when there is none.
+  std::shared_ptr<engine::CoreLease> lease() const;
+};
+
+class DraftSession {
+ public:
+  // Opens the draft model beside `target`, with the same threads, arithmetic and KV type, and
+  // serves. Throws Error, also when the two have different vocabularies.
+  DraftSession(const DraftModelOptions& options, Session& target,
+               std::shared_ptr<engine::CoreLease> lease);
+  ~DraftSession();
+  DraftSession(const DraftSession&) = delete;
+  DraftSession& operator=(const DraftSession&) = delete;
+
+  std::shared_ptr<const decode::speculative::DraftModel> model() const { return model_; }
+
+ private:
+  std::unique_ptr<Session> session_;
+  std::shared_ptr<const decode::speculative::DraftModel> model_;
+  std::thread thread_;
+};
+
+}  // namespace tutti::cli

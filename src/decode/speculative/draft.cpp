@@ -1,0 +1,244 @@
+#include "decode/speculative/draft.h"
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+#include "decode/generation.h"
+#include "decode/speculative/acceptance.h"
+#include "decode/speculative/draft_model.h"
+#include "decode/speculative/draft_run.h"
+#include "decode/speculative/speculate.h"
+#include "engine/crossing.h"
+
+namespace tutti::decode {
+
+namespace speculative {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// What both kinds of model drafter share: the options, the order for one run, what was learnt.
+class ModelDrafter : public Drafter {
+ public:
+  explicit ModelDrafter(Generation& g, Verification verification)
+      : g_(g),
+        longest_(int_option(g, "draft_max", 1, 256)),
+        shortest_(int_option(g, "draft_min", 0, 256)),
+        branches_(int_option(g, "branches", 1, 32)),
+        p_min_(number_option(g, "draft_p_min", 0, 1)),
+        noise_(noise_option(g)),
+        rejection_(verification == Verification::kRejection) {
+    if (shortest_ > longest_) {
+      throw Error(ErrorKind::kUsage, "option draft_min=" + std::to_string(shortest_) +
+                                         ": is more than draft_max=" + std::to_string(longest_));
+    }
+    for (const auto& [option, only] :
+         {std::pair{"draft_min", "0"}, {"draft_p_min", "0"}, {"draft_noise", "target"}}) {
+      refuse_for_rejection(g, option, only);
+    }
+    if (rejection_) noise_ = DraftNoise::kOwn;
+  }
+
+  void learn(const Tree& tree, const Accepted& accepted) final {
+    acceptance_.learn(tree, accepted);
+    if (!tree.children(Tree::kRoot).empty())
+      acceptance_.record(any_first_choice(), accepted.drafts() > 0);
+  }
+
+ protected:
+  static DraftNoise noise_option(const Generation& g) {
+    const std::string text = text_option(g, "draft_noise");
+    if (text == "target") return DraftNoise::kTarget;
+    if (text == "none") return DraftNoise::kNone;
+    throw Error(ErrorKind::kUsage, "option draft_noise=" + text + ": wants target or none");
+  }
+
+  // Whether drafting is worth its first forward.
+  bool worth(const Pace& pace) const {
+    return acceptance_[any_first_choice()] >= pace.least_reach(0, seconds_);
+  }
+
+  DraftOrder order(const Pace& pace, const engine::Context& context, int depth) const {
+    DraftOrder order;
+    order.rule = g_.rule().detached();
+    order.position = context.next_position() + 1;
+    order.depth = std::min(depth, longest_);
+    order.branches = branches_;
+    order.p_min = p_min_;
+    order.noise = noise_;
+    order.distributions = rejection_;
+    order.vocabulary = g_.engine().model().config().vocab;
+    if (!g_.options().ignore_eos) order.ends = g_.tokenizer().end_ids();
+    order.least_reach.clear();
+    for (int n = 0; n <= order.depth * branches_; ++n)
+      order.least_reach.push_back(pace.least_reach(n, seconds_));
+    for (int kind = 0; kind <= any_first_choice(); ++kind)
+      order.acceptance.push_back(acceptance_[kind]);
+    return order;
+  }
+
+  // Counts a run that took from `start` until now.
+  Tree finish(DraftResult result, Clock::time_point start) {
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    MethodStatistics& s = g_.statistics();
+    s.draft_forwards += uint64_t(result.forwards);
+    s.draft_seconds += seconds;
+    // The first run reads the prompt, too.
+    const double each = seconds / std::max(result.forwards, 1);
+    seconds_ = runs_++ < 2 ? each : seconds_ + (each - seconds_) * 0.2;
+    return result.tree.depth() < shortest_ ? Tree(g_.last_token()) : std::move(result.tree);
+  }
+
+  Generation& g_;
+  int longest_, shortest_, branches_;
+  double p_min_;
+  DraftNoise noise_;
+  bool rejection_;
+  Acceptance acceptance_{expected_acceptance()};
+  double seconds_ = 0;  // of a forward of the drafting model, with all that it takes to get there
+  int runs_ = 0;
+};
+
+// The draft model's side of one request. Lives and dies on its engine's thread.
+struct Remote {
+  engine::Context context;
+  std::vector<int32_t> held;  // the tokens of its Context
+};
+
+class SecondModel final : public ModelDrafter {
+ public:
+  SecondModel(Generation& g, Verification verification, std::shared_ptr<const DraftModel> model)
+      : ModelDrafter(g, verification),
+        model_(std::move(model)),
+        remote_(std::make_shared<Remote>()) {}
+  ~SecondModel() override {
+    asio::post(model_->engine().io(), [remote = std::move(remote_)]() mutable { remote.reset(); });
+  }
+
+  Task<Tree> draft(engine::Context& context, const Pace& pace, int depth) override {
+    const int room = model_->engine().model().config().context_length -
+                     int(g_.prompt().size() + g_.output().size());
+    if (room <= 0 || !worth(pace) || !g_.rule().leaves_some(model_->vocabulary()))
+      co_return Tree(g_.last_token());
+    DraftOrder order = this->order(pace, context, std::min(depth, room));
+    order.vocabulary = std::min(order.vocabulary, model_->vocabulary());
+    // Tokens that stood when the last draft was asked for are there already.
+    const auto& prompt = g_.prompt();
+    const auto& output = g_.output();
+    const size_t known = std::exchange(standing_, prompt.size() + output.size());
+    for (size_t i = known; i < standing_; ++i) {
+      order.tokens.push_back(i < prompt.size() ? prompt[i] : output[i - prompt.size()]);
+    }
+    const auto start = Clock::now();
+    auto away = [model = model_, remote = remote_, known,
+                 order = std::move(order)]() mutable -> Task<DraftResult> {
+      co_return co_await run_there(*model, *remote, known, std::move(order));
+    };
+    DraftResult result = co_await engine::on(model_->engine(), std::move(away));
+    co_return finish(std::move(result), start);
+  }
+
+ private:
+  // `known` tokens of the Context stand; order.tokens come after them.
+  static Task<DraftResult> run_there(const DraftModel& model, Remote& remote, size_t known,
+                                     DraftOrder order) {
+    engine::Engine& engine = model.engine();
+    if (!remote.context) remote.context = engine::Context(engine, engine.new_request());
+    // Of what was drafted, what came to stand is kept; the root is fed again at least.
+    auto& held = remote.held;
+    size_t same = 0;
+    while (known + same < held.size() && same + 1 < order.tokens.size() &&
+           held[known + same] == order.tokens[same]) {
+      ++same;
+    }
+    held.resize(known + same);
+    if (remote.context.size() > int(held.size())) {
+      co_await engine.restore(remote.context);
+      remote.context.truncate(int(held.size()));
+    }
+    held.insert(held.end(), order.tokens.begin() + ptrdiff_t(same), order.tokens.end());
+    order.tokens.erase(order.tokens.begin(), order.tokens.begin() + ptrdiff_t(same));
+    DraftResult result = co_await run_draft(engine, remote.context, std::move(order));
+    int node = Tree::kRoot;
+    for (int i = 0; i < result.fed; ++i) {
+      node = result.tree.children(node).front();
+      held.push_back(result.tree[node].token);
+    }
+    co_return result;
+  }
+
+  std::shared_ptr<const DraftModel> model_;
+  std::shared_ptr<Remote> remote_;
+  size_t standing_ = 0;
+};
+
+class FirstLayers final : public ModelDrafter {
+ public:
+  FirstLayers(Generation& g, Verification verification, int exit_layer)
+      : ModelDrafter(g, verification), exit_layer_(exit_layer) {}
+
+  Task<Tree> draft(engine::Context& context, const Pace& pace, int depth) override {
+    if (!worth(pace)) co_return Tree(g_.last_token());
+    DraftOrder order = this->order(pace, context, depth);
+    order.tokens = {g_.last_token()};
+    order.layers.leave = exit_layer_;
+    const auto start = Clock::now();
+    // Drafted slots have keys on the first layers only, so they go to a fork that nobody else sees.
+    engine::Context aside = context.fork();
+    DraftResult result = co_await run_draft(g_.engine(), aside, std::move(order));
+    co_return finish(std::move(result), start);
+  }
+
+ private:
+  int exit_layer_;
+};
+
+std::vector<MethodOption> model_options() {
+  return {{"draft_max", "16", "tokens drafted one after the other at most, 1 to 256"},
+          {"draft_min", "0", "shorter drafts are left, 0 to 256"},
+          {"draft_p_min", "0", "a draft of less probability ends its path, 0 to 1"},
+          {"branches", "1", "drafts side by side on each level, 1 to 32"},
+          {"draft_noise", "target",
+           "target: ranked with the noise of the target's pick; none: the likeliest"},
+          {"verify", "match", "match: the text of plain; rejection: its law"},
+          {"adaptive", "1", "1: draft only what pays by measured costs; 0: all"}};
+}
+
+}  // namespace
+}  // namespace speculative
+
+std::vector<MethodOption> draft_options() { return speculative::model_options(); }
+
+Task<void> draft(Generation& g) {
+  const auto verification = speculative::verification_option(g);
+  const bool adaptive = speculative::adaptive_option(g);
+  if (!g.options().draft_model) {
+    throw Error(ErrorKind::kUsage,
+                "method draft: needs a draft model; name one with --draft-model");
+  }
+  speculative::SecondModel drafter(g, verification, g.options().draft_model);
+  co_await speculative::speculate(g, drafter, verification, adaptive);
+}
+
+std::vector<MethodOption> early_exit_options() {
+  auto options = speculative::model_options();
+  options.insert(options.begin(),
+                 {"exit_layer", "0", "layers that draft, 1 to all but one; 0: half of them"});
+  return options;
+}
+
+Task<void> early_exit(Generation& g) {
+  const auto verification = speculative::verification_option(g);
+  const bool adaptive = speculative::adaptive_option(g);
+  const int layers = g.engine().model().config().layers;
+  int exit_layer = int_option(g, "exit_layer", 0, layers - 1);
+  if (exit_layer == 0) exit_layer = std::max(layers / 2, 1);
+  speculative::FirstLayers drafter(g, verification, exit_layer);
+  co_await speculative::speculate(g, drafter, verification, adaptive);
+}
+
+}  // namespace tutti::decode

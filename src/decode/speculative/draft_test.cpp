@@ -1,0 +1,232 @@
+// Draft models, good and bad, and first layers that draft: the text is always that of plain
+// decoding.
+#include "decode/speculative/draft.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "decode/speculative/lossless.h"
+#include "decode/speculative/served_draft.h"
+
+namespace tutti::decode {
+namespace {
+
+using speculative::echoing_prompt;
+using speculative::expect_same;
+using speculative::ServedDraft;
+using Options = std::map<std::string, std::string>;
+using Jobs = std::vector<TinyWorld::Job>;
+
+Jobs jobs_of(int count, float temperature, int tokens) {
+  Jobs jobs;
+  for (int i = 0; i < count; ++i) {
+    GenerationOptions o;
+    o.sampling.temperature = temperature;
+    o.seed = uint64_t(i) + 1;
+    o.max_tokens = tokens;
+    o.ignore_eos = true;
+    jobs.emplace_back(tiny_prompt(uint32_t(i), 8 + i % 40), o);
+  }
+  return jobs;
+}
+
+Jobs by(Jobs jobs, const std::string& method, const Options& options,
+        const ServedDraft* draft = nullptr) {
+  for (auto& job : jobs) {
+    job.options.method = method;
+    job.options.method_options = options;
+    if (draft) job.options.draft_model = draft->model();
+  }
+  return jobs;
+}
+
+void expect_all_same(const std::vector<Outcome>& plain, const std::vector<Outcome>& got,
+                     const std::string& what) {
+  for (size_t i = 0; i < plain.size(); ++i)
+    expect_same(plain[i], got[i], what + ", prompt " + std::to_string(i));
+}
+
+double acceptance(const std::vector<Outcome>& outcomes) {
+  const MethodStatistics sum = speculative::total(outcomes);
+  return double(sum.accepted) / double(sum.proposed);
+}
+
+TEST(Draft, TextOfFiftyPromptsIsThatOfPlainWhateverDrafts) {
+  ServedDraft itself(tensor::Type::kF32), close(tensor::Type::kQ4_0),
+      hostile(tensor::Type::kF32, "llama");
+  for (const float temperature : {0.0f, 0.8f}) {
+    TinyWorld world;
+    const Jobs jobs = jobs_of(50, temperature, 64);
+    const auto plain = speculative::run_plain(world, jobs);
+    const Options four{{"adaptive", "0"}, {"draft_max", "4"}};
+
+    const auto exact = world.run(by(jobs, "draft", four, &itself));
+    expect_all_same(plain, exact, "the target drafts");
+    // All that it drafts stands: five tokens a forward, but for the first and the last.
+    const MethodStatistics sum = speculative::total(exact);
+    EXPECT_EQ(sum.accepted, sum.proposed);
+    EXPECT_EQ(sum.forwards, 50u * (1 + 13));
+    EXPECT_GE(sum.draft_forwards, sum.proposed);
+
+    const auto good = world.run(by(jobs, "draft", four, &close));
+    expect_all_same(plain, good, "a coarser target drafts");
+    EXPECT_GT(acceptance(good), 0.35);
+
+    const auto bad = world.run(by(jobs, "draft", four, &hostile));
+    expect_all_same(plain, bad, "another model drafts");
+    EXPECT_LT(acceptance(bad), 0.2);
+    EXPECT_LE(speculative::total(bad).forwards, 50u * 64u);
+
+    const auto tree = world.run(
+        by(jobs, "draft", {{"adaptive", "0"}, {"draft_max", "3"}, {"branches", "3"}}, &close));
+    expect_all_same(plain, tree, "a tree");
+    // More drafts side by side, so that more forwards get on.
+    EXPECT_LT(speculative::total(tree).forwards,
+              speculative::total(
+                  world.run(by(jobs, "draft", {{"adaptive", "0"}, {"draft_max", "3"}}, &close)))
+                  .forwards);
+
+    expect_all_same(plain, world.run(by(jobs, "draft", {}, &close)), "adaptive");
+    EXPECT_EQ(world.engine.pages().free(), world.engine.pages().total());
+  }
+  for (ServedDraft* draft : {&itself, &close, &hostile}) {
+    draft->end();
+    EXPECT_EQ(draft->engine().pages().free(), draft->engine().pages().total());
+  }
+}
+
+TEST(Draft, SharedNoiseIsWhatMakesDraftsStandAtATemperature) {
+  ServedDraft close(tensor::Type::kQ4_0);
+  TinyWorld world;
+  const Jobs jobs = jobs_of(40, 0.8f, 40);
+  const Options base{{"adaptive", "0"}, {"draft_max", "4"}};
+  Options without = base;
+  without["draft_noise"] = "none";
+  const double shared = acceptance(world.run(by(jobs, "draft", base, &close)));
+  const double none = acceptance(world.run(by(jobs, "draft", without, &close)));
+  RecordProperty("acceptance_shared", std::to_string(shared));
+  RecordProperty("acceptance_none", std::to_string(none));
+  EXPECT_GT(shared, none + 0.2);
+}
+
+TEST(Draft, FirstLayersDraftAndTheTextIsThatOfPlain) {
+  for (const float temperature : {0.0f, 0.8f}) {
+    TinyWorld world;
+    const Jobs jobs = jobs_of(50, temperature, 64);
+    const auto plain = speculative::run_plain(world, jobs);
+    for (const Options& options :
+         {Options{{"adaptive", "0"}, {"draft_max", "3"}, {"exit_layer", "1"}},
+          Options{{"adaptive", "0"}, {"draft_max", "2"}, {"branches", "4"}}, Options{}}) {
+      const auto got = world.run(by(jobs, "early-exit", options));
+      expect_all_same(plain, got, "early exit");
+      if (options.contains("adaptive")) EXPECT_GT(speculative::total(got).accepted, 50u);
+    }
+    EXPECT_EQ(world.engine.pages().free(), world.engine.pages().total());
+  }
+}
+
+// Sixteen requests at once, of every method and with every option, on few pages and a draft model
+// on few pages, so that Contexts are taken away and come back.
+TEST(Draft, ABatchOfMixedMethodsGivesWhatPlainGives) {
+  Draws draws(5);
+  ServedDraft close(tensor::Type::kQ4_0, "qwen3", 12);
+  uint64_t preemptions = 0;
+  for (int round = 0; round < 8; ++round) {
+    engine::EngineOptions few;
+    few.pages = 18;
+    TinyWorld world, tight(few);
+    Jobs jobs;
+    for (int i = 0; i < 16; ++i) {
+      jobs.emplace_back(echoing_prompt(uint32_t(1000 + round * 16 + i), 2 + draws.below(60)),
+                        speculative::varied_options(draws, draws.below(40)));
+      jobs.back().options.n = 1;
+    }
+    const auto plain = speculative::run_plain(world, jobs);
+    for (auto& job : jobs) {
+      const char* const methods[] = {"plain", "lookup", "draft", "early-exit"};
+      job.options.method = methods[draws.below(4)];
+      job.options.draft_model = close.model();
+      if (job.options.method == "plain") continue;
+      auto& o = job.options.method_options;
+      o["adaptive"] = draws.chance(0.3) ? "1" : "0";
+      o["draft_max"] = std::to_string(1 + draws.below(6));
+      o["branches"] = std::to_string(1 + draws.below(3));
+      if (job.options.method == "lookup") continue;
+      if (draws.chance(0.3)) o["draft_p_min"] = "0.2";
+      if (draws.chance(0.3)) o["draft_noise"] = "none";
+      if (draws.chance(0.3)) o["draft_min"] = "1";
+    }
+    const auto got = tight.run(jobs);
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      expect_same(plain[i], got[i],
+                  "round " + std::to_string(round) + ", " + jobs[i].options.method + " " +
+                      std::to_string(i));
+    }
+    preemptions += tight.engine.statistics().preemptions;
+    EXPECT_EQ(tight.engine.pages().free(), tight.engine.pages().total());
+  }
+  EXPECT_GT(preemptions, 10u);
+  close.end();
+  EXPECT_EQ(close.engine().pages().free(), close.engine().pages().total());
+}
+
+TEST(Draft, CancellingARequestReleasesItsDraft) {
+  ServedDraft close(tensor::Type::kQ4_0);
+  TinyWorld world;
+  Jobs jobs = by(jobs_of(2, 0.8f, 200), "draft", {{"adaptive", "0"}}, &close);
+  int pieces = 0;
+  jobs[0].sink = [&](const Piece&, engine::Request& request) {
+    if (++pieces == 5) world.engine.cancel(request);
+  };
+  const auto got = world.run(jobs);
+  EXPECT_TRUE(got[0].error);
+  EXPECT_FALSE(got[1].error);
+  EXPECT_EQ(got[1].completions.front().ids.size(), 200u);
+  EXPECT_EQ(world.engine.pages().free(), world.engine.pages().total());
+  close.end();
+  EXPECT_EQ(close.engine().pages().free(), close.engine().pages().total());
+}
+
+TEST(Draft, RefusesVocabulariesThatDifferAndARequestWithoutADraftModel) {
+  ServedDraft close(tensor::Type::kQ4_0);
+  TinyWorld world;
+  const auto message = [](const auto& act) -> std::string {
+    try {
+      act();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  text::TokenizerSpec spec;
+  spec.name = "other";
+  spec.family = "spm";
+  spec.kind = text::TokenizerKind::kSentencePieceBpe;
+  for (int i = 0; i < kTinyVocab; ++i) {
+    const auto& token = world.tokenizer.vocabulary()[i];
+    spec.tokens.push_back(token);
+    if (i == 50) spec.tokens.back().text = "zz";
+  }
+  spec.unknown = spec.substitute = 0;
+  spec.bos = 1;
+  spec.eos = kTinyEos;
+  const text::Tokenizer other(text::TokenizerSpec{spec});
+  const std::string differs =
+      message([&] { speculative::DraftModel(close.engine(), other, world.tokenizer); });
+  EXPECT_NE(differs.find("token 50"), std::string::npos) << differs;
+  EXPECT_NE(differs.find("'zz'"), std::string::npos) << differs;
+  text::Tokenizer ends = tiny_tokenizer();
+  ends.add_end_id(77);
+  const std::string end =
+      message([&] { speculative::DraftModel(close.engine(), ends, world.tokenizer); });
+  EXPECT_NE(end.find("77"), std::string::npos) << end;
+  const std::string none = message([&] {
+    GenerationOptions o;
+    o.method = "draft";
+    world.run(tiny_prompt(1, 4), o);
+  });
+  EXPECT_NE(none.find("--draft-model"), std::string::npos) << none;
+}
+
+}  // namespace
+}  // namespace tutti::decode

@@ -1,0 +1,89 @@
+#include "decode/speculative/pace.h"
+
+#include <algorithm>
+
+namespace tutti::decode::speculative {
+
+namespace {
+
+// Forwards between probes: often enough to notice that the text has become predictable, seldom
+// enough to cost little.
+constexpr int kFirstPatience = 16, kMostPatience = 128;
+constexpr int kProbe = 3;  // drafts of a probe
+// A gain below this share is noise of the clock, and not worth the rows.
+constexpr double kMargin = 0.02;
+constexpr double kFresh = 0.25;  // share of a new sample in the means of the others
+
+}  // namespace
+
+Pace::Pace(const engine::CostTable& cost, const engine::EngineStatistics& statistics, bool adaptive)
+    : cost_(cost), statistics_(statistics), adaptive_(adaptive), patience_(kFirstPatience) {}
+
+void Pace::begin(double keys) {
+  keys_ = keys;
+  ticks_ = statistics_.ticks;
+  rows_ = statistics_.rows;
+  tokens_ = statistics_.tokens;
+  probing_ = adaptive_ && idle_ >= patience_;
+}
+
+double Pace::seconds(int drafts) const {
+  // Where nothing was measured the last measured number of rows stands in: so it is tried, and
+  // measured.
+  for (int d = drafts; d >= 0; --d) {
+    if (const auto s = cost_.measured(int(other_rows_ + 0.5) + 1 + d, keys_)) return *s;
+  }
+  return 0;
+}
+
+double Pace::least_reach(int before, double seconds_to_make) const {
+  if (!adaptive_ || (probing_ && before < kProbe)) return 0;
+  const double alone = seconds(0), now = seconds(before), with = seconds(before + 1);
+  if (alone <= 0) return 2;  // first it must be known what a forward without drafts costs
+  // Time is worth the tokens that a forward without drafts writes in it.
+  return (std::max(with - now, 0.0) + seconds_to_make) * (other_tokens_ + 1) / alone;
+}
+
+Tree Pace::trim(const Tree& tree) const {
+  if (!adaptive_ || tree.drafted() == 0) return tree;
+  std::vector<double> reach;
+  for (int i = 1; i < tree.size(); ++i) reach.push_back(tree[i].reach);
+  std::sort(reach.rbegin(), reach.rend());
+  const double alone = seconds(0);
+  if (alone <= 0)
+    return tree.best(probing_ ? kProbe : 0);  // first it must be known what none costs
+  int best = 0;
+  double tokens = other_tokens_ + 1, most = tokens / alone * (1 + kMargin);
+  for (size_t k = 0; k < reach.size(); ++k) {
+    tokens += reach[k];
+    const double rate = tokens / seconds(int(k) + 1);
+    if (rate > most) {
+      most = rate;
+      best = int(k) + 1;
+    }
+  }
+  return tree.best(probing_ ? std::max(best, kProbe) : best);
+}
+
+void Pace::end(int rows, int tokens) {
+  const uint64_t ticks = statistics_.ticks - ticks_;
+  if (ticks > 0) {
+    const auto others = [&](uint64_t all, int own) {
+      return std::max(double(all) - own, 0.0) / double(ticks);
+    };
+    other_rows_ += (others(statistics_.rows - rows_, rows) - other_rows_) * kFresh;
+    other_tokens_ += (others(statistics_.tokens - tokens_, tokens) - other_tokens_) * kFresh;
+  }
+  if (rows == 1) {
+    ++idle_;
+    return;
+  }
+  if (probing_) {
+    const bool paid =
+        (other_tokens_ + tokens) * seconds(0) > (other_tokens_ + 1) * seconds(rows - 1);
+    patience_ = paid ? kFirstPatience : std::min(2 * patience_, kMostPatience);
+  }
+  idle_ = 0;
+}
+
+}  // namespace tutti::decode::speculative

@@ -1,0 +1,149 @@
+// Pace on simulated machines and texts: it is never far from the best fixed length, nor from no
+// drafts at all.
+#include "decode/speculative/pace.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "base/draws.h"
+#include "decode/speculative/acceptance.h"
+
+namespace tutti::decode::speculative {
+namespace {
+
+constexpr int kLongest = 16;
+
+struct Machine {
+  double forward, row, noise;  // seconds of a forward, of each row; relative spread of the clock
+  double seconds(int rows) const { return forward + row * rows; }
+};
+
+// A request alone on a machine, whose drafts stand with probability `alpha` each.
+class Simulation {
+ public:
+  Simulation(Machine machine, double alpha, uint64_t seed)
+      : machine_(machine), alpha_(alpha), draws_(seed) {
+    tick(60, 1);  // the prompt
+  }
+
+  // Seconds per token of `tokens` tokens; `fixed` < 0: as Pace says.
+  double run(int tokens, int fixed) {
+    Pace pace(cost_, statistics_, fixed < 0);
+    Acceptance acceptance({0.5});
+    const double before = time_;
+    for (int done = 0; done < tokens;) {
+      pace.begin(100);
+      Tree chain(1);
+      int node = Tree::kRoot;
+      for (int i = 0; i < (fixed < 0 ? kLongest : fixed); ++i)
+        node = chain.add(node, 2 + i, 0, acceptance[0]);
+      const Tree tree = pace.trim(chain);
+      Accepted accepted;
+      accepted.nodes = {0};
+      while (accepted.drafts() < tree.drafted() && draws_.chance(alpha_))
+        accepted.nodes.push_back(int(accepted.nodes.size()));
+      const int emitted = accepted.drafts() + 1;
+      tick(tree.size(), emitted);
+      pace.end(tree.size(), emitted);
+      acceptance.learn(tree, accepted);
+      done += emitted;
+    }
+    return (time_ - before) / tokens;
+  }
+
+ private:
+  void tick(int rows, int tokens) {
+    const double seconds = machine_.seconds(rows);
+    cost_.record(rows, 100, seconds * (1 + machine_.noise * (double(draws_.uniform(0, 1)) - 0.5)));
+    time_ += seconds;
+    ++statistics_.ticks;
+    statistics_.rows += uint64_t(rows);
+    statistics_.tokens += uint64_t(tokens);
+  }
+
+  Machine machine_;
+  double alpha_;
+  Draws draws_;
+  engine::CostTable cost_;
+  engine::EngineStatistics statistics_;
+  double time_ = 0;
+};
+
+TEST(Pace, IsNeverFarFromTheBestFixedLength) {
+  const Machine machines[] = {
+      {0.005, 0.0001, 0.0},  // rows are nearly free
+      {0.004, 0.001, 0.1},   // a row is a fifth of a forward
+      {0.003, 0.003, 0.2},   // a row is half of it
+      {0.001, 0.010, 0.2},   // all is in the rows
+  };
+  for (const Machine& machine : machines) {
+    for (const double alpha : {0.0, 0.2, 0.5, 0.8, 0.95}) {
+      const int tokens = 4000;
+      double best = 1e9;
+      for (int fixed = 0; fixed <= kLongest; ++fixed) {
+        best = std::min(best, Simulation(machine, alpha, 1).run(tokens, fixed));
+      }
+      const double plain = machine.seconds(1);
+      const double paced = Simulation(machine, alpha, 2).run(tokens, -1);
+      EXPECT_LE(paced, plain * 1.03) << machine.row << ", " << alpha;
+      EXPECT_LE(paced, best * 1.10) << machine.row << ", " << alpha;
+    }
+  }
+}
+
+TEST(Pace, UnpredictableTextCostsLittleFromTheFirstTokenOn) {
+  const Machine machine{0.004, 0.001, 0.1};
+  for (uint64_t seed = 0; seed < 5; ++seed) {
+    EXPECT_LE(Simulation(machine, 0.02, seed).run(200, -1), machine.seconds(1) * 1.10) << seed;
+  }
+}
+
+TEST(Pace, OthersRowsMakeDraftsDear) {
+  // Beside 31 rows a draft costs as much as alone, but a second of the engine writes 32 tokens, not
+  // one.
+  engine::CostTable cost;
+  engine::EngineStatistics statistics;
+  for (const int rows : {1, 2, 4, 8, 16, 32, 64}) {
+    for (int i = 0; i < 20; ++i) cost.record(rows, 100, 0.004 + 0.0005 * rows);
+  }
+  const auto chosen = [&](int others) {
+    Pace pace(cost, statistics, true);
+    for (int i = 0; i < 40; ++i) {
+      pace.begin(100);
+      ++statistics.ticks;
+      statistics.rows += uint64_t(others) + 2;
+      statistics.tokens += uint64_t(others) + 2;
+      pace.end(2, 2);
+    }
+    pace.begin(100);
+    Tree chain(1);
+    int node = Tree::kRoot;
+    for (int i = 0; i < kLongest; ++i) node = chain.add(node, 2 + i, 0, 0.7);
+    const double first = pace.least_reach(0), later = pace.least_reach(5);
+    EXPECT_LE(first, later + 1e-9);
+    return pace.trim(chain).drafted();
+  };
+  EXPECT_GE(chosen(0), 4);
+  EXPECT_EQ(chosen(7), 1);   // a row costs what half a token costs
+  EXPECT_EQ(chosen(31), 0);  // 0.8 tokens
+}
+
+TEST(Pace, DraftsThatTakeTimeMustBeMoreLikely) {
+  engine::CostTable cost;
+  engine::EngineStatistics statistics;
+  for (const int rows : {1, 2, 4, 8}) {
+    for (int i = 0; i < 20; ++i) cost.record(rows, 100, 0.009 + 0.001 * rows);
+  }
+  Pace pace(cost, statistics, true);
+  pace.begin(100);
+  EXPECT_NEAR(pace.least_reach(0, 0), 0.1, 1e-6);
+  EXPECT_NEAR(pace.least_reach(0, 0.005), 0.6, 1e-6);
+  EXPECT_GT(pace.least_reach(0, 0.010), 1.0);  // as dear as the target's own token: never
+  Pace all(cost, statistics, false);
+  EXPECT_EQ(all.least_reach(3, 1.0), 0);
+}
+
+}  // namespace
+}  // namespace tutti::decode::speculative

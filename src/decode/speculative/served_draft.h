@@ -1,0 +1,49 @@
+// For tests: a tiny draft model that serves on a thread of its own.
+#pragma once
+
+#include <memory>
+#include <thread>
+
+#include "decode/speculative/draft_model.h"
+#include "decode/tiny_text.h"
+
+namespace tutti::decode::speculative {
+
+class ServedDraft {
+ public:
+  // The tiny model of TinyWorld with weights of `type`: F32 is the target itself, coarser types are
+  // like it; with another architecture its weights have nothing to do with it.
+  explicit ServedDraft(tensor::Type type, const std::string& architecture = "qwen3",
+                       int pages = 1024)
+      : tiny_(engine::tiny_model(type, tensor::Arithmetic::kExactQ8, 1, 0, architecture)),
+        tokenizer_(tiny_tokenizer()),
+        engine_(tiny_.model, tiny_.pool, options(pages)),
+        model_(std::make_shared<const DraftModel>(engine_, tokenizer_, tokenizer_)),
+        thread_([this] { engine_.serve(); }) {}
+  ~ServedDraft() { end(); }
+  void end() {
+    if (!thread_.joinable()) return;
+    // Behind what requests that have ended left to be released.
+    asio::post(engine_.io(), [this] { engine_.stop(); });
+    thread_.join();
+  }
+
+  const std::shared_ptr<const DraftModel>& model() const { return model_; }
+  engine::Engine& engine() { return engine_; }
+
+ private:
+  static engine::EngineOptions options(int pages) {
+    engine::EngineOptions options;
+    options.pages = pages;
+    options.prefix_cache = false;
+    return options;
+  }
+
+  engine::TinyModel tiny_;
+  text::Tokenizer tokenizer_;
+  engine::Engine engine_;
+  std::shared_ptr<const DraftModel> model_;
+  std::thread thread_;
+};
+
+}  // namespace tutti::decode::speculative

@@ -1,0 +1,88 @@
+#include "decode/speculative/speculate.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+#include "decode/method.h"
+#include "decode/speculative/reject.h"
+
+namespace tutti::decode::speculative {
+
+namespace {
+
+void count(MethodStatistics& s, const Tree& tree, const Accepted& accepted) {
+  ++s.forwards;
+  s.proposed += uint64_t(tree.drafted());
+  s.accepted += uint64_t(accepted.drafts());
+  const size_t depth = size_t(tree.depth());
+  if (s.drafted_at.size() < depth) {
+    s.drafted_at.resize(depth);
+    s.accepted_at.resize(depth);
+  }
+  for (size_t d = 0; d < depth; ++d) ++s.drafted_at[d];
+  for (size_t d = 0; d < size_t(accepted.drafts()); ++d) ++s.accepted_at[d];
+}
+
+}  // namespace
+
+Task<Accepted> verify(Generation& g, engine::Context& context, const Tree& tree,
+                      Verification verification) {
+  const int base = context.size(), position = context.next_position();
+  const bool by_match = verification == Verification::kMatch;
+  engine::Rows rows =
+      by_match ? rows_of(tree, g.rule(), position) : rows_for_rejection(tree, g.rule(), position);
+  const engine::Answer answer = co_await g.forward(context, std::move(rows));
+  Accepted accepted = by_match ? match(tree, answer) : reject(tree, answer, g.rule(), position);
+  context.keep(base, accepted.nodes);
+  count(g.statistics(), tree, accepted);
+  for (const engine::Picked& picked : accepted.picked) g.emit(picked);
+  co_return accepted;
+}
+
+Task<void> speculate(Generation& g, Drafter& drafter, Verification verification, bool adaptive) {
+  if (verification == Verification::kRejection && g.options().sampling.logprobs >= 0) {
+    throw Error(
+        ErrorKind::kUsage,
+        "option verify=rejection: gives no log-probabilities; leave logprobs out, or verify=match");
+  }
+  const int vocabulary = g.engine().model().config().vocab;
+  Pace pace(g.engine().cost(), g.engine().statistics(), adaptive);
+  engine::Context context = co_await g.prefill();
+  if (!g.output().empty()) ++g.statistics().forwards;
+  while (!g.done()) {
+    pace.begin(context.size() + 1);
+    Tree tree(g.last_token());
+    const int depth = g.room() - 1;  // the forward itself picks one more
+    if (depth > 0) {
+      const Tree drafted = co_await drafter.draft(context, pace, depth);
+      tree = drafted.pruned(depth, g.rule(), vocabulary,
+                            [&](int32_t token) { return g.is_end(token); });
+      // Of draws, leaving out what looks unlikely would change the law.
+      if (!tree.drawn_from(Tree::kRoot)) tree = pace.trim(tree);
+    }
+    const size_t before = g.output().size();
+    const Accepted accepted = co_await verify(g, context, tree, verification);
+    pace.end(tree.size(), int(g.output().size() - before));
+    drafter.learn(tree, accepted);
+  }
+}
+
+void refuse_for_rejection(const Generation& g, std::string_view option, std::string_view only) {
+  if (verification_option(g) != Verification::kRejection || text_option(g, option) == only) return;
+  throw Error(ErrorKind::kUsage, "option " + std::string(option) + "=" + text_option(g, option) +
+                                     ": would change the law of verify=rejection; leave it at " +
+                                     std::string(only));
+}
+
+bool adaptive_option(const Generation& g) { return int_option(g, "adaptive", 0, 1) != 0; }
+
+Verification verification_option(const Generation& g) {
+  const std::string text = text_option(g, "verify");
+  if (text == "match") return Verification::kMatch;
+  if (text == "rejection") return Verification::kRejection;
+  throw Error(ErrorKind::kUsage, "option verify=" + text + ": wants match or rejection");
+}
+
+}  // namespace tutti::decode::speculative

@@ -1,0 +1,41 @@
+// Draft, verify, keep: the loop of every method whose drafts are tokens. With verification by match
+// the text is that of plain decoding, token for token, at any temperature: each pick takes the
+// noise of its position.
+#pragma once
+
+#include "decode/generation.h"
+#include "decode/speculative/pace.h"
+#include "decode/speculative/tree.h"
+
+namespace tutti::decode::speculative {
+
+enum class Verification : uint8_t {
+  kMatch,      // sample, then compare: the text of plain decoding
+  kRejection,  // accept tests on the two distributions: the law of plain decoding
+};
+
+class Drafter {
+ public:
+  virtual ~Drafter() = default;
+  // Drafts after the last token, at most `depth` >= 1 of them one after the other; the tree's root
+  // is that token. Pace says what pays. `context` holds all tokens but the last and is as it was
+  // afterwards.
+  virtual Task<Tree> draft(engine::Context& context, const Pace& pace, int depth) = 0;
+  // What came of it, once the tokens were emitted.
+  virtual void learn(const Tree& tree, const Accepted& accepted) = 0;
+};
+
+// One forward: verifies `tree`, leaves what stands in `context`, emits the picks and counts.
+Task<Accepted> verify(Generation& g, engine::Context& context, const Tree& tree,
+                      Verification verification);
+
+// The whole request. `adaptive`: drafts only as far as Pace finds that they pay.
+Task<void> speculate(Generation& g, Drafter& drafter, Verification verification, bool adaptive);
+
+// The options that every such method has: verify, adaptive.
+Verification verification_option(const Generation& g);
+bool adaptive_option(const Generation& g);
+// Throws Error(kUsage) when verification is by rejection and `option` is not `only`.
+void refuse_for_rejection(const Generation& g, std::string_view option, std::string_view only);
+
+}  // namespace tutti::decode::speculative
