@@ -13,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/context_options.h"
 #include "cli/draft_session.h"
+#include "cli/grammar_options.h"
 #include "cli/job_line.h"
 #include "cli/json_text.h"
 #include "cli/progress_line.h"
@@ -35,6 +36,7 @@ struct RunOptions {
   ContextOptions contexts;
   CanvasTraceOptions trace;
   DraftModelOptions draft;
+  GrammarOptions grammar;
   std::string prompt;
   std::string file;
   std::string system;
@@ -117,6 +119,8 @@ Json stats_json(const Job& job) {
     m.accepted += c.statistics.accepted;
     m.draft_forwards += c.statistics.draft_forwards;
     m.draft_seconds += c.statistics.draft_seconds;
+    m.overlap_seconds += c.statistics.overlap_seconds;
+    add_positions(m.runs, c.statistics.runs);
     add_positions(m.drafted_at, c.statistics.drafted_at);
     add_positions(m.accepted_at, c.statistics.accepted_at);
   }
@@ -134,6 +138,10 @@ Json stats_json(const Job& job) {
     if (m.draft_forwards > 0) {
       json["method"]["draft_forwards"] = m.draft_forwards;
       json["method"]["draft_seconds"] = m.draft_seconds;
+      if (!m.runs.empty()) {
+        json["method"]["overlap_seconds"] = m.overlap_seconds;
+        json["method"]["runs"] = m.runs;
+      }
     }
   }
   return json;
@@ -246,6 +254,7 @@ void run(const RunOptions& o) {
   decode::GenerationOptions defaults = o.sampling.resolve();
   o.contexts.resolve(defaults.passages);
   o.draft.resolve(defaults);
+  const auto grammar = o.grammar.source();
   if (defaults.method != "auto") decode::find_method(defaults.method);  // a misspelt name need not wait for the model
   std::vector<Job> jobs;
   if (o.from == RunOptions::From::kLines) {
@@ -273,6 +282,7 @@ void run(const RunOptions& o) {
   std::optional<DraftSession> drafting;
   if (!o.draft.model.empty()) drafting.emplace(o.draft, session, lease);
   const text::Tokenizer& tokenizer = session.tokenizer();
+  const auto constraint = constraint_of(grammar, session);
   if (!o.raw && !session.has_chat_template() && !o.model.quiet) {
     std::fprintf(stderr, "note: %s has no chat template (a base model); the prompt is taken as it is\n",
                  o.model.model.c_str());
@@ -299,6 +309,7 @@ void run(const RunOptions& o) {
     try {
       job.prompt = encode(session, o, job.line);
       job.line.options.passages.store = store;
+      job.line.options.constraint = constraint;
       if (drafting) job.line.options.draft_model = drafting->model();
       if (o.verify_only) fix_seed(job.line.options);
     } catch (const Error&) {
@@ -458,6 +469,7 @@ void add_run(CLI::App& app) {
   command->add_flag("--raw", o->raw, "take the text as it is, without the chat template")->excludes(system);
   command->add_flag("--json", o->json, "one JSON document on stdout");
   o->draft.add_to(*command);
+  o->grammar.add_to(*command);
   command->add_flag("--verify-only", o->verify_only,
                     "no text: run the method, then plain decoding, and fail at the first token that differs");
   command->callback([o, prompt, file, lines] {

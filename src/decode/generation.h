@@ -97,6 +97,10 @@ struct MethodStatistics {
   std::vector<uint64_t> drafted_at, accepted_at;
   uint64_t draft_forwards = 0;  // of the draft model, or of the first layers
   double draft_seconds = 0;     // from asking for a draft until it was there
+  // Of methods that draft while they verify: of draft_seconds those inside a forward that verifies; and [k]: runs of
+  // drafts that stood, from one that did not to the next, k long.
+  double overlap_seconds = 0;
+  std::vector<uint64_t> runs;
 };
 
 struct Completion {

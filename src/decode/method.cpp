@@ -11,6 +11,7 @@
 #include "decode/diffusion/diffusion.h"
 #include "decode/diffusion/options.h"
 #include "decode/generation.h"
+#include "decode/pearl/pearl.h"
 #include "decode/plain/plain.h"
 #include "decode/speculative/draft.h"
 #include "decode/speculative/lookup.h"
@@ -60,6 +61,13 @@ std::span<const Method> methods() {
        Guarantee::kLossless,
        early_exit_options(),
        early_exit},
+      {"pearl",
+       "PEARL (arXiv 2408.11850): draft model and target at the same time",
+       "any causal model, and a smaller one of the same vocabulary on cores of its own",
+       Reads::kCausal,
+       Guarantee::kLossless,
+       pearl_options(),
+       pearl},
       {"diffusion",
        "masked diffusion: LLaDA, Dream, SDAR; Fast-dLLM and others by policy and cache",
        "a masked model",

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <optional>
+#include <map>
 #include <string>
 
+#include "decode/grammar_constraint.h"
 #include "serve/worker.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -18,7 +20,21 @@ struct ServedModel {
   std::optional<text::ChatTemplate> chat;
   Worker* worker = nullptr;
 
+  // Of a grammar, compiled once and kept while it is among the last kGrammars that were asked for. Throws ApiError(400).
+  std::shared_ptr<const decode::Constraint> constraint(const text::GrammarSource& source);
+
   const models::Config& config() const { return worker->engine().model().config(); }
+
+ private:
+  static constexpr size_t kGrammars = 64;
+  static constexpr int kPlaces = 10'000;  // of one grammar; beyond it begins anew
+  struct Kept {
+    std::shared_ptr<const decode::Constraint> constraint;
+    uint64_t used = 0;
+  };
+  std::shared_ptr<const text::TokenTree> tokens_;
+  std::map<text::GrammarSource, Kept> grammars_;
+  uint64_t clock_ = 0;
 };
 
 }  // namespace tutti::serve

@@ -105,6 +105,7 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
                          std::to_string(most) + " tokens; shorten it",
                      chat() ? "messages" : "prompt", "context_length_exceeded");
     }
+    if (request_.grammar) request_.options.constraint = model_.constraint(*request_.grammar);
     // What a method has against the request is said before it waits for its turn.
     decode::method_for(request_.options.method, model_.config());
     engine::validate(request_.options.sampling, model_.config().vocab);

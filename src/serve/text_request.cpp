@@ -148,6 +148,87 @@ void read_sampling(Fields& fields, engine::Sampling& s) {
   read_bias(fields, s);
 }
 
+using text::GrammarSource;
+
+// One of the ways to say it; a second one is refused.
+class GrammarField {
+ public:
+  GrammarField(const RequestLimits& limits, std::optional<GrammarSource>& out) : limits_(limits), out_(out) {}
+
+  void set(GrammarSource source, const std::string& field) {
+    if (out_) throw invalid(field + ": the request is constrained already by " + first_ + "; give one", field);
+    size_t bytes = source.text.size();
+    for (const std::string& one : source.choices) bytes += one.size();
+    if (bytes > limits_.grammar_bytes) {
+      throw invalid(field + ": has " + std::to_string(bytes) + " bytes; give at most " + std::to_string(limits_.grammar_bytes), field);
+    }
+    out_ = std::move(source);
+    first_ = field;
+  }
+  void text(Fields& fields, const char* field, GrammarSource::Kind kind) {
+    if (const std::string value = fields.text(field); !value.empty()) set({kind, value, {}}, field);
+  }
+  // A schema as an object, or as the text of one.
+  void schema(const Json* value, const std::string& field) {
+    if (!value) return;
+    if (!value->is_object() && !value->is_boolean() && !value->is_string()) throw invalid(field + ": must be a JSON schema", field);
+    set({GrammarSource::kJsonSchema, value->is_string() ? value->get<std::string>() : value->dump(-1, ' ', false, Json::error_handler_t::replace), {}}, field);
+  }
+  void choices(const Json* value, const std::string& field) {
+    if (!value) return;
+    if (!value->is_array() || value->empty()) throw invalid(field + ": must be an array of strings", field);
+    GrammarSource source{GrammarSource::kChoice, "", {}};
+    for (const Json& one : *value) {
+      if (!one.is_string()) throw invalid(field + ": must be an array of strings", field);
+      source.choices.push_back(one);
+    }
+    set(std::move(source), field);
+  }
+
+ private:
+  const RequestLimits& limits_;
+  std::optional<GrammarSource>& out_;
+  std::string first_;
+};
+
+// OpenAI's response_format; vLLM's structured_outputs and guided_…; llama.cpp's grammar and json_schema.
+void read_grammar(Fields& fields, const RequestLimits& limits, std::optional<GrammarSource>& out) {
+  GrammarField grammar(limits, out);
+  if (const Json* format = fields.find("response_format")) {
+    const auto type = format->is_object() ? format->find("type") : format->end();
+    if (!format->is_object() || type == format->end() || !type->is_string()) {
+      throw invalid("response_format: must be an object with a \"type\"", "response_format");
+    }
+    if (*type == "json_object") {
+      if (const auto schema = format->find("schema"); schema != format->end()) grammar.schema(&*schema, "response_format");  // llama.cpp
+      else grammar.set({GrammarSource::kJsonObject, "", {}}, "response_format");
+    } else if (*type == "json_schema") {
+      const auto inner = format->find("json_schema");
+      if (inner == format->end() || !inner->is_object() || !inner->contains("schema")) {
+        throw invalid("response_format: needs \"json_schema\": {\"schema\": …}", "response_format");
+      }
+      grammar.schema(&(*inner)["schema"], "response_format");
+    } else if (*type != "text") {
+      throw invalid("response_format: must be text, json_object or json_schema", "response_format");
+    }
+  }
+  grammar.text(fields, "grammar", GrammarSource::kGbnf);
+  grammar.text(fields, "guided_grammar", GrammarSource::kGbnf);
+  grammar.text(fields, "guided_regex", GrammarSource::kRegex);
+  grammar.schema(fields.find("json_schema"), "json_schema");
+  grammar.schema(fields.find("guided_json"), "guided_json");
+  grammar.choices(fields.find("guided_choice"), "guided_choice");
+  if (const Json* outputs = fields.find("structured_outputs")) {
+    if (!outputs->is_object()) throw invalid("structured_outputs: must be an object", "structured_outputs");
+    Fields inner(*outputs);
+    grammar.text(inner, "grammar", GrammarSource::kGbnf);
+    grammar.text(inner, "regex", GrammarSource::kRegex);
+    grammar.schema(inner.find("json"), "structured_outputs");
+    grammar.choices(inner.find("choice"), "structured_outputs");
+    if (inner.flag("json_object", false)) grammar.set({GrammarSource::kJsonObject, "", {}}, "structured_outputs");
+  }
+}
+
 // "method": a name of 'tutti methods', with "method_options": its options, as text, numbers or booleans.
 void read_method(Fields& fields, decode::GenerationOptions& o) {
   o.method = fields.text("method", "auto");
@@ -225,13 +306,6 @@ void read_messages(Fields& fields, TextRequest& request) {
   if (const Json* options = fields.find("chat_template_kwargs")) {
     if (!options->is_object()) throw invalid("chat_template_kwargs: must be an object", "chat_template_kwargs");
     request.template_options = *options;
-  }
-  if (const Json* format = fields.find("response_format")) {
-    const auto type = format->is_object() ? format->find("type") : format->end();
-    if (!format->is_object() || type == format->end() || !type->is_string()) {
-      throw invalid("response_format: must be an object with a \"type\"", "response_format");
-    }
-    if (*type != "text") throw unsupported("response_format: only \"text\" is supported yet", "response_format");
   }
   if (const Json* choice = fields.find("tool_choice"); choice && *choice != "none" && *choice != "auto") {
     throw unsupported("tool_choice: tools are not supported yet; leave it out", "tool_choice");
@@ -318,6 +392,7 @@ TextRequest read_text_request(TextRequest::Kind kind, std::string_view body, con
   read_sampling(fields, o.sampling);
   read_stops(fields, limits, o);
   read_method(fields, o);
+  read_grammar(fields, limits, request.grammar);
   read_stream(fields, request);
   if (kind == TextRequest::Kind::kChat) {
     read_messages(fields, request);
@@ -326,8 +401,7 @@ TextRequest read_text_request(TextRequest::Kind kind, std::string_view body, con
     read_prompts(fields, limits, request);
     fields.refuse({"suffix"});
   }
-  fields.refuse({"grammar", "json_schema", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs",
-                 "stop_token_ids", "min_tokens", "include_stop_str_in_output", "continue_final_message", "chat_template",
+  fields.refuse({"stop_token_ids", "min_tokens", "include_stop_str_in_output", "continue_final_message", "chat_template",
                  "logit_processors", "prompt_logprobs", "use_beam_search"});
   request.user = fields.text("user");
   fields.ignore({"parallel_tool_calls", "reasoning_effort", "store", "metadata", "service_tier", "modalities", "prediction",

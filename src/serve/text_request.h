@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "decode/generation.h"
+#include "text/grammar_source.h"
 
 namespace tutti::serve {
 
@@ -17,6 +18,7 @@ struct RequestLimits {
   int prompts = 256;       // of one completions body
   int stop_strings = 16;
   size_t stop_bytes = 1024;
+  size_t grammar_bytes = 65536;  // of a grammar, a schema or an expression
   int max_tokens = 0;      // 0: what the context holds
   bool strict = false;     // refuse fields that are not known
 };
@@ -33,6 +35,7 @@ struct TextRequest {
   };
   std::vector<Prompt> prompts;  // kCompletion
   decode::GenerationOptions options;
+  std::optional<text::GrammarSource> grammar;  // what the text must be; none: anything
   bool echo = false;            // kCompletion: the prompt before the text
   bool stream = false, include_usage = false;
   std::string user;

@@ -32,8 +32,8 @@ TokenTree::TokenTree(const std::vector<std::string>& bytes, std::vector<int32_t>
   }
 }
 
-std::shared_ptr<const TokenTree> TokenTree::of(const Tokenizer& tokenizer) {
-  std::vector<std::string> bytes(size_t(tokenizer.vocab_size()));
+std::shared_ptr<const TokenTree> TokenTree::of(const Tokenizer& tokenizer, int vocabulary) {
+  std::vector<std::string> bytes(size_t(std::max(vocabulary, int(tokenizer.vocab_size()))));
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
     if (!tokenizer.is_control(id)) bytes[size_t(id)] = std::string(tokenizer.token_bytes(id));
   }

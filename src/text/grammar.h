@@ -25,7 +25,7 @@ struct GrammarLimits {
   int states = 200'000;       // of all automata together
   int depth = 256;            // of nested calls while matching: deeper texts are not in the language
   int places = 4096;          // where a text may stand at the same time
-  int sets = 200'000;         // sets of places kept in all
+  int sets = 50'000;          // sets of places kept in all
 };
 
 // The tokens that a grammar may be spelled with, as a tree of their bytes.
@@ -33,8 +33,8 @@ class TokenTree {
  public:
   // `bytes`[id]: what a token stands for; empty: never allowed. `ends`: the tokens that end a text.
   TokenTree(const std::vector<std::string>& bytes, std::vector<int32_t> ends);
-  // Of all tokens but control ones.
-  static std::shared_ptr<const TokenTree> of(const Tokenizer& tokenizer);
+  // Of all tokens but control ones; `vocabulary`: of the model, which may have more ids than the tokenizer.
+  static std::shared_ptr<const TokenTree> of(const Tokenizer& tokenizer, int vocabulary);
 
   int vocabulary() const { return int(bytes_.size()); }
   const std::string& bytes(int32_t token) const { return bytes_[size_t(token)]; }
@@ -72,6 +72,8 @@ class Grammar {
   // nothing else is possible. Throws Error(kLimit).
   std::shared_ptr<const std::vector<uint64_t>> allowed(State state);
   const TokenTree& tokens() const { return *tokens_; }
+  // That are kept, each in about a kilobyte.
+  int states() const { return int(sets_.size()); }
 
  private:
   struct Edge {

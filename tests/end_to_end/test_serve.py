@@ -153,6 +153,39 @@ def test_sampling_options_reach_the_engine(server, client):
     assert beam.usage.model_extra["tutti"]["method"] == "beam"
 
 
+def test_texts_are_what_the_request_says_they_must_be(client):
+    schema = {"type": "object", "required": ["name", "age", "tags"], "additionalProperties": False, "properties": {
+        "name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "minimum": 0, "maximum": 130},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3}}}
+    format = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}}
+    for method in ("plain", "lookup"):
+        answer = ask(client, "Describe a person.", n=6, seed=1, temperature=1.5, max_tokens=100, response_format=format,
+                     extra_body={"method": method})
+        for choice in answer.choices:
+            assert choice.finish_reason == "stop"
+            person = json.loads(choice.message.content)
+            assert set(person) == {"name", "age", "tags"} and len(person["name"]) <= 12
+            assert type(person["age"]) is int and 0 <= person["age"] <= 130
+            assert len(person["tags"]) <= 3 and set(person["tags"]) <= {"a", "b"}
+    streamed = "".join(c.choices[0].delta.content or "" for c in ask(client, seed=4, temperature=1.2, max_tokens=100,
+                                                                    response_format=format, stream=True) if c.choices)
+    assert set(json.loads(streamed)) == {"name", "age", "tags"}
+    one = ask(client, extra_body={"guided_choice": ["red", "green"]}, temperature=2, seed=1).choices[0].message.content
+    assert one in ("red", "green")
+    date = ask(client, extra_body={"structured_outputs": {"regex": "20[0-9]{2}-[01][0-9]"}}, max_tokens=30)
+    assert re.fullmatch("20[0-9]{2}-[01][0-9]", date.choices[0].message.content)
+    sums = ask(client, extra_body={"grammar": 'root ::= n "+" n "=" n\nn ::= [0-9]{1,3}'}, max_tokens=30)
+    assert re.fullmatch(r"\d{1,3}\+\d{1,3}=\d{1,3}", sums.choices[0].message.content)
+    anything = ask(client, response_format={"type": "json_object"}, max_tokens=400, temperature=0.7, seed=2)
+    if anything.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(anything.choices[0].message.content), dict)
+    for body, words in [({"grammar": "root ::= x"}, "rule x is named"), ({"guided_regex": "(a"}, "not closed"),
+                        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}}, "not supported"),
+                        ({"grammar": "root ::= [a]", "guided_regex": "b"}, "constrained already"),
+                        ({"grammar": "root ::= root"}, "begins with itself")]:
+        with pytest.raises(openai.BadRequestError, match=words):
+            ask(client, extra_body=body)
+
 def test_sixteen_clients_get_what_each_gets_alone(client):
     jobs = [dict(text=f"Tell me about the number {i}.", max_tokens=6 + i % 5, seed=i, temperature=[0, 0.9][i % 2],
                  n=1 + i % 2) for i in range(16)]

@@ -1,7 +1,6 @@
 #include "decode/speculative/draft.h"
 
 #include <algorithm>
-#include <boost/asio/post.hpp>
 #include <chrono>
 #include <string>
 #include <utility>
@@ -9,10 +8,9 @@
 #include "base/error.h"
 #include "decode/generation.h"
 #include "decode/speculative/acceptance.h"
-#include "decode/speculative/draft_model.h"
 #include "decode/speculative/draft_run.h"
+#include "decode/speculative/remote_draft.h"
 #include "decode/speculative/speculate.h"
-#include "engine/crossing.h"
 
 namespace tutti::decode {
 
@@ -103,29 +101,18 @@ class ModelDrafter : public Drafter {
   int runs_ = 0;
 };
 
-// The draft model's side of one request. Lives and dies on its engine's thread.
-struct Remote {
-  engine::Context context;
-  std::vector<int32_t> held;  // the tokens of its Context
-};
-
 class SecondModel final : public ModelDrafter {
  public:
   SecondModel(Generation& g, Verification verification, std::shared_ptr<const DraftModel> model)
-      : ModelDrafter(g, verification),
-        model_(std::move(model)),
-        remote_(std::make_shared<Remote>()) {}
-  ~SecondModel() override {
-    asio::post(model_->engine().io(), [remote = std::move(remote_)]() mutable { remote.reset(); });
-  }
+      : ModelDrafter(g, verification), remote_(std::move(model)) {}
 
   Task<Tree> draft(engine::Context& context, const Pace& pace, int depth) override {
-    const int room = model_->engine().model().config().context_length -
+    const int room = remote_.model().engine().model().config().context_length -
                      int(g_.prompt().size() + g_.output().size());
-    if (room <= 0 || !worth(pace) || !g_.rule().leaves_some(model_->vocabulary()))
+    if (room <= 0 || !worth(pace) || !g_.rule().leaves_some(remote_.model().vocabulary()))
       co_return Tree(g_.last_token());
     DraftOrder order = this->order(pace, context, std::min(depth, room));
-    order.vocabulary = std::min(order.vocabulary, model_->vocabulary());
+    order.vocabulary = std::min(order.vocabulary, remote_.model().vocabulary());
     // Tokens that stood when the last draft was asked for are there already.
     const auto& prompt = g_.prompt();
     const auto& output = g_.output();
@@ -134,45 +121,12 @@ class SecondModel final : public ModelDrafter {
       order.tokens.push_back(i < prompt.size() ? prompt[i] : output[i - prompt.size()]);
     }
     const auto start = Clock::now();
-    auto away = [model = model_, remote = remote_, known,
-                 order = std::move(order)]() mutable -> Task<DraftResult> {
-      co_return co_await run_there(*model, *remote, known, std::move(order));
-    };
-    DraftResult result = co_await engine::on(model_->engine(), std::move(away));
+    DraftResult result = co_await remote_.run(known, std::move(order));
     co_return finish(std::move(result), start);
   }
 
  private:
-  // `known` tokens of the Context stand; order.tokens come after them.
-  static Task<DraftResult> run_there(const DraftModel& model, Remote& remote, size_t known,
-                                     DraftOrder order) {
-    engine::Engine& engine = model.engine();
-    if (!remote.context) remote.context = engine::Context(engine, engine.new_request());
-    // Of what was drafted, what came to stand is kept; the root is fed again at least.
-    auto& held = remote.held;
-    size_t same = 0;
-    while (known + same < held.size() && same + 1 < order.tokens.size() &&
-           held[known + same] == order.tokens[same]) {
-      ++same;
-    }
-    held.resize(known + same);
-    if (remote.context.size() > int(held.size())) {
-      co_await engine.restore(remote.context);
-      remote.context.truncate(int(held.size()));
-    }
-    held.insert(held.end(), order.tokens.begin() + ptrdiff_t(same), order.tokens.end());
-    order.tokens.erase(order.tokens.begin(), order.tokens.begin() + ptrdiff_t(same));
-    DraftResult result = co_await run_draft(engine, remote.context, std::move(order));
-    int node = Tree::kRoot;
-    for (int i = 0; i < result.fed; ++i) {
-      node = result.tree.children(node).front();
-      held.push_back(result.tree[node].token);
-    }
-    co_return result;
-  }
-
-  std::shared_ptr<const DraftModel> model_;
-  std::shared_ptr<Remote> remote_;
+  RemoteDraft remote_;
   size_t standing_ = 0;
 };
 

@@ -2,6 +2,7 @@
 // pays.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <vector>
 
@@ -46,6 +47,8 @@ struct DraftResult {
   int forwards = 0;
   // Appended to the Context beyond `tokens`: the drafts of a chain but the last.
   int fed = 0;
+  // On the clock of whoever drafted.
+  std::chrono::steady_clock::time_point began, ended;
 };
 
 // Kinds of drafts: by how far the first choice leads, others by how far they lie behind; and any
