@@ -51,6 +51,7 @@ int program(int argc, char** argv) {
   add_eval(app);
   add_inspect(app);
   add_tokenize(app);
+  add_image(app);
   add_quantize(app);
   add_train(app);
   add_train_filter(app);
