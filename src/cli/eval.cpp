@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/context_options.h"
 #include "cli/eval_likelihood.h"
+#include "cli/eval_shapes.h"
 #include "cli/eval_tasks.h"
 #include "cli/images.h"
 #include "cli/progress_line.h"
@@ -215,7 +216,7 @@ void passages(const PassageOptions& o) {
 }  // namespace
 
 void add_eval(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("eval", "measure a model: perplexity, passages, tasks, likelihood, logits");
+  CLI::App* command = app.add_subcommand("eval", "measure a model: perplexity, passages, tasks, likelihood, shapes, logits");
   command->require_subcommand(1);
 
   auto p = std::make_shared<EvalOptions>();
@@ -248,6 +249,7 @@ void add_eval(CLI::App& app) {
 
   add_eval_tasks(*command);
   add_eval_likelihood(*command);
+  add_eval_shapes(*command);
 
   auto l = std::make_shared<EvalOptions>();
   CLI::App* raw = command->add_subcommand("logits", "raw fp32 logits [rows, vocab] to a file");

@@ -55,6 +55,7 @@ int program(int argc, char** argv) {
   add_quantize(app);
   add_train(app);
   add_train_filter(app);
+  add_train_vision(app);
   add_methods(app);
   app.footer(
       "Models: a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m).\n"

@@ -2,6 +2,7 @@
 #include "train/aten/filter_training.h"
 #include "train/aten/training.h"
 #include "vision/aten/image_network.h"
+#include "vision/aten/vision_training.h"
 
 extern "C" [[gnu::visibility("default")]] void tutti_train(
     const tutti::train::TrainingRequest& request, tutti::train::TrainingResult& result) {
@@ -16,4 +17,9 @@ extern "C" [[gnu::visibility("default")]] void tutti_train_filter(
 extern "C" [[gnu::visibility("default")]] void tutti_image_network(
     const tutti::models::Checkpoint& checkpoint, std::shared_ptr<tutti::vision::ImageNetwork>& network) {
   network = tutti::vision::make_image_network(checkpoint);
+}
+
+extern "C" [[gnu::visibility("default")]] void tutti_train_vision(
+    const tutti::vision::VisionTrainingRequest& request, int64_t& parameters) {
+  parameters = tutti::vision::train_vision(request);
 }
