@@ -22,5 +22,7 @@ void add_quantize(CLI::App& app);
 void add_train(CLI::App& app);
 void add_methods(CLI::App& app);
 void add_train_filter(CLI::App& app);
+void add_image(CLI::App& app);
+void add_train_vision(CLI::App& app);
 
 }  // namespace tutti::cli

@@ -12,11 +12,14 @@
 #include "cli/commands.h"
 #include "cli/context_options.h"
 #include "cli/eval_likelihood.h"
+#include "cli/eval_shapes.h"
 #include "cli/eval_tasks.h"
+#include "cli/images.h"
 #include "cli/progress_line.h"
 #include "cli/session.h"
 #include "eval/passages.h"
 #include "eval/perplexity.h"
+#include "eval/run_program.h"
 
 namespace tutti::cli {
 namespace {
@@ -25,6 +28,7 @@ struct EvalOptions {
   ModelOptions model;
   std::string file;
   std::string ids;
+  std::vector<std::string> images;
   std::string out;
   int window = 512;
   int tokens = 0;
@@ -74,6 +78,19 @@ void perplexity(const EvalOptions& o) {
   }
 }
 
+// The rows of a window whose image tokens stand for the cells of these images.
+std::shared_ptr<const decode::PromptRows> image_rows(Session& session, const std::vector<int32_t>& window,
+                                                     const std::vector<std::string>& files) {
+  const ImageReader reader(session.model().checkpoint());
+  std::shared_ptr<const decode::PromptRows> rows;
+  engine::Engine& engine = session.engine();
+  const auto request = engine.new_request();
+  eval::run_to_end(engine, request, [&]() -> Task<void> {
+    rows = co_await reader.rows(engine, request, window, reader.read(files));
+  });
+  return rows;
+}
+
 void logits(const EvalOptions& o) {
   Session session(o.model, {}, o.ids.empty() ? Session::Input::kText : Session::Input::kIds);
   // --ids are taken as they are. A window of a model that reads BOS begins with it, in place of the window's last
@@ -98,12 +115,14 @@ void logits(const EvalOptions& o) {
     throw Error(ErrorKind::kUsage, "--first-window " + std::to_string(first) + ": the text has " +
                                        std::to_string(windows.size()) + " windows");
   }
+  std::shared_ptr<const decode::PromptRows> rows;
+  if (!o.images.empty()) rows = image_rows(session, windows[size_t(first)], o.images);
   nlohmann::ordered_json ids = nlohmann::ordered_json::array();
   write_file_atomically(o.out, [&](const Sink& sink) {
     for (int w = first; w < last; ++w) {
       ids.push_back(windows[size_t(w)]);
       eval::window_logits(session.engine(), windows[size_t(w)],
-                          [&](int, std::span<const float> row) { sink(std::as_bytes(row)); });
+                          [&](int, std::span<const float> row) { sink(std::as_bytes(row)); }, rows.get());
     }
   });
   if (o.json) {
@@ -197,7 +216,7 @@ void passages(const PassageOptions& o) {
 }  // namespace
 
 void add_eval(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("eval", "measure a model: perplexity, passages, tasks, likelihood, logits");
+  CLI::App* command = app.add_subcommand("eval", "measure a model: perplexity, passages, tasks, likelihood, shapes, logits");
   command->require_subcommand(1);
 
   auto p = std::make_shared<EvalOptions>();
@@ -230,12 +249,17 @@ void add_eval(CLI::App& app) {
 
   add_eval_tasks(*command);
   add_eval_likelihood(*command);
+  add_eval_shapes(*command);
 
   auto l = std::make_shared<EvalOptions>();
   CLI::App* raw = command->add_subcommand("logits", "raw fp32 logits [rows, vocab] to a file");
   l->model.add_to(*raw);
   raw->add_option("-f,--file", l->file, "the text");
   raw->add_option("--ids", l->ids, "token ids, separated by commas, instead of a text");
+  raw->add_option("--image", l->images, "with --ids: an image whose cells the ids' image tokens stand for; again for "
+                  "each further one")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false);
   raw->add_option("-c,--window", l->window, "text tokens per window")
       ->check(CLI::Range(2, 1 << 24))
       ->capture_default_str();
@@ -246,6 +270,7 @@ void add_eval(CLI::App& app) {
   raw->add_flag("--json", l->json, "the windows' ids, as one JSON document on stdout");
   raw->callback([l] {
     if (l->file.empty() == l->ids.empty()) throw Error(ErrorKind::kUsage, "eval logits: give -f FILE or --ids");
+    if (!l->images.empty() && l->ids.empty()) throw Error(ErrorKind::kUsage, "eval logits: --image goes with --ids");
     logits(*l);
   });
 }

@@ -59,6 +59,13 @@ std::vector<std::string> stops_of(const std::string& key, const Json& value) {
   return stops;
 }
 
+std::vector<std::string> files_of(const std::string& key, const Json& value) {
+  if (!value.is_array()) wants(key, "an array of file names");
+  std::vector<std::string> files;
+  for (const Json& file : value) files.push_back(text_of(key, file));
+  return files;
+}
+
 std::vector<std::pair<int32_t, float>> biases_of(const std::string& key, const Json& value) {
   constexpr const char* kWhat = "an object of token ids and numbers, for example {\"42\": -1.5}";
   if (!value.is_object()) wants(key, kWhat);
@@ -113,6 +120,7 @@ const std::map<std::string, Setter>& setters() {
          }},
         {"system", [](auto& j, auto& k, auto& v) { j.system = text_of(k, v); }},
         {"raw", [](auto& j, auto& k, auto& v) { j.raw = flag_of(k, v); }},
+        {"images", [](auto& j, auto& k, auto& v) { j.images = files_of(k, v); }},
         {"contexts", [](auto& j, auto& k, auto& v) { j.contexts = contexts_of(k, v); }},
         {"context_prefix", [](auto& j, auto& k, auto& v) { j.context_prefix = text_of(k, v); }},
         {"context_mode",

@@ -20,6 +20,7 @@ struct JobLine {
   std::optional<bool> raw;                         // for a prompt: without the chat template
   std::optional<std::vector<ContextText>> contexts;
   std::optional<std::string> context_prefix;
+  std::vector<std::string> images;  // files, in the order of their places
   decode::GenerationOptions options;
   nlohmann::ordered_json id;         // given back with the answer; null when the line has none
   std::vector<std::string> unknown;  // keys that say nothing to us

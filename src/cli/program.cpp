@@ -51,9 +51,11 @@ int program(int argc, char** argv) {
   add_eval(app);
   add_inspect(app);
   add_tokenize(app);
+  add_image(app);
   add_quantize(app);
   add_train(app);
   add_train_filter(app);
+  add_train_vision(app);
   add_methods(app);
   app.footer(
       "Models: a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m).\n"

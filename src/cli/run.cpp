@@ -14,6 +14,7 @@
 #include "cli/context_options.h"
 #include "cli/draft_session.h"
 #include "cli/grammar_options.h"
+#include "cli/images.h"
 #include "cli/job_line.h"
 #include "cli/json_text.h"
 #include "cli/progress_line.h"
@@ -41,6 +42,7 @@ struct RunOptions {
   std::string file;
   std::string system;
   std::string prompts;
+  std::vector<std::string> images;
   enum class From { kPrompt, kFile, kLines } from = From::kPrompt;
   std::string prompt_cache;
   bool prompt_cache_read_only = false;
@@ -54,6 +56,7 @@ struct Job {
   JobLine line;
   size_t number = 0;  // of the line in the file
   std::vector<int32_t> prompt;
+  std::vector<vision::Patches> images;
   std::shared_ptr<engine::Request> request;
   std::vector<decode::Completion> completions;
   std::exception_ptr error;
@@ -176,10 +179,10 @@ std::vector<int32_t> encode(const Session& session, const RunOptions& o, JobLine
   if (!line.messages && !raw) {
     const std::string system = line.system.value_or(o.system);
     if (!system.empty()) messages.push_back({{"role", "system"}, {"content", system}});
-    messages.push_back({{"role", "user"}, {"content", line.prompt}});
+    messages.push_back(user_turn(line.prompt, line.images.size()));
   }
   if (!line.contexts || line.contexts->empty()) {
-    return raw ? session.encode_raw(line.prompt) : session.encode_chat(messages);
+    return raw ? session.encode_raw(with_image_places(line.prompt, line.images.size())) : session.encode_chat(messages);
   }
   const std::string prefix = line.context_prefix.value_or(o.contexts.prefix);
   SplitPrompt prompt =
@@ -267,6 +270,9 @@ void run(const RunOptions& o) {
     jobs[0].line.options.prompt_cache_read_only = o.prompt_cache_read_only;
     jobs[0].streaming = !o.json && defaults.n == 1 && !o.trace.live && !o.verify_only;
   }
+  for (Job& job : jobs) {
+    if (job.line.images.empty()) job.line.images = o.images;
+  }
   if (!o.contexts.contexts.empty()) {
     const std::vector<ContextText> texts = o.contexts.texts();
     for (Job& job : jobs) {
@@ -298,6 +304,10 @@ void run(const RunOptions& o) {
     trace.emplace(o.trace, tokenizer);
     jobs[0].line.options.on_canvas = [&trace](const decode::CanvasStep& step) { trace->show(step); };
   }
+  std::optional<ImageReader> images;
+  if (std::any_of(jobs.begin(), jobs.end(), [](const Job& job) { return !job.line.images.empty(); })) {
+    images.emplace(session.model().checkpoint());
+  }
   std::shared_ptr<decode::ContextStore> store;
   if (std::any_of(jobs.begin(), jobs.end(), [](const Job& job) { return job.line.contexts.has_value(); })) {
     store = o.contexts.open_store(session);
@@ -308,6 +318,10 @@ void run(const RunOptions& o) {
     job.start = job.first = job.end = Clock::now();
     try {
       job.prompt = encode(session, o, job.line);
+      if (!job.line.images.empty()) {
+        job.images = images->read(job.line.images);
+        job.prompt = images->expand(job.prompt, job.images);
+      }
       job.line.options.passages.store = store;
       job.line.options.constraint = constraint;
       if (drafting) job.line.options.draft_model = drafting->model();
@@ -319,6 +333,10 @@ void run(const RunOptions& o) {
     engine.spawn(
         job.request,
         [&]() -> Task<void> {
+          if (!job.images.empty()) {
+            job.line.options.prompt_rows =
+                co_await images->rows(engine, job.request, job.prompt, std::move(job.images));
+          }
           job.completions = co_await decode::generate(
               engine, tokenizer, job.request, job.prompt, job.line.options, [&job](const decode::Piece& piece) {
                 if (job.tokens == 0) {
@@ -456,6 +474,10 @@ void add_run(CLI::App& app) {
       "--prompts", o->prompts,
       "a .jsonl file: {\"prompt\" | \"messages\", \"seed\", \"temp\", \"n\" (tokens), \"method\" …} a line; all run in one "
       "engine, one JSON line each, in order; -: standard input");
+  command->add_option("--image", o->images, "a PNG or JPEG file that the prompt is about, for models that read images; "
+                      "again for each further one (also \"images\" in a line of --prompts)")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false);
   CLI::Option* system = command->add_option("--system", o->system, "system message (also -sys)");
   CLI::Option* cache =
       command->add_option("--prompt-cache", o->prompt_cache,

@@ -80,6 +80,48 @@ PickRule pick_rule(std::span<const int32_t> prompt, const GenerationOptions& opt
 
 }  // namespace
 
+void place_rows(const PromptRows& given, int first, std::span<engine::Row> rows) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    rows[i].position = given.positions[size_t(first) + i];
+    const std::vector<float>& vector = given.vectors[size_t(first) + i];
+    if (vector.empty()) continue;
+    rows[i].in.kind = engine::RowInput::kVector;
+    rows[i].in.vector = vector;
+  }
+}
+
+namespace {
+
+// Appends `tokens`, the prompt's from number `first` on; without prompt rows at `position` and on.
+engine::Rows append_prompt(const GenerationOptions& options, std::span<const int32_t> tokens, int first, int position,
+                           std::optional<engine::Want> want_last) {
+  engine::Rows rows = engine::Rows::append(tokens, position, std::move(want_last));
+  if (options.prompt_rows) place_rows(*options.prompt_rows, first, rows.rows);
+  return rows;
+}
+
+void validate(const PromptRows& rows, const GenerationOptions& options, size_t prompt, const models::Config& config) {
+  if (!options.prompt_cache.empty() || !options.passages.tokens.empty()) {
+    throw Error(ErrorKind::kUsage, "images: do not go with a prompt cache or contexts, which keep tokens alone");
+  }
+  if (rows.positions.size() != prompt || rows.vectors.size() != prompt) {
+    throw Error(ErrorKind::kUsage, "prompt rows: are not those of its " + std::to_string(prompt) + " tokens");
+  }
+  for (const auto& vector : rows.vectors) {
+    if (!vector.empty() && vector.size() != size_t(config.hidden)) {
+      throw Error(ErrorKind::kUsage, "prompt rows: a vector has " + std::to_string(vector.size()) + " numbers, not " +
+                                         std::to_string(config.hidden));
+    }
+  }
+  for (const engine::Position& p : rows.positions) {
+    if (std::min({p.t, p.h, p.w}) < 0 || std::max({p.t, p.h, p.w}) >= rows.next) {
+      throw Error(ErrorKind::kUsage, "prompt rows: a position is not below that of the answer");
+    }
+  }
+}
+
+}  // namespace
+
 Generation::Generation(engine::Engine& engine, const text::Tokenizer& tokenizer,
                        std::shared_ptr<engine::Request> request, std::vector<int32_t> prompt,
                        const GenerationOptions& options, int choice, uint64_t seed, uint32_t request_key,
@@ -107,15 +149,30 @@ engine::Context Generation::begin() {
   return start_ ? std::move(start_) : engine::Context(engine_, request_, options_.cache_salt);
 }
 
+engine::Row Generation::row_of(int32_t token, int index) const {
+  const PromptRows* given = options_.prompt_rows.get();
+  const int prompt = int(prompt_.size());
+  if (!given) return engine::Row(token, index);
+  if (index >= prompt) return engine::Row(token, given->next + index - prompt);
+  engine::Row row(token, index);
+  place_rows(*given, index, std::span(&row, 1));
+  return row;
+}
+
+int Generation::answer_position() const {
+  return options_.prompt_rows ? options_.prompt_rows->next : int(prompt_.size());
+}
+
 engine::Rows Generation::rest_of_prompt(const engine::Context& begun, engine::Want want_last) const {
   const auto rest = std::span(prompt_).subspan(size_t(started_tokens_));
-  return engine::Rows::append(rest, begun.next_position(), std::move(want_last));
+  return append_prompt(options_, rest, started_tokens_, begun.next_position(), std::move(want_last));
 }
 
 Task<engine::Context> Generation::prefill() {
   engine::Context context = begin();
   if (this->done()) co_return context;
-  const int first = context.next_position() + int(prompt_.size()) - started_tokens_;
+  const int first = options_.prompt_rows ? answer_position()
+                                         : context.next_position() + int(prompt_.size()) - started_tokens_;
   const engine::Answer answer = co_await forward(context, rest_of_prompt(context, want(first)));
   emit(answer.rows.back().picked);
   co_return context;
@@ -195,6 +252,7 @@ Task<std::vector<Completion>> generate(engine::Engine& engine, const text::Token
   validate(options, method, engine.model().config());
   const int limit = context_limit(engine, options);
   if (prompt.empty()) throw Error(ErrorKind::kUsage, "prompt: is empty; give at least one token");
+  if (options.prompt_rows) validate(*options.prompt_rows, options, prompt.size(), engine.model().config());
   if (!options.passages.tokens.empty()) {
     validate(options.passages, prompt.size());
     if (!options.prompt_cache.empty()) {
@@ -250,7 +308,7 @@ Task<std::vector<Completion>> generate(engine::Engine& engine, const text::Token
     }
     if (known < int(head.size()) && (options.n > 1 || !parallel)) {
       co_await engine.forward(
-          shared, engine::Rows::append(head.subspan(size_t(known)), shared.next_position(), std::nullopt));
+          shared, append_prompt(options, head.subspan(size_t(known)), known, shared.next_position(), std::nullopt));
       known = int(head.size());
       if (!options.prompt_cache.empty() && !options.prompt_cache_read_only) shared.save(options.prompt_cache);
     }

@@ -49,6 +49,15 @@ struct CanvasStep {
   std::vector<Written> written;
 };
 
+// A prompt that is more than tokens at 0, 1, …: vectors (of images) in place of some tokens, and where each row stands.
+struct PromptRows {
+  std::vector<engine::Position> positions;  // one per token of the prompt
+  std::vector<std::vector<float>> vectors;  // likewise: [hidden] in place of the token's embedding, or empty
+  int next = 0;                             // position of what follows the prompt, above all of the prompt's
+};
+// Gives rows that are the prompt's tokens number `first` and on their vectors and positions.
+void place_rows(const PromptRows& given, int first, std::span<engine::Row> rows);
+
 // What the caller wants of one request. The defaults sample from the model's own distribution.
 struct GenerationOptions {
   engine::Sampling sampling;
@@ -66,6 +75,7 @@ struct GenerationOptions {
   std::filesystem::path prompt_cache;
   bool prompt_cache_read_only = false;
   Passages passages;  // inside the prompt, read side by side
+  std::shared_ptr<const PromptRows> prompt_rows;  // null: the prompt's tokens at 0, 1, …
   std::function<void(const CanvasStep&)> on_canvas;  // on the engine's thread
   std::shared_ptr<const Constraint> constraint;  // null: any token may come next
   std::shared_ptr<const speculative::DraftModel> draft_model;  // of method draft
@@ -143,6 +153,10 @@ class Generation {
 
   // The Context to begin with: empty, or holding the first tokens of the prompt. Called once.
   engine::Context begin();
+  // The row, not yet written nor wanted, of token number `index` of prompt and answer.
+  engine::Row row_of(int32_t token, int index) const;
+  // The position of the first token behind the prompt.
+  int answer_position() const;
   // Rows for the tokens of the prompt that begin()'s Context does not hold.
   engine::Rows rest_of_prompt(const engine::Context& begun, engine::Want want_last) const;
   // Computes the prompt and emits the first token.

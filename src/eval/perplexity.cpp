@@ -71,13 +71,18 @@ engine::Rows masked_window(const models::Config& config, std::span<const int32_t
 }  // namespace
 
 void window_logits(engine::Engine& engine, std::span<const int32_t> rows,
-                   const std::function<void(int, std::span<const float>)>& sink) {
+                   const std::function<void(int, std::span<const float>)>& sink, const decode::PromptRows* given) {
   const models::Config& config = engine.model().config();
+  const auto place = [&](size_t first, engine::Rows& query) {
+    if (given) decode::place_rows(*given, int(first), query.rows);
+  };
   if (config.attention != models::AttentionKind::kCausal) {
     const auto request = engine.new_request();
     run_to_end(engine, request, [&]() -> Task<void> {
       engine::Context context(engine, request);
-      const engine::Answer answer = co_await engine.forward(context, masked_window(config, rows));
+      engine::Rows query = masked_window(config, rows);
+      place(0, query);
+      const engine::Answer answer = co_await engine.forward(context, std::move(query));
       for (size_t i = 0; i < answer.rows.size(); ++i) sink(int(i), answer.rows[i].logits);
     });
     return;
@@ -90,6 +95,7 @@ void window_logits(engine::Engine& engine, std::span<const int32_t> rows,
     for (size_t first = 0; first < rows.size(); first += kPiece) {
       const auto piece = rows.subspan(first, std::min(kPiece, rows.size() - first));
       engine::Rows query = engine::Rows::append(piece, int(first), std::nullopt);
+      place(first, query);
       for (auto& row : query.rows) {
         row.want.emplace();
         row.want->logits = true;

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "decode/generation.h"
 #include "engine/engine.h"
 
 namespace tutti::eval {
@@ -28,8 +29,9 @@ Perplexity perplexity(engine::Engine& engine, std::span<const int32_t> tokens, c
 
 // The logits [rows.size(), vocab] of one window, row by row to `sink`. A model that fills in masked
 // tokens sees the window as it was trained to, from both sides or in blocks; its rows are not
-// shifted, even if row i speaks of token i + 1.
+// shifted, even if row i speaks of token i + 1. `given`: vectors in place of some tokens, and positions.
 void window_logits(engine::Engine& engine, std::span<const int32_t> rows,
-                   const std::function<void(int row, std::span<const float> logits)>& sink);
+                   const std::function<void(int row, std::span<const float> logits)>& sink,
+                   const decode::PromptRows* given = nullptr);
 
 }  // namespace tutti::eval

@@ -127,6 +127,14 @@ bool is_redundant(const std::string& name) {
 
 }  // namespace
 
+bool is_vision_tensor(const std::string& name) {
+  return name.starts_with("visual.") || name.starts_with("img_projector.");
+}
+
+TensorTable folder_tensors(const formats::ModelFolder& folder, OwnedBytes& owned) {
+  return table_of(folder.weights(), folder.path().string(), formats::quantised_scheme(folder), owned);
+}
+
 Checkpoint Checkpoint::open(const std::filesystem::path& path) {
   if (std::filesystem::is_directory(path)) {
     return from_folder(
@@ -175,6 +183,7 @@ Checkpoint Checkpoint::from_folder(std::shared_ptr<const formats::ModelFolder> f
   if (c.config_.tied_head) table.ignore(layout.head);
   if (scheme) ignore_empty_biases(folder->weights(), *scheme, table);
   table.ignore_if(is_redundant);
+  if (c.config_.architecture == "dimple") table.ignore_if(is_vision_tensor);
   table.check_all_taken();
   c.folder_ = std::move(folder);
   return c;

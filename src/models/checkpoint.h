@@ -13,8 +13,14 @@
 #include "formats/model_folder.h"
 #include "models/config.h"
 #include "models/stored_tensor.h"
+#include "models/tensor_table.h"
 
 namespace tutti::models {
+
+// Every tensor of a folder, none taken. `owned` keeps what does not lie in the folder's maps.
+TensorTable folder_tensors(const formats::ModelFolder& folder, OwnedBytes& owned);
+// Whether a tensor belongs to a vision tower or its projector (src/vision), not to the language model.
+bool is_vision_tensor(const std::string& name);
 
 class Checkpoint {
  public:

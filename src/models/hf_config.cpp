@@ -33,6 +33,7 @@ constexpr Family kFamilies[] = {
     {"LLaDAMoEModelLM", "lladamoe", "llada-moe"},
     {"LLaDA2MoeModelLM", "llada2_moe", "llada2-moe"},
     {"DreamModel", "Dream", "dream"},
+    {"DimpleModel", "dimple", "dimple"},
     {"SDARForCausalLM", "sdar", "sdar"},
 };
 
@@ -78,7 +79,8 @@ bool is_gemma(const Config& c) { return c.architecture.starts_with("gemma"); }
 
 // Made from Qwen models, whose keys they keep.
 bool is_qwen(const std::string& architecture) {
-  return architecture.starts_with("qwen") || architecture == "dream" || architecture == "sdar";
+  return architecture.starts_with("qwen") || architecture == "dream" ||
+         architecture == "dimple" || architecture == "sdar";
 }
 
 tensor::Activation activation(const Keys& keys, const Config& config) {
@@ -108,6 +110,8 @@ RopeParameters read_rope(const Keys& keys, const Keys& rope, double base, const 
   auto type = rope.string_if("rope_type");
   if (!type) type = rope.string_if("type");
   RopeScaling& s = p.scaling;
+  // "mrope" names axes, not a scaling.
+  if (config.architecture == "dimple" && type == "mrope") type = "default";
   s.kind = rope_scaling_kind(type.value_or("default"), keys.place());
   s.original_context = rope.integer_or("original_max_position_embeddings", config.context_length);
   if (s.kind == RopeScaling::kLlama3 || s.kind == RopeScaling::kYarn) {
@@ -329,15 +333,39 @@ void refuse_unused_parts(const Keys& keys) {
   }
 }
 
+// Which of (t, h, w) turns each pair: mrope_section counts them, in that order (Qwen2-VL).
+void read_axes(const Keys& keys, Config& config) {
+  if (config.architecture != "dimple") return;
+  const json* sections = keys.object("rope_scaling").find("mrope_section");
+  if (!sections) sections = keys.find("mrope_section");
+  static const json kUsual{16, 24, 24};
+  if (!sections) sections = &kUsual;
+  const auto refuse = [&] {
+    keys.bad("mrope_section", "is no list of three numbers whose sum is half of head_dim");
+  };
+  if (!sections->is_array() || sections->size() != 3) refuse();
+  std::vector<uint8_t>& axis = config.rope.axis;
+  const size_t pairs = config.rope.inverse_frequency.size();
+  for (uint8_t a = 0; a < 3; ++a) {
+    const json& count = sections->at(a);
+    if (!count.is_number_integer() || count < 0 || count > pairs) refuse();
+    axis.insert(axis.end(), count.get<size_t>(), a);
+  }
+  if (axis.size() != pairs) refuse();
+}
+
 // What a masked model sees and predicts.
 void read_masked(const Keys& keys, Config& config) {
   const std::string& a = config.architecture;
   const bool experts = a == "llada-moe" || a == "llada2-moe";
-  if (a != "llada" && a != "dream" && a != "sdar" && !experts) return;
+  const bool shifted = a == "dream" || a == "dimple";
+  if (a != "llada" && !shifted && a != "sdar" && !experts) return;
   if (a == "llada") refuse_unknown_parts(keys);
   if (experts) refuse_unused_parts(keys);
+  // Dimple's first two phases of training, and its autoregressive mode.
+  if (a == "dimple" && !keys.boolean_or("full_attn_mask", true)) return;
   config.attention = AttentionKind::kBidirectional;
-  config.shifted_logits = a == "dream";
+  config.shifted_logits = shifted;
   // The published folders with experts do not name their mask token: it is this one in all of them.
   constexpr int kUsualMask = 156895;
   config.mask_token =
@@ -359,7 +387,7 @@ void read_layout(const Keys& keys, const Config& config, TensorLayout& layout) {
     return condition ? Presence::kRequired : Presence::kNever;
   };
   const std::string& a = config.architecture;
-  if (a == "qwen2" || a == "dream") {
+  if (a == "qwen2" || a == "dream" || a == "dimple") {
     layout.qkv_bias = Presence::kRequired;
   } else if (a == "qwen2moe") {
     layout.qkv_bias = when(keys.boolean_or("qkv_bias", true));
@@ -420,6 +448,7 @@ Config hf_config(const json& object, const std::string& place, TensorLayout& lay
   if (ropes.sliding) config.sliding_rope = make_rope(*ropes.sliding, place);
   read_experts(keys, config);
   read_masked(keys, config);
+  read_axes(keys, config);
   read_layout(keys, config, layout);
   check_config(config, place);
   return config;

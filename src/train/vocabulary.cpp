@@ -12,7 +12,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json added_token(int id, const char* content) {
+Json added_token(int id, const std::string& content) {
   return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
           {"rstrip", false}, {"normalized", false}, {"special", true}};
 }
@@ -38,7 +38,7 @@ TokenizerFiles files_of(const std::string& name) {
 
 }  // namespace
 
-TokenizerFiles character_tokenizer(const std::string& characters) {
+TokenizerFiles character_tokenizer(const std::string& characters, const std::vector<std::string>& special) {
   Json vocab = Json::object();
   for (const char c : characters) {
     if (static_cast<unsigned char>(c) >= 0x80) {
@@ -53,11 +53,13 @@ TokenizerFiles character_tokenizer(const std::string& characters) {
     vocab[text] = vocab.size();
   }
   const int end = int(vocab.size());
+  Json added = {added_token(end, kEndToken), added_token(end + 1, kMaskToken)};
+  for (const std::string& token : special) added.push_back(added_token(end + int(added.size()), token));
   const Json tokenizer{
       {"version", "1.0"},
       {"truncation", nullptr},
       {"padding", nullptr},
-      {"added_tokens", {added_token(end, kEndToken), added_token(end + 1, kMaskToken)}},
+      {"added_tokens", added},
       {"normalizer", nullptr},
       {"pre_tokenizer", byte_level(false)},
       {"post_processor", nullptr},

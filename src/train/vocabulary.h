@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "text/tokenizer.h"
 #include "train/recipe.h"
@@ -17,9 +18,9 @@ struct TokenizerFiles {
 inline constexpr const char* kEndToken = "<|endoftext|>";
 inline constexpr const char* kMaskToken = "<|mask|>";
 
-// Ids 0, 1, … in the order of the text, then kEndToken, then kMaskToken. Throws Error(kUsage) for a
-// character that is not ASCII or stands there twice.
-TokenizerFiles character_tokenizer(const std::string& characters);
+// Ids 0, 1, … in the order of the text, then kEndToken, then kMaskToken, then `special` ones. Throws Error(kUsage) for
+// a character that is not ASCII or stands there twice.
+TokenizerFiles character_tokenizer(const std::string& characters, const std::vector<std::string>& special = {});
 
 struct Vocabulary {
   TokenizerFiles files;

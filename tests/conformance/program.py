@@ -27,6 +27,13 @@ def run(*arguments, timeout=600) -> str:
     return done.stdout
 
 
+def refused(*arguments, code=1, timeout=600) -> str:
+    """What the program says on stderr when it refuses."""
+    done = subprocess.run([str(path()), *map(str, arguments)], capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == code, f"exit {done.returncode}, not {code}: {done.stderr[-2000:]}"
+    return done.stderr
+
+
 def logits(model, ids, vocab, out: Path, *, options=EXACT) -> np.ndarray:
     """Logits [len(ids), vocab] of one sequence, as a read-only map of `out`."""
     run("eval", "logits", "-m", model, "--ids", ",".join(map(str, ids)), *options, "--out", out)

@@ -175,7 +175,7 @@ engine::Want Denoiser::want_of(int position) const {
 }
 
 engine::Row Denoiser::row_of(const Canvas& state, int position) const {
-  engine::Row row(state.tokens()[size_t(position)], position);
+  engine::Row row = g_.row_of(state.tokens()[size_t(position)], position);
   row.write = engine::Write::none();
   if (options_.smoothing > 0 && state.open(position) && !expected_.empty() && !expected_[size_t(position)].empty()) {
     const float share = std::min(options_.smoothing, 0.15f + 0.02f * float(smoothing_step_));
@@ -202,7 +202,7 @@ void Denoiser::add_store_rows(engine::Rows& rows, int end) const {
     view.push_back(engine::Segment::fresh(0, block_end - stored));
     const engine::ViewId id = rows.add_view(std::move(view));
     for (; p < block_end; ++p) {
-      engine::Row row(canvas_.tokens()[size_t(p)], p);
+      engine::Row row = g_.row_of(canvas_.tokens()[size_t(p)], p);
       row.view = id;
       row.write = engine::Write::append();
       rows.rows.push_back(std::move(row));
@@ -212,10 +212,13 @@ void Denoiser::add_store_rows(engine::Rows& rows, int end) const {
 
 namespace {
 
-// The same rows for a reader that knows nothing of the prompt.
-engine::Rows without_prompt(engine::Rows rows, int prompt, int32_t mask) {
+// The same rows for a reader that knows nothing of the prompt, whose positions are below `answer`.
+engine::Rows without_prompt(engine::Rows rows, int answer, int32_t mask) {
   for (engine::Row& row : rows.rows) {
-    if (row.position.t < prompt) row.in.token = mask;
+    if (row.position.t < answer) {
+      row.in = {};
+      row.in.token = mask;
+    }
     if (row.want) {
       row.want = engine::Want();
       row.want->stats = true;
@@ -237,7 +240,7 @@ Task<engine::Answer> Denoiser::forward(engine::Rows rows) {
   engine::Answer answer;
   if (options_.guidance != 0) {
     std::vector<engine::Part> parts;
-    engine::Rows blind = without_prompt(rows, canvas_.prompt(), canvas_.mask());
+    engine::Rows blind = without_prompt(rows, g_.answer_position(), canvas_.mask());
     guide(rows, options_.guidance);
     parts.emplace_back(context_, std::move(rows));
     parts.emplace_back(unguided_, std::move(blind));
