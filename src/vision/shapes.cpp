@@ -98,8 +98,8 @@ int count_both(const std::vector<Thing>& things, const Thing& like) {
 }
 
 // Asks about `things`, about things[0] where the question is about one; false when it would not be
-// clear.
-bool ask(const std::vector<Thing>& things, Draws& draws, ShapeProblem& p) {
+// clear, or a comparison's answer is not the one that is wanted.
+bool ask(const std::vector<Thing>& things, bool wants_more, Draws& draws, ShapeProblem& p) {
   const Thing& one = things[0];
   const std::string colour = kColours[one.colour].name, shape = kShapes[one.shape],
                     place = kPlaces[one.place];
@@ -125,8 +125,7 @@ bool ask(const std::vector<Thing>& things, Draws& draws, ShapeProblem& p) {
       p.question = std::string("more ") + kColours[a].name + " than " + kColours[b].name;
       const bool more = count_of(things, &Thing::colour, a) > count_of(things, &Thing::colour, b);
       p.answer = more ? "yes" : "no";
-      // As many of one answer as of the other.
-      return more == (draws.below(2) == 0);
+      return more == wants_more;
     }
     case Question::kDescribe:
       p.question = "json";
@@ -154,13 +153,15 @@ ShapeProblem shape_problem(uint64_t seed, ShapeSplit split, uint64_t index) {
   Draws draws(key);
   ShapeProblem problem;
   problem.kind = Question(draws.below(kQuestions));
+  // Chosen before pictures are drawn and refused: as many of one answer as of the other.
+  const bool wants_more = problem.kind == Question::kCompare && draws.below(2) == 0;
   const bool about_held_out = split == ShapeSplit::kCombinations;
   for (;;) {
     const int count = problem.kind == Question::kDescribe ? 1 : 1 + draws.below(kKinds);
     const std::vector<Thing> things = draw_things(count, draws);
     const bool wanted =
         about_held_out ? held_out(things[0].colour, things[0].shape) : !has_held_out(things);
-    if (!wanted || !ask(things, draws, problem)) continue;
+    if (!wanted || !ask(things, wants_more, draws, problem)) continue;
     problem.image = render(things, draws);
     return problem;
   }

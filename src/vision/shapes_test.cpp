@@ -56,7 +56,7 @@ TEST(Shapes, AnswersAreWhatIsPainted) {
     if (p.kind == Question::kCompare) ++compared[p.answer];
     if (p.kind == Question::kDescribe) {
       const auto j = nlohmann::json::parse(p.answer);
-      EXPECT_EQ(seen, std::set<std::string>{j["colour"]});
+      EXPECT_EQ(seen, std::set<std::string>{j["colour"].get<std::string>()});
       // The painted pixels' mean lies in the named quarter.
       double x = 0, y = 0, n = 0;
       for (int v = 0; v < p.image.height; ++v) {
@@ -68,7 +68,7 @@ TEST(Shapes, AnswersAreWhatIsPainted) {
       }
       const std::string place = std::string(y / n < p.image.height / 2.0 ? "top" : "bottom") +
                                 (x / n < p.image.width / 2.0 ? " left" : " right");
-      EXPECT_EQ(place, j["place"]);
+      EXPECT_EQ(place, j["place"].get<std::string>());
     }
   }
   EXPECT_EQ(kinds.size(), size_t(kQuestions));
