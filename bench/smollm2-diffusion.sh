@@ -19,9 +19,9 @@ fi
 if [ -e "$RUN/state.safetensors" ]; then resume=--resume; fi
 "$TUTTI" train "$RECIPE" --out "$RUN" ${resume:-} ${STEPS:+--until "$STEPS"} -t "$THREADS"
 
-"$TUTTI" quantize -m smollm2 "$OUT/causal.gguf" Q8_0 --allow-requantize -q
-"$TUTTI" quantize -m "$START/model" "$OUT/before.gguf" Q8_0 -q
-"$TUTTI" quantize -m "$RUN/model" "$OUT/after.gguf" Q8_0 -q
+"$TUTTI" quantize -m smollm2 "$OUT/causal.gguf" Q8_0 --allow-requantize -q > /dev/null
+"$TUTTI" quantize -m "$START/model" "$OUT/before.gguf" Q8_0 -q > /dev/null
+"$TUTTI" quantize -m "$RUN/model" "$OUT/after.gguf" Q8_0 -q > /dev/null
 for kind in texts answers; do
   head -n "$TEXTS" "$DATA/$kind.jsonl" > "$OUT/held-$kind.jsonl"
   for model in causal before after; do
