@@ -57,6 +57,7 @@ study: test
 	@.venv/bin/python tests/study/lossless.py
 	@bench/peers/llama.cpp/compare.sh --model smollm2
 	@bench/peers/llama.cpp/compare.sh --model gemma3-270m
+	@bench/smollm2-diffusion.sh
 
 sanitize: setup-dev
 	@scripts/sanitize.sh

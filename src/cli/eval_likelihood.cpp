@@ -77,7 +77,7 @@ eval::MaskedText text_of(const Session& session, const train::Problem& p, int en
   return text;
 }
 
-Json json_of(const LikelihoodCommand& o, const eval::Likelihood& r) {
+Json json_of(const LikelihoodCommand& o, const eval::Likelihood& r, bool causal) {
   Json answers = Json::array(), ratios = Json::array();
   for (const auto& a : r.answers) {
     answers.push_back({{"nll", a.nll}, {"standard_error", a.standard_error}, {"tokens", a.tokens}});
@@ -88,7 +88,8 @@ Json json_of(const LikelihoodCommand& o, const eval::Likelihood& r) {
   }
   return {{"model", o.model.model},
           {"texts", o.file.empty() ? o.task : o.file},
-          {"samples", o.how.exact ? Json() : Json(o.how.samples)},
+          {"causal", causal},
+          {"samples", o.how.exact || causal ? Json() : Json(o.how.samples)},
           {"strata", o.how.strata},
           {"exact", o.how.exact},
           {"seed", o.how.seed},
@@ -100,18 +101,20 @@ Json json_of(const LikelihoodCommand& o, const eval::Likelihood& r) {
           {"ratios", ratios}};
 }
 
-void print(const LikelihoodCommand& o, const eval::Likelihood& r) {
+void print(const LikelihoodCommand& o, const eval::Likelihood& r, bool causal) {
   const double answers = double(r.answers.size()), tokens = double(r.tokens());
   std::printf("%zu answers of %s, %lld tokens; ", r.answers.size(),
               o.file.empty() ? o.task.c_str() : o.file.c_str(), static_cast<long long>(r.tokens()));
-  if (o.how.exact) {
+  if (causal) {
+    std::printf("read from left to right\n");
+  } else if (o.how.exact) {
     std::printf("every mask\n");
   } else {
     std::printf("%d masks each, in rounds of %d\n", o.how.samples, o.how.strata);
   }
   std::printf(
-      "-log p at most %.4f ± %.4f nats an answer, %.5f ± %.5f nats a token (one standard error)\n",
-      r.nll() / answers, r.standard_error() / answers, r.nll() / tokens,
+      "-log p %s %.4f ± %.4f nats an answer, %.5f ± %.5f nats a token (one standard error)\n",
+      causal ? "is" : "at most", r.nll() / answers, r.standard_error() / answers, r.nll() / tokens,
       r.standard_error() / tokens);
   if (r.ratios.empty()) return;
   std::printf("\n%10s  %10s  %s\n", "mask ratio", "masked", "nats a masked token");
@@ -132,10 +135,11 @@ void likelihood(const LikelihoodCommand& o) {
           line.show("answer " + std::to_string(done) + " of " + std::to_string(total));
       });
   line.clear();
+  const bool causal = session.engine().model().config().attention == models::AttentionKind::kCausal;
   if (o.json) {
-    std::cout << print_json(json_of(o, result)) << '\n';
+    std::cout << print_json(json_of(o, result, causal)) << '\n';
   } else {
-    print(o, result);
+    print(o, result, causal);
   }
 }
 
@@ -143,13 +147,16 @@ void likelihood(const LikelihoodCommand& o) {
 
 void add_eval_likelihood(CLI::App& eval) {
   auto o = std::make_shared<LikelihoodCommand>();
-  CLI::App* command = eval.add_subcommand(
-      "likelihood",
-      "-log p of answers under a model that fills in masked tokens, and its loss by mask ratio");
+  CLI::App* command =
+      eval.add_subcommand("likelihood",
+                          "-log p of answers under a model that fills in masked tokens, and its "
+                          "loss by mask ratio; or under a causal one");
   o->model.add_to(*command);
   CLI::Option* file = command->add_option("-f,--file", o->file,
                                           "JSON lines {\"prompt\", \"answer\"}; -: standard input");
-  command->add_option("--task", o->task, "held-out problems instead of a file: " + train::problem_list())
+  command
+      ->add_option("--task", o->task,
+                   "held-out problems instead of a file: " + train::problem_list())
       ->excludes(file)
       ->capture_default_str();
   command->add_option("--problems", o->problems, "how many")

@@ -199,12 +199,35 @@ Task<void> add_ratios(Scorer& scorer, const LikelihoodOptions& o, uint32_t text,
   }
 }
 
-void check_model(const models::Config& config) {
-  if (config.attention == models::AttentionKind::kCausal) {
-    throw Error(ErrorKind::kUnsupported, "likelihood: masks tokens, but this model (" +
-                                             config.architecture +
-                                             ") is causal; use 'tutti eval perplexity'");
+bool is_causal(const models::Config& config) {
+  return config.attention == models::AttentionKind::kCausal;
+}
+
+// -log p of the answer, read once from left to right.
+Task<double> read_once(engine::Engine& engine, const std::shared_ptr<engine::Request>& request,
+                       const MaskedText& text) {
+  engine::Context context(engine, request);
+  std::vector<int32_t> tokens = text.prompt;
+  tokens.insert(tokens.end(), text.answer.begin(), text.answer.end() - 1);
+  engine::Rows query = engine::Rows::append(tokens, 0, std::nullopt);
+  const size_t first = text.prompt.size() - 1;  // the row that predicts the answer's first token
+  for (size_t i = 0; i < text.answer.size(); ++i) {
+    engine::Want want;
+    want.stats = true;
+    want.at = {text.answer[i]};
+    query.rows[first + i].want = std::move(want);
   }
+  const engine::Answer answer = co_await engine.forward(context, std::move(query));
+  double sum = 0;
+  for (size_t i = 0; i < text.answer.size(); ++i) {
+    const auto& row = answer.rows[first + i];
+    sum += double(row.stats.lse) - double(row.at.front());
+  }
+  co_return sum;
+}
+
+void check_model(const models::Config& config) {
+  if (is_causal(config)) return;
   models::require_mask_token(config, "likelihood");
   if (config.shifted_logits && config.attention == models::AttentionKind::kBlockCausal) {
     throw Error(ErrorKind::kUnsupported,
@@ -230,7 +253,7 @@ void check_text(const MaskedText& text, size_t number, const models::Config& con
     throw Error(ErrorKind::kUsage, "likelihood: text " + std::to_string(number + 1) + " " + what);
   };
   if (text.answer.empty()) refuse("has an answer without tokens");
-  if (config.shifted_logits && text.prompt.empty()) {
+  if ((config.shifted_logits || is_causal(config)) && text.prompt.empty()) {
     refuse("has no prompt, and this model says nothing about a first token; give one");
   }
   const size_t size = text.prompt.size() + text.answer.size();
@@ -238,7 +261,7 @@ void check_text(const MaskedText& text, size_t number, const models::Config& con
     refuse("has " + std::to_string(size) + " tokens; the model reads " +
            std::to_string(config.context_length));
   }
-  if (!o.exact) return;
+  if (!o.exact || is_causal(config)) return;
   for (const Piece& piece : pieces_of(config, text)) {
     if (piece.length() > kMostExact) {
       refuse("has " + std::to_string(piece.length()) +
@@ -284,7 +307,7 @@ Likelihood likelihood(engine::Engine& engine, std::span<const MaskedText> texts,
   check_options(options);
   for (size_t i = 0; i < texts.size(); ++i) check_text(texts[i], i, config, options);
   Likelihood result;
-  if (options.ratio_masks > 0) {
+  if (options.ratio_masks > 0 && !is_causal(config)) {
     for (int tenths = 1; tenths <= 10; ++tenths) result.ratios.push_back({tenths / 10.0, 0, 0});
   }
   for (size_t i = 0; i < texts.size(); ++i) {
@@ -293,6 +316,10 @@ Likelihood likelihood(engine::Engine& engine, std::span<const MaskedText> texts,
     double variance = 0;
     const auto request = engine.new_request();
     run_to_end(engine, request, [&]() -> Task<void> {
+      if (is_causal(config)) {
+        answer.nll = co_await read_once(engine, request, texts[i]);
+        co_return;
+      }
       Scorer scorer(engine, request, texts[i]);
       for (const Piece& piece : pieces_of(config, texts[i])) {
         scorer.enter(piece);

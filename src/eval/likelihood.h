@@ -1,5 +1,5 @@
 // Likelihoods of answers under models that fill in masked tokens (sheet 00-dllm, "Likelihood"), by
-// masking parts of them.
+// masking parts of them; and under causal ones, for comparison, by reading them.
 #pragma once
 
 #include <cstdint>
@@ -30,10 +30,10 @@ struct Likelihood {
   // -log p in nats is at most the expectation of nll: for k uniform over 1 … L and k of the L
   // tokens masked, L / k times the masked tokens' cross entropies. That is the mean, over all
   // orders of writing, of what writing the tokens one by one costs. Where attention has blocks: the
-  // sum over blocks, each given the ones before.
+  // sum over blocks, each given the ones before. A causal model's nll is -log p itself.
   struct Answer {
     double nll = 0;
-    double standard_error = 0;  // of nll, from the spread of rounds; 0 when exact
+    double standard_error = 0;  // of nll, from the spread of rounds; 0 when exact or causal
     int tokens = 0;
   };
   // Every token masked with probability `ratio` by itself.
@@ -44,17 +44,17 @@ struct Likelihood {
     double per_token() const { return masked > 0 ? nll / double(masked) : 0; }
   };
   std::vector<Answer> answers;  // in the order of the texts
-  std::vector<Ratio> ratios;    // 0.1 … 1.0
+  std::vector<Ratio> ratios;    // 0.1 … 1.0; none of a causal model
 
   double nll() const;
   double standard_error() const;
   int64_t tokens() const;
 };
 
-// `progress` gets the texts done and their number. Throws Error(kUnsupported) for a causal model
-// and one without a mask token, Error(kUsage) for an empty answer, one too long to be exact,
-// options that do not fit, and an answer without a prompt under a model of shifted logits, which
-// says nothing about a first token.
+// `progress` gets the texts done and their number. Throws Error(kUnsupported) for a model that
+// is not causal and has no mask token, Error(kUsage) for an empty answer, one too long to be exact,
+// options that do not fit, and an answer without a prompt under a causal model or one of shifted
+// logits, which say nothing about a first token.
 Likelihood likelihood(engine::Engine& engine, std::span<const MaskedText> texts,
                       const LikelihoodOptions& options,
                       const std::function<void(int done, int total)>& progress = {});

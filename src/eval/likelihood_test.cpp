@@ -200,9 +200,32 @@ std::string refused(engine::Engine& engine, const MaskedText& text,
   return "";
 }
 
+// By the logits of the whole text, each row's own softmax.
+TEST(Likelihood, OfACausalModelIsThatOfReading) {
+  Masked m("qwen3");
+  std::vector<int32_t> tokens = kText.prompt;
+  tokens.insert(tokens.end(), kText.answer.begin(), kText.answer.end());
+  double expected = 0;
+  window_logits(m.engine, tokens, [&](int row, std::span<const float> logits) {
+    const size_t next = size_t(row) + 1;
+    if (next < kText.prompt.size() || next >= tokens.size()) return;
+    double sum = 0;
+    for (const float x : logits) sum += std::exp(double(x));
+    expected += std::log(sum) - double(logits[size_t(tokens[next])]);
+  });
+  const Likelihood got = likelihood(m.engine, std::vector{kText, kText}, {});
+  ASSERT_EQ(got.answers.size(), 2u);
+  EXPECT_NEAR(got.answers[1].nll, expected, 1e-5 * expected);
+  EXPECT_EQ(got.standard_error(), 0);
+  EXPECT_EQ(got.tokens(), 10);
+  EXPECT_TRUE(got.ratios.empty());
+}
+
 TEST(Likelihood, WhatCannotBeIsRefused) {
   Masked causal("qwen3"), llada("llada"), dream("dream");
-  EXPECT_NE(refused(causal.engine, kText).find("eval perplexity"), std::string::npos);
+  MaskedText bare = kText;
+  bare.prompt.clear();
+  EXPECT_NE(refused(causal.engine, bare).find("has no prompt"), std::string::npos);
   EXPECT_NE(refused(llada.engine, {{1}, {}}).find("text 1 has an answer without tokens"),
             std::string::npos);
   EXPECT_NE(refused(dream.engine, {{}, {4}}).find("has no prompt"), std::string::npos);

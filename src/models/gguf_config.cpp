@@ -129,17 +129,22 @@ RopeScaling rope_scaling(const Keys& keys, int context_length) {
   return scaling;
 }
 
-void read_rope(const Keys& keys, const Gguf& gguf, Config& config) {
+RopeParameters full_rope(const Keys& keys, const Config& config) {
   RopeParameters p;
   p.dims = keys.integer_or("rope.dimension_count", config.head_dim);
   p.base = keys.number_or("rope.freq_base", 10000.0);
   p.context_length = config.context_length;
   p.scaling = rope_scaling(keys, config.context_length);
   if (p.dims > config.head_dim) {
-    throw Error(ErrorKind::kBadFile, gguf.name() + ": metadata \"" +
+    throw Error(ErrorKind::kBadFile, keys.place() + ": metadata \"" +
                                          keys.full("rope.dimension_count") +
                                          "\" is larger than a head; fix or replace the model file");
   }
+  return p;
+}
+
+void read_rope(const Keys& keys, const Gguf& gguf, Config& config) {
+  RopeParameters p = full_rope(keys, config);
   config.rope = make_rope(p, gguf.name());
   config.rope.magnitude *= float(keys.number_or("rope.scaling.attn_factor", 1.0));
   if (config.sliding.empty()) return;
@@ -232,8 +237,9 @@ void read_experts(const Keys& keys, Config& config) {
   }
   // Softmax over all experts, then the top ones divided by their sum, is Mixtral's softmax over the
   // top ones.
-  e.normalise = keys.boolean_if("expert_weights_norm").value_or(config.architecture != "qwen2moe" &&
-                                                          config.architecture != "llada-moe");
+  e.normalise =
+      keys.boolean_if("expert_weights_norm")
+          .value_or(config.architecture != "qwen2moe" && config.architecture != "llada-moe");
   if (const double scale = keys.number_or("expert_weights_scale", 1.0); scale != 0)
     e.scale = float(scale);
   if (const int dense = keys.integer_or("leading_dense_block_count", 0); dense > 0) {
@@ -315,6 +321,10 @@ Config gguf_config(const Gguf& gguf) {
   read_masked(keys, gguf, config);
   check_config(config, gguf.name());
   return config;
+}
+
+RopeParameters gguf_rope(const Gguf& gguf, const Config& config) {
+  return full_rope(Keys(gguf, architecture_of(gguf)), config);
 }
 
 }  // namespace tutti::models

@@ -73,6 +73,8 @@ class Tokenizer {
   // Reads `tokenizer.ggml.*`. Throws Error(kBadFile) for a damaged vocabulary, Error(kUnsupported) naming a
   // tokenizer model or pre-tokenizer that is not known.
   static Tokenizer from_gguf(const formats::Gguf& file);
+  // The same, for those who write it down again.
+  static TokenizerSpec read_gguf(const formats::Gguf& file);
   // Reads tokenizer.json and, unless empty, tokenizer_config.json. Errors as above; `name` stands for the
   // folder in them.
   static Tokenizer from_hf(std::string_view tokenizer_json, std::string_view tokenizer_config_json,

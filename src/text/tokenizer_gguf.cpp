@@ -77,7 +77,9 @@ int32_t read_id(const Gguf& file, const char* key) {
 
 }  // namespace
 
-Tokenizer Tokenizer::from_gguf(const Gguf& file) {
+Tokenizer Tokenizer::from_gguf(const Gguf& file) { return Tokenizer(read_gguf(file)); }
+
+TokenizerSpec Tokenizer::read_gguf(const Gguf& file) {
   const auto model = file.string("tokenizer.ggml.model");
   if (!model) {
     throw Error(ErrorKind::kUnsupported,
@@ -149,7 +151,7 @@ Tokenizer Tokenizer::from_gguf(const Gguf& file) {
   if (spec.bos == kNoToken) spec.add_bos = false;
   if (spec.eos == kNoToken) spec.add_eos = false;
   spec.chat_template = file.string("tokenizer.chat_template").value_or("");
-  return Tokenizer(std::move(spec));
+  return spec;
 }
 
 }  // namespace tutti::text

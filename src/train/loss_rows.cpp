@@ -116,7 +116,8 @@ LossSequence masked_tokens(const LossOptions& o, const models::Config& config, c
 }
 
 // The tokens whose certainty is trained: one block of the answer, or all of it.
-std::pair<int, int> active_tokens(const LossOptions& o, const Example& e, int first, const Noise& noise) {
+std::pair<int, int> active_tokens(const LossOptions& o, const Example& e, int first,
+                                  const Noise& noise) {
   const int end = int(e.tokens.size());
   if (o.certainty_block == 0 || first >= end) return {first, end};
   const int blocks = (end - first + o.certainty_block - 1) / o.certainty_block;
@@ -125,8 +126,8 @@ std::pair<int, int> active_tokens(const LossOptions& o, const Example& e, int fi
 }
 
 // The active tokens half masked, what comes behind them masked; then the other half.
-void certainty_pair(const LossOptions& o, const models::Config& config, const Example& e, const Noise& noise,
-                    size_t examples, std::vector<LossSequence>& out) {
+void certainty_pair(const LossOptions& o, const models::Config& config, const Example& e,
+                    const Noise& noise, size_t examples, std::vector<LossSequence>& out) {
   const auto [begin, end] = active_tokens(o, e, first_predicted(e, config.shifted_logits), noise);
   const double p = (1 - o.epsilon) * o.certainty_rate + o.epsilon;
   for (const bool complement : {false, true}) {
@@ -206,12 +207,12 @@ std::vector<double> context_weights(const std::vector<bool>& masked, double q) {
 
 std::vector<LossSequence> loss_sequences(const LossOptions& o, const models::Config& config,
                                          std::span<const Example> examples, uint64_t seed,
-                                         int64_t step) {
+                                         uint64_t first) {
   std::vector<Example> cut_examples;
   std::vector<Noise> noises;
   size_t times = 0, drawn = 0;
   for (size_t i = 0; i < examples.size(); ++i) {
-    noises.emplace_back(seed, uint64_t(step) * examples.size() + i);
+    noises.emplace_back(seed, first + i);
     cut_examples.push_back(cut(o, examples[i], noises.back()));
     const size_t n = cut_examples.back().tokens.size(),
                  block = size_t(std::max(config.attention_block, 1));

@@ -26,11 +26,12 @@ struct LossSequence {
 // Throws Error(kUsage) when the loss does not go with how the model sees and predicts.
 void check_loss(const LossOptions& options, const models::Config& config);
 
-// All sequences of step `step`, one per example in their order (of kCertainty two), whose examples are numbers step * examples.size() and following of
-// the run. The noise of an example depends on (seed, number) alone.
+// All sequences of one step, one per example in their order (of kCertainty two). The examples are
+// numbers `first` and following of the run; the noise of an example depends on (seed, number)
+// alone.
 std::vector<LossSequence> loss_sequences(const LossOptions& options, const models::Config& config,
                                          std::span<const Example> examples, uint64_t seed,
-                                         int64_t step);
+                                         uint64_t first);
 
 // Dream's context-adaptive weights: of each masked token, sum over unmasked j of 1/2 q (1 - q)^(|i
 // - j| - 1); 0 for unmasked ones.

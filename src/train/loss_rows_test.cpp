@@ -63,7 +63,7 @@ TEST(Masked, NoiseFallsOnAnswersOnly) {
     for (int step = 0; step < 50; ++step) {
       for (const int prompt : {0, 4}) {
         const Example e = example(12, prompt);
-        const LossSequence s = loss_sequences(o, c, std::vector{e}, 7, step)[0];
+        const LossSequence s = loss_sequences(o, c, std::vector{e}, 7, uint64_t(step))[0];
         ASSERT_EQ(s.rates.size(), 1u);
         std::map<int, size_t> of_token;
         for (size_t i = 0; i < s.predicted.size(); ++i)
@@ -95,7 +95,8 @@ TEST(Masked, InverseWeightsAreUnbiased) {
     double sum = 0, squares = 0;
     constexpr int kSteps = 400;
     for (int step = 0; step < kSteps; ++step) {
-      const double one = total(loss_sequences(o, c, examples, 11, step));
+      const double one =
+          total(loss_sequences(o, c, examples, 11, uint64_t(step) * examples.size()));
       sum += one;
       squares += one * one;
     }
@@ -114,13 +115,14 @@ TEST(Masked, RatesAreUniformAndStratifiedOnesFillTheirStrata) {
   const std::vector<Example> examples(10, example(5, 0));
   double mean = 0;
   for (int step = 0; step < 100; ++step) {
-    const auto sequences = loss_sequences(o, c, examples, 3, step);
+    const auto sequences = loss_sequences(o, c, examples, 3, uint64_t(step) * examples.size());
     for (size_t i = 0; i < 10; ++i) {
       EXPECT_GT(sequences[i].rates[0], double(i) / 10);
       EXPECT_LT(sequences[i].rates[0], double(i + 1) / 10);
     }
     o.stratified = false;
-    for (const auto& s : loss_sequences(o, c, examples, 3, step)) mean += s.rates[0] / 1000;
+    for (const auto& s : loss_sequences(o, c, examples, 3, uint64_t(step) * examples.size()))
+      mean += s.rates[0] / 1000;
     o.stratified = true;
   }
   EXPECT_NEAR(mean, 0.5, 4 * std::sqrt(1 / 12.0 / 1000));
@@ -142,7 +144,7 @@ TEST(Masked, MeansDivideByWhatTheyAreNamedAfter) {
   const auto weight_of = [&](LossMean mean, size_t sequence) {
     o.mean = mean;
     for (int step = 0;; ++step) {
-      const auto sequences = loss_sequences(o, c, examples, 1, step);
+      const auto sequences = loss_sequences(o, c, examples, 1, uint64_t(step) * examples.size());
       if (sequences[0].predicted.empty() || sequences[1].predicted.empty()) continue;
       if (mean == LossMean::kMasked) {
         EXPECT_NEAR(total(sequences), 1, 1e-12);
@@ -183,7 +185,7 @@ TEST(Block, NoisyAndCleanHalvesShareTheirPositions) {
   const Example e = example(10, 3);
   bool different = false;
   for (int step = 0; step < 20; ++step) {
-    const LossSequence s = loss_sequences(o, c, std::vector{e}, 5, step)[0];
+    const LossSequence s = loss_sequences(o, c, std::vector{e}, 5, uint64_t(step))[0];
     ASSERT_EQ(s.sequence.rows(), 20);
     EXPECT_EQ(s.sequence.sight, Sight::kBlockDiffusion);
     EXPECT_EQ(s.sequence.block, 4);
@@ -212,16 +214,16 @@ TEST(Noise, IsAFunctionOfSeedAndExample) {
   const Example e = example(30, 0);
   // Example 6 alone, in a step of two, and in a step of three.
   const auto alone = loss_sequences(o, c, std::vector{e}, 9, 6)[0];
-  const auto in_two = loss_sequences(o, c, std::vector{e, e}, 9, 3)[0];
-  const auto in_three = loss_sequences(o, c, std::vector{e, e, e}, 9, 2)[0];
+  const auto in_two = loss_sequences(o, c, std::vector{e, e}, 9, 5)[1];
+  const auto in_three = loss_sequences(o, c, std::vector{e, e, e}, 9, 4)[2];
   EXPECT_EQ(alone.predicted, in_two.predicted);
   EXPECT_EQ(alone.predicted, in_three.predicted);
   EXPECT_NE(alone.predicted, loss_sequences(o, c, std::vector{e}, 10, 6)[0].predicted);
   EXPECT_NE(alone.predicted, loss_sequences(o, c, std::vector{e}, 9, 7)[0].predicted);
 }
 
-// Every active token is masked in exactly one of the two copies; the prompt and the blocks before are clean, what follows
-// is masked and not predicted; every block's turn comes.
+// Every active token is masked in exactly one of the two copies; the prompt and the blocks before
+// are clean, what follows is masked and not predicted; every block's turn comes.
 TEST(Certainty, PairsAreComplementary) {
   for (const bool shifted : {false, true}) {
     const models::Config c = config(AttentionKind::kBidirectional, shifted);
@@ -235,7 +237,7 @@ TEST(Certainty, PairsAreComplementary) {
         std::map<int, int> begins;
         double masked_first = 0, active = 0;
         for (int step = 0; step < 300; ++step) {
-          const auto pair = loss_sequences(o, c, std::vector{e}, 4, step);
+          const auto pair = loss_sequences(o, c, std::vector{e}, 4, uint64_t(step));
           ASSERT_EQ(pair.size(), 2u);
           std::map<int, int> copy_of;  // by position
           for (int copy = 0; copy < 2; ++copy) {

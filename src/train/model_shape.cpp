@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "models/gguf_config.h"
 #include "models/hf_config.h"
 
 namespace tutti::train {
@@ -98,6 +99,34 @@ nlohmann::ordered_json common_json(const ModelShape& s) {
   return j;
 }
 
+bool can_be(const std::string& architecture, const std::string& family) {
+  const std::string given = family_of(architecture).tensors, wanted = family_of(family).tensors;
+  return given == wanted || (given == "llama" && wanted == "qwen2");
+}
+
+models::RopeParameters rope_of(const models::Checkpoint& checkpoint) {
+  const models::Config& c = checkpoint.config();
+  if (checkpoint.gguf()) return models::gguf_rope(*checkpoint.gguf(), c);
+  const formats::ModelFolder& folder = *checkpoint.folder();
+  return models::hf_ropes(folder.config(), (folder.path() / "config.json").string(), c).full;
+}
+
+// A ModelShape knows frequencies by their base only.
+bool is_plain(const models::RopeParameters& rope, const models::Config& c) {
+  return rope.scaling.kind == models::RopeScaling::kNone && rope.dims == c.head_dim &&
+         c.rope.magnitude == 1 &&
+         c.rope.inverse_frequency == models::make_rope(rope, "model.from").inverse_frequency;
+}
+
+bool has_biases(const models::StoredWeights& weights) {
+  for (const auto& l : weights.layers) {
+    for (const auto* linear : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) {
+      if (!linear->bias.empty()) return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 std::vector<std::string> family_names() {
@@ -125,17 +154,17 @@ ModelShape shape_of(const models::Checkpoint& checkpoint, const std::string& fam
   const auto refuse = [&](const std::string& what) {
     throw Error(ErrorKind::kUnsupported, "model.from: " + what + "; train another model");
   };
-  if (!checkpoint.folder()) refuse("is no Hugging Face folder");
-  const std::string place = (checkpoint.folder()->path() / "config.json").string();
-  const models::HfRopes ropes = models::hf_ropes(checkpoint.folder()->config(), place, c);
+  const models::RopeParameters rope = rope_of(checkpoint);
   ModelShape s;
   s.family = family.empty() ? c.architecture : family;
-  if (std::string(family_of(s.family).tensors) != family_of(c.architecture).tensors) {
+  if (!can_be(c.architecture, s.family)) {
     refuse("has no tensors of the family " + s.family + ", being " + c.architecture);
   }
-  if (ropes.full.scaling.kind != models::RopeScaling::kNone)
-    refuse("has a scaled rotary embedding");
+  if (std::string(family_of(c.architecture).tensors) == "llama" && has_biases(checkpoint.weights()))
+    refuse("has biases");
+  if (!is_plain(rope, c)) refuse("has a scaled or partial rotary embedding");
   if (!c.sliding.empty()) refuse("has sliding windows");
+  if (c.attention_cap > 0 || c.logit_cap > 0) refuse("caps its scores or logits");
   if (c.experts.count > 0) refuse("has experts");
   if (c.activation != tensor::Activation::kSilu) refuse("has an activation other than SiLU");
   s.layers = c.layers;
@@ -146,7 +175,7 @@ ModelShape shape_of(const models::Checkpoint& checkpoint, const std::string& fam
   s.intermediate = c.intermediate;
   s.context = c.context_length;
   s.vocab = c.vocab;
-  s.rope_theta = ropes.full.base;
+  s.rope_theta = rope.base;
   s.norm_epsilon = double(c.norm_eps);
   s.tied_head = c.tied_head;
   s.block = c.attention_block;

@@ -13,7 +13,8 @@ namespace tutti::train {
 
 // llama, qwen2, qwen3: causal. llada: llama that sees all and predicts in place. dream: qwen2 that
 // sees all, logits shifted by one. sdar: qwen3 that sees blocks. Each masked family has the tensors
-// of its causal one.
+// of its causal one. qwen2 is llama with biases of q, k and v: llama's tensors become qwen2's or
+// dream's with biases of 0.
 std::vector<std::string> family_names();
 
 struct ModelShape {
@@ -37,8 +38,9 @@ struct ShapedConfig {
 };
 ShapedConfig shaped_config(const ModelShape& shape);
 
-// Of a folder's model, as `family` (empty: its own), which must have the same tensors. Throws
-// Error(kUnsupported) naming what has no place in a ModelShape.
+// Of a folder's or a GGUF file's model, as `family` (empty: its own), which must have the same
+// tensors, or those of llama when the family's are qwen2's. Throws Error(kUnsupported) naming what
+// has no place in a ModelShape.
 ModelShape shape_of(const models::Checkpoint& checkpoint, const std::string& family);
 
 }  // namespace tutti::train

@@ -41,11 +41,13 @@ ModelRecipe read_model(StrictObject o) {
   return m;
 }
 
-TokenizerRecipe read_tokenizer(StrictObject o) {
+// `otherwise`: the model that training begins from, which has a tokenizer as well.
+TokenizerRecipe read_tokenizer(StrictObject o, const std::string& otherwise) {
   TokenizerRecipe t;
   t.characters = o.text("characters", "");
   t.from = o.text("from", "");
   t.mask = o.text("mask", "");
+  if (t.characters.empty() && t.from.empty()) t.from = otherwise;
   if (t.characters.empty() == t.from.empty()) {
     o.bad("characters", "and \"from\" exclude each other; give one of them");
   }
@@ -99,11 +101,14 @@ LossOptions read_loss(StrictObject o) {
   l.certainty_rate = o.number("certainty_rate", 0, 1, 0.5);
   l.certainty_weight = o.number("certainty_weight", 0, 1e3, 2.0);
   l.certainty_temperature = o.number("certainty_temperature", 1e-3, 1e3, 0.5);
-  for (const char* key : {"certainty_block", "certainty_rate", "certainty_weight", "certainty_temperature"}) {
-    if (o.has(key) && l.kind != LossKind::kCertainty) o.bad(key, "belongs to the kind \"certainty\"");
+  for (const char* key :
+       {"certainty_block", "certainty_rate", "certainty_weight", "certainty_temperature"}) {
+    if (o.has(key) && l.kind != LossKind::kCertainty)
+      o.bad(key, "belongs to the kind \"certainty\"");
   }
   for (const char* key : {"weight", "mean", "low", "high", "stratified"}) {
-    if (o.has(key) && l.kind == LossKind::kCertainty) o.bad(key, "does not go with the kind \"certainty\"");
+    if (o.has(key) && l.kind == LossKind::kCertainty)
+      o.bad(key, "does not go with the kind \"certainty\"");
   }
   if (l.time_per_block && l.kind != LossKind::kBlock)
     o.bad("time_per_block", "belongs to the kind \"block\"");
@@ -147,6 +152,7 @@ LoraRecipe read_lora(StrictObject o) {
   LoraRecipe l;
   l.rank = int(o.integer("rank", 1, 4096));
   l.alpha = o.number("alpha", 0, 1e6, double(2 * l.rank));
+  l.first_layer = int(o.integer("first_layer", 0, 4095, 0));
   l.targets = o.choices("targets", {"q", "k", "v", "o", "gate", "up", "down"},
                         {"q", "k", "v", "o", "gate", "up", "down"});
   o.finish();
@@ -173,12 +179,20 @@ Recipe parse_recipe(std::string_view text, const std::string& place,
   r.name = o.text("name");
   r.seed = uint64_t(o.integer("seed", 0, INT64_MAX, 1));
   r.model = read_model(o.object("model"));
-  r.tokenizer = read_tokenizer(o.object("tokenizer"));
+  r.tokenizer.from = r.model.from;
+  if (r.model.from.empty() || o.has("tokenizer"))
+    r.tokenizer = read_tokenizer(o.object("tokenizer"), r.model.from);
   r.data = read_data(o.object("data"), folder);
   r.loss = read_loss(o.object("loss"));
   r.optimiser = read_optimiser(o.object("optimiser"));
   r.steps = o.integer("steps", 1, int64_t(1) << 40);
-  r.sequences = int(o.integer("sequences", 1, 1 << 20));
+  const std::optional<int64_t> none = 0;  // exactly one of the two is given
+  r.sequences = int(o.integer("sequences", 1, 1 << 20, o.has("tokens") ? none : std::nullopt));
+  r.tokens = int(o.integer("tokens", 1, 1 << 24, none));
+  if (r.sequences > 0 && r.tokens > 0)
+    o.bad("tokens", "and \"sequences\" exclude each other; give one of them");
+  if (r.tokens > 0 && r.tokens < r.data.length)
+    o.bad("tokens", "is less than data.length, which one sequence may have");
   r.accumulate = int(o.integer("accumulate", 1, 1 << 20, 1));
   r.ema = o.number("ema", 0, 1 - 1e-9, 0.0);
   r.bf16 = o.choice("precision", {"f32", "bf16"}, "f32") == "bf16";

@@ -16,7 +16,7 @@ namespace tutti::train {
 // A new network of these sizes, or the weights of a folder. The family says how the network sees
 // and predicts, and in whose layout it is saved (model_shape.h).
 struct ModelRecipe {
-  std::string from;  // a Hugging Face folder; empty: new weights
+  std::string from;  // a Hugging Face folder or a GGUF file; empty: new weights
   std::string
       family;  // llama, qwen2, qwen3, llada, dream, sdar; empty with `from`: the folder's own
   int layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0;
@@ -30,8 +30,8 @@ struct ModelRecipe {
 
 struct TokenizerRecipe {
   std::string characters;  // one token each; exactly one of the two is set
-  std::string from;        // a folder with a tokenizer; empty with `characters`
-  std::string mask;        // the token that stands for a masked one; empty: the tokenizer's own
+  std::string from;  // a folder or a GGUF file with a tokenizer, ModelRecipe::from unless said
+  std::string mask;  // the token that stands for a masked one; empty: the tokenizer's own
 };
 
 // Exactly one of the sources is set.
@@ -55,6 +55,7 @@ struct OptimiserRecipe {
 struct LoraRecipe {
   int rank = 0;  // 0: all weights are trained
   double alpha = 0;
+  int first_layer = 0;               // layers before it stay as they are
   std::vector<std::string> targets;  // of q k v o gate up down
 };
 
@@ -77,7 +78,8 @@ struct Recipe {
   LoraRecipe lora;
   EvaluationRecipe evaluation;
   int64_t steps = 0;
-  int sequences = 0;       // of one forward
+  int sequences = 0;       // of one forward; 0: as many as `tokens` holds
+  int tokens = 0;          // of one forward, at most
   int accumulate = 1;      // forwards of one step
   double ema = 0;          // decay of the averaged weights; 0: none. They are what is saved
   bool bf16 = false;       // products in bfloat16, weights and sums in fp32

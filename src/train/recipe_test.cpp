@@ -102,6 +102,35 @@ TEST(Recipe, WhatIsWrongIsNamed) {
   EXPECT_NE(refusal(json::array()).find("is no object"), std::string::npos);
 }
 
+TEST(Recipe, AForwardIsFilledByTokensOrBySequences) {
+  json recipe = minimal();
+  recipe["tokens"] = 512;
+  EXPECT_NE(refusal(recipe).find("exclude each other"), std::string::npos);
+  recipe.erase("sequences");
+  const Recipe r = parse_recipe(recipe.dump(), "r.json", "folder");
+  EXPECT_EQ(r.tokens, 512);
+  EXPECT_EQ(r.sequences, 0);
+  recipe["tokens"] = 31;
+  EXPECT_NE(refusal(recipe).find("less than data.length"), std::string::npos);
+  recipe.erase("tokens");
+  EXPECT_NE(refusal(recipe).find("sequences"), std::string::npos);
+}
+
+TEST(Recipe, TheTokenizerIsTheModelsUnlessSaid) {
+  json recipe = minimal();
+  recipe["model"] = {{"from", "some.gguf"}};
+  EXPECT_EQ(parse_recipe(recipe.dump(), "r.json", "folder").tokenizer.from, "");
+  recipe["tokenizer"] = {{"mask", "<unused>"}};
+  EXPECT_EQ(parse_recipe(recipe.dump(), "r.json", "folder").tokenizer.from, "some.gguf");
+  EXPECT_EQ(parse_recipe(recipe.dump(), "r.json", "folder").tokenizer.mask, "<unused>");
+  recipe.erase("tokenizer");
+  EXPECT_EQ(parse_recipe(recipe.dump(), "r.json", "folder").tokenizer.from, "some.gguf");
+  recipe["model"] = minimal()["model"];
+  EXPECT_NE(refusal(recipe).find("tokenizer"), std::string::npos);
+  recipe["tokenizer"] = {{"mask", "<unused>"}};
+  EXPECT_NE(refusal(recipe).find("give one of them"), std::string::npos);
+}
+
 TEST(Recipe, EvaluationNeedsAGenerator) {
   json recipe = minimal();
   recipe["data"] = {{"jsonl", "lines.jsonl"}, {"length", 32}};

@@ -20,7 +20,8 @@ struct StepReport {
   double learning_rate = 0;
   int64_t tokens = 0;     // rows that went through the network
   int64_t predicted = 0;  // of these, with a target
-  // Of the loss "certainty": share of the predictions that are right, and the mean entropy of those.
+  // Of the loss "certainty": share of the predictions that are right, and the mean entropy of
+  // those.
   double right = 0, entropy = 0;
   double seconds = 0;
 };
@@ -35,7 +36,7 @@ struct EvaluationReport {
 
 struct TrainingRequest {
   std::filesystem::path recipe;
-  std::filesystem::path folder;  // state.safetensors, model/ and recipe.json are written here
+  std::filesystem::path folder;  // state.safetensors, model/, recipe.json, with adapters adapter/
   bool resume = false;           // go on from the folder's state
   int64_t until = 0;             // stop after this step and save; 0: after the recipe's last
   int threads = 1;

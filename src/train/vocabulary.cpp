@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "formats/gguf.h"
 #include "models/find_model.h"
 #include "text/byte_alphabet.h"
 
@@ -24,21 +25,33 @@ Json byte_level(bool regex) {
           {"use_regex", regex}};
 }
 
-TokenizerFiles files_of(const std::string& name) {
+text::HfTokenizerFiles files_of(const std::string& name) {
   const auto path = models::find_model(name);
+  if (!std::filesystem::is_directory(path)) {
+    return text::hf_tokenizer_files(text::Tokenizer::read_gguf(formats::Gguf::open(path)));
+  }
   if (!std::filesystem::exists(path / "tokenizer.json")) {
     throw Error(ErrorKind::kNotFound,
                 "tokenizer.from: " + path.string() +
-                    " has no tokenizer.json; name a Hugging Face folder that has one");
+                    " has no tokenizer.json; name a GGUF file or a folder that has one");
   }
   const auto config = path / "tokenizer_config.json";
   return {read_file(path / "tokenizer.json"),
           std::filesystem::exists(config) ? read_file(config) : ""};
 }
 
+// The folder's readers, ours and others', shall know the mask token by name.
+void name_mask(text::HfTokenizerFiles& files, const std::string& mask) {
+  Json config = files.tokenizer_config_json.empty() ? Json::object()
+                                                    : Json::parse(files.tokenizer_config_json);
+  if (!config.is_object()) config = Json::object();
+  config["mask_token"] = mask;
+  files.tokenizer_config_json = config.dump(1) + "\n";
+}
+
 }  // namespace
 
-TokenizerFiles character_tokenizer(const std::string& characters, const std::vector<std::string>& special) {
+text::HfTokenizerFiles character_tokenizer(const std::string& characters, const std::vector<std::string>& special) {
   Json vocab = Json::object();
   for (const char c : characters) {
     if (static_cast<unsigned char>(c) >= 0x80) {
@@ -83,7 +96,7 @@ TokenizerFiles character_tokenizer(const std::string& characters, const std::vec
 }
 
 Vocabulary make_vocabulary(const TokenizerRecipe& recipe) {
-  TokenizerFiles files =
+  text::HfTokenizerFiles files =
       recipe.from.empty() ? character_tokenizer(recipe.characters) : files_of(recipe.from);
   text::Tokenizer tokenizer =
       text::Tokenizer::from_hf(files.tokenizer_json, files.tokenizer_config_json);
@@ -97,8 +110,10 @@ Vocabulary make_vocabulary(const TokenizerRecipe& recipe) {
   v.mask = recipe.mask.empty() ? v.tokenizer.mask() : v.tokenizer.find(recipe.mask);
   if (!recipe.mask.empty() && v.mask < 0) {
     throw Error(ErrorKind::kUsage,
-                "tokenizer.mask: \"" + recipe.mask + "\" is no token of the tokenizer");
+                "tokenizer.mask: \"" + recipe.mask +
+                    "\" is no token of the tokenizer; name one that no text has");
   }
+  if (!recipe.mask.empty()) name_mask(v.files, recipe.mask);
   return v;
 }
 

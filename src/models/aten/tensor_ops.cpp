@@ -11,11 +11,6 @@ namespace {
 
 at::Tensor index_tensor(const std::vector<int64_t>& ids) { return at::tensor(ids, at::kLong); }
 
-at::Tensor linear(const at::Tensor& x, const Linear<at::Tensor, at::Tensor>& l) {
-  at::Tensor y = x.matmul(l.weight.t());
-  return l.bias.defined() ? y + l.bias : y;
-}
-
 struct ExpertChoice {
   at::Tensor ids, weights;
 };
@@ -69,6 +64,16 @@ TensorOps::TensorOps(const Config& config, const Batch& batch, TensorKv& kv,
                      const TensorInputs& inputs)
     : config_(config), batch_(batch), kv_(kv), inputs_(inputs) {
   answer_.hidden.resize(batch.hidden.size());
+}
+
+at::Tensor TensorOps::linear(const at::Tensor& x, const Linear<at::Tensor, at::Tensor>& l) const {
+  at::Tensor y = x.matmul(l.weight.t());
+  if (const auto beside = inputs_.low_rank.find(l.weight.unsafeGetTensorImpl());
+      beside != inputs_.low_rank.end()) {
+    const auto& [a, b, scale] = beside->second;
+    y = y + (x.matmul(a.t()) * scale).matmul(b.t());
+  }
+  return l.bias.defined() ? y + l.bias : y;
 }
 
 at::Tensor TensorOps::active_rows(const at::Tensor& h) const {
@@ -357,10 +362,14 @@ void TensorOps::experts_residual(at::Tensor& h, const LayerWeights<at::Tensor, a
   add_rows(h, y);
 }
 
+at::Tensor TensorOps::head_input(const at::Tensor& h, const at::Tensor& norm_weight) const {
+  const std::vector<int64_t> rows(batch_.head_rows.begin(), batch_.head_rows.end());
+  return norm(h.index_select(0, index_tensor(rows)), norm_weight);
+}
+
 void TensorOps::head(const at::Tensor& h, const at::Tensor& norm_weight, const at::Tensor& head) {
   if (batch_.head_rows.empty()) return;
-  const std::vector<int64_t> rows(batch_.head_rows.begin(), batch_.head_rows.end());
-  answer_.logits = norm(h.index_select(0, index_tensor(rows)), norm_weight).matmul(head.t());
+  answer_.logits = head_input(h, norm_weight).matmul(head.t());
   if (config_.logit_cap > 0) {
     answer_.logits =
         at::tanh(answer_.logits / double(config_.logit_cap)) * double(config_.logit_cap);
@@ -372,6 +381,27 @@ TensorAnswer tensor_forward(const Config& config, const TensorWeights& weights, 
   TensorOps ops(config, batch, kv, inputs);
   forward(ops, config, weights);
   return std::move(ops.answer());
+}
+
+namespace {
+
+// Stops before the head's product.
+class StateOps : public TensorOps {
+ public:
+  using TensorOps::TensorOps;
+  void head(const at::Tensor& h, const at::Tensor& norm_weight, const at::Tensor&) {
+    states = head_input(h, norm_weight);
+  }
+  at::Tensor states;
+};
+
+}  // namespace
+
+at::Tensor tensor_states(const Config& config, const TensorWeights& weights, const Batch& batch,
+                         TensorKv& kv, const TensorInputs& inputs) {
+  StateOps ops(config, batch, kv, inputs);
+  forward(ops, config, weights);
+  return ops.states;
 }
 
 }  // namespace tutti::models

@@ -33,12 +33,20 @@ struct TensorKv {
   TensorKv(const Config& config, int pages, at::ScalarType dtype = at::kFloat);
 };
 
+// What stands beside a matrix W of a network, which is used as W + scale * b a (Hu et al., 2021)
+// and never written out: a [rank, in], b [out, rank]. Gradients reach a and b; W needs none.
+struct LowRank {
+  at::Tensor a, b;
+  double scale = 1;
+};
+
 // Inputs of a batch that gradients shall reach: what is given here stands for the floats of the
 // batch.
 struct TensorInputs {
   std::vector<at::Tensor>
       rows;  // per row or empty: of a kVector row the vector [hidden], of a kMix row the weights
   std::unordered_map<const LinearMap*, Linear<at::Tensor, at::Tensor>> maps;  // of kFromRow rows
+  std::unordered_map<const at::TensorImpl*, LowRank> low_rank;  // by the matrix they stand beside
 };
 
 // logits[i] is [vocab] for head row i; hidden[i] is [hidden] for Batch::hidden[i] (whose `out` is
@@ -75,6 +83,10 @@ class TensorOps {
 
   TensorAnswer& answer() { return answer_; }
 
+ protected:
+  // What the head multiplies: the normed states of the head rows.
+  at::Tensor head_input(const at::Tensor& h, const at::Tensor& norm_weight) const;
+
  private:
   struct Rotation {
     at::Tensor cos, sin;  // [active, 1, pairs]
@@ -84,6 +96,7 @@ class TensorOps {
   };
   void enter_epoch(const Epoch& epoch);
   at::Tensor free_input(const at::Tensor& embedding, float scale, size_t row) const;
+  at::Tensor linear(const at::Tensor& x, const Linear<at::Tensor, at::Tensor>& l) const;
   at::Tensor active_rows(const at::Tensor& h) const;
   at::Tensor by_row(const at::Tensor& active) const;
   at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const;
@@ -113,5 +126,10 @@ class TensorOps {
 // and inputs through the rows of this forward; keys and values of earlier ones are constants.
 TensorAnswer tensor_forward(const Config& config, const TensorWeights& weights, const Batch& batch,
                             TensorKv& kv, const TensorInputs& inputs = {});
+
+// The same without the product of the head, for those who take it in parts: the normed states [head
+// rows, hidden] that it multiplies. The model has no cap of logits (Config::logit_cap).
+at::Tensor tensor_states(const Config& config, const TensorWeights& weights, const Batch& batch,
+                         TensorKv& kv, const TensorInputs& inputs = {});
 
 }  // namespace tutti::models

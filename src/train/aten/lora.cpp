@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
 
 namespace tutti::train {
 namespace {
@@ -26,12 +28,22 @@ const Part kParts[] = {
     {"down", &Layer::down, &models::TensorLayout::down},
 };
 
+// The product of the layers' matrices in bfloat16 rounds them first: done once here instead.
+void round_layers(models::TensorWeights& weights) {
+  for (auto& layer : weights.layers) {
+    for (const Part& part : kParts) {
+      at::Tensor& w = (layer.*part.linear).weight;
+      if (w.defined()) w = w.to(at::kBFloat16);
+    }
+  }
+}
+
 }  // namespace
 
 Lora::Lora(const LoraRecipe& recipe, const models::TensorWeights& frozen,
-           const models::TensorLayout& layout, uint64_t seed)
-    : frozen_(frozen), scale_(recipe.alpha / recipe.rank) {
-  for (size_t l = 0; l < frozen.layers.size(); ++l) {
+           const models::TensorLayout& layout, uint64_t seed, bool bf16)
+    : recipe_(recipe), frozen_(frozen), scale_(recipe.alpha / recipe.rank) {
+  for (size_t l = size_t(recipe.first_layer); l < frozen.layers.size(); ++l) {
     for (size_t p = 0; p < std::size(kParts); ++p) {
       if (std::ranges::find(recipe.targets, kParts[p].target) == recipe.targets.end()) continue;
       const at::Tensor& w = (frozen.layers[l].*kParts[p].linear).weight;
@@ -44,6 +56,7 @@ Lora::Lora(const LoraRecipe& recipe, const models::TensorWeights& frozen,
            at::zeros({w.size(0), recipe.rank}, at::kFloat)});
     }
   }
+  if (bf16) round_layers(frozen_);
 }
 
 std::vector<Parameter> Lora::parameters() const {
@@ -55,14 +68,50 @@ std::vector<Parameter> Lora::parameters() const {
   return out;
 }
 
-models::TensorWeights Lora::merged(const std::vector<at::Tensor>& values) const {
-  models::TensorWeights w = frozen_;
+models::TensorInputs Lora::beside(const std::vector<at::Tensor>& values) const {
+  models::TensorInputs inputs;
   for (size_t i = 0; i < adapters_.size(); ++i) {
-    const at::Tensor &a = values[2 * i], &b = values[2 * i + 1];
+    const auto& layer = frozen_.layers[adapters_[i].layer];
+    const at::Tensor& w = (layer.*kParts[adapters_[i].part].linear).weight;
+    inputs.low_rank[w.unsafeGetTensorImpl()] = {values[2 * i], values[2 * i + 1], scale_};
+  }
+  return inputs;
+}
+
+models::TensorWeights Lora::merged(const models::TensorWeights& weights,
+                                   const std::vector<at::Tensor>& values) const {
+  models::TensorWeights w = weights;
+  for (size_t i = 0; i < adapters_.size(); ++i) {
     at::Tensor& weight = (w.layers[adapters_[i].layer].*kParts[adapters_[i].part].linear).weight;
-    weight = weight + b.matmul(a) * scale_;
+    weight = weight + values[2 * i + 1].matmul(values[2 * i]) * scale_;
   }
   return w;
+}
+
+NamedTensors Lora::peft_tensors(const std::vector<at::Tensor>& values) const {
+  NamedTensors out;
+  for (size_t i = 0; i < adapters_.size(); ++i) {
+    const std::string at = "base_model.model." + adapters_[i].name;
+    out[at + ".lora_A.weight"] = values[2 * i];
+    out[at + ".lora_B.weight"] = values[2 * i + 1];
+  }
+  return out;
+}
+
+nlohmann::ordered_json Lora::peft_config(const std::string& base) const {
+  std::set<std::string> modules;  // the last part of their names, as peft looks for them
+  std::set<size_t> layers;
+  for (const Adapter& a : adapters_) {
+    modules.insert(a.name.substr(a.name.rfind('.') + 1));
+    layers.insert(a.layer);
+  }
+  nlohmann::ordered_json j{
+      {"peft_type", "LORA"}, {"task_type", nullptr},        {"base_model_name_or_path", base},
+      {"r", recipe_.rank},   {"lora_alpha", recipe_.alpha}, {"lora_dropout", 0.0},
+      {"bias", "none"},      {"fan_in_fan_out", false},     {"use_rslora", false},
+      {"use_dora", false},   {"inference_mode", true},      {"target_modules", modules}};
+  if (recipe_.first_layer > 0) j["layers_to_transform"] = layers;
+  return j;
 }
 
 }  // namespace tutti::train

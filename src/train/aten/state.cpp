@@ -37,6 +37,7 @@ void save_state(const std::filesystem::path& path, const RunState& state) {
   write_tensors(path, state.tensors,
                 {{"format", "tutti-train-1"},
                  {"step", std::to_string(state.step)},
+                 {"examples", std::to_string(state.examples)},
                  {"recipe", state.recipe},
                  {"machine", state.machine}});
 }
@@ -54,10 +55,14 @@ RunState load_state(const std::filesystem::path& path) {
   };
   if (entry("format") != "tutti-train-1") bad("has the format " + entry("format"));
   RunState state;
-  const std::string step = entry("step");
-  const auto parsed = std::from_chars(step.data(), step.data() + step.size(), state.step);
-  if (parsed.ec != std::errc() || parsed.ptr != step.data() + step.size() || state.step < 0)
-    bad("has no step");
+  const auto number = [&](const char* key, int64_t& value) {
+    const std::string text = entry(key);
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size() || value < 0)
+      bad(std::string("has no number as \"") + key + "\"");
+  };
+  number("step", state.step);
+  if (file.metadata().contains("examples")) number("examples", state.examples);
   state.recipe = entry("recipe");
   state.machine = entry("machine");
   for (const formats::SafetensorsTensor& t : file.tensors()) {

@@ -9,10 +9,11 @@
 namespace tutti::train {
 
 struct RunState {
-  int64_t step = 0;      // steps done
-  std::string recipe;    // the text of its file
-  std::string machine;   // what decides the bits besides: threads, instruction set, torch
-  NamedTensors tensors;  // fp32
+  int64_t step = 0;       // steps done
+  int64_t examples = -1;  // examples taken; -1: not said, by files of older programs
+  std::string recipe;     // the text of its file
+  std::string machine;    // what decides the bits besides: threads, instruction set, torch
+  NamedTensors tensors;   // fp32
 };
 
 // Throws Error(kSystem).

@@ -13,6 +13,7 @@
 #include "base/files.h"
 #include "models/find_model.h"
 #include "models/weight_names.h"
+#include "train/aten/head_loss.h"
 #include "train/aten/reference_sampler.h"
 #include "train/problems.h"
 
@@ -81,44 +82,39 @@ int64_t elements(const std::vector<Parameter>& parameters) {
   return n;
 }
 
-// sum(weight * cross entropy) of the batch's head rows, which are fp32.
-at::Tensor weighted_loss(const at::Tensor& logits, std::span<const LossSequence> sequences) {
-  std::vector<int64_t> targets;
-  std::vector<float> weights;
-  for (const LossSequence& s : sequences) {
-    targets.insert(targets.end(), s.targets.begin(), s.targets.end());
-    for (const double w : s.weights) weights.push_back(float(w));
+// What the family asks for and the weights lack: biases of q, k and v (model_shape.h).
+void add_biases(models::TensorWeights& weights, const models::TensorLayout& layout) {
+  if (layout.qkv_bias != models::Presence::kRequired) return;
+  for (auto& l : weights.layers) {
+    for (auto* linear : {&l.q, &l.k, &l.v}) {
+      if (!linear->bias.defined()) linear->bias = at::zeros({linear->weight.size(0)}, at::kFloat);
+    }
   }
-  const at::Tensor losses =
-      at::cross_entropy_loss(logits, at::tensor(targets), {}, at::Reduction::None);
-  return (losses * at::tensor(weights)).sum();
 }
 
-// sum over sequences of certainty * (mean entropy, in nats and at the loss's temperature, of the predictions that are
-// right). Which ones are right is a constant.
-at::Tensor certainty_loss(const at::Tensor& logits, std::span<const LossSequence> sequences,
-                          double temperature, StepReport& report) {
-  std::vector<int64_t> targets;
-  for (const LossSequence& s : sequences) targets.insert(targets.end(), s.targets.begin(), s.targets.end());
-  const at::Tensor right = logits.argmax(1).eq(at::tensor(targets)).contiguous();
-  const at::Tensor log_p = (logits / temperature).log_softmax(1);
-  const at::Tensor entropy = -(log_p.exp() * log_p).sum(1);
-  const bool* is_right = right.data_ptr<bool>();
-  std::vector<float> weights;
-  double all = 0, sum = 0;
-  const at::Tensor values = entropy.detach().contiguous();
+HeadRows head_rows(std::span<const LossSequence> sequences) {
+  HeadRows rows;
+  for (const LossSequence& s : sequences) {
+    rows.targets.insert(rows.targets.end(), s.targets.begin(), s.targets.end());
+    for (const double w : s.weights) rows.weights.push_back(float(w));
+  }
+  return rows;
+}
+
+// Of kCertainty: for each sequence, certainty times the mean entropy of the predictions that are
+// right. Which ones are right is a constant.
+void weigh_entropies(std::span<const LossSequence> sequences, const HeadView& view, HeadRows& rows,
+                     StepReport& report) {
   for (size_t first = 0, i = 0; i < sequences.size(); first += sequences[i].targets.size(), ++i) {
     const size_t n = sequences[i].targets.size();
-    const auto count = std::count(is_right + first, is_right + first + n, true);
+    const auto begin = view.right.begin() + ptrdiff_t(first);
+    const auto count = double(std::count(begin, begin + ptrdiff_t(n), true));
     for (size_t j = first; j < first + n; ++j) {
-      weights.push_back(is_right[j] ? float(sequences[i].certainty / double(count)) : 0.0f);
-      if (is_right[j]) sum += double(values.data_ptr<float>()[j]);
+      rows.entropy_weights.push_back(view.right[j] ? float(sequences[i].certainty / count) : 0.0f);
+      if (view.right[j]) report.entropy += double(view.entropies[j]);
     }
-    all += double(count);
+    report.right += count;
   }
-  report.right += all;
-  report.entropy += sum;
-  return (entropy * at::tensor(weights)).sum();
 }
 
 }  // namespace
@@ -134,7 +130,14 @@ Trainer::Trainer(const Recipe& recipe)
   examples_ = make_examples(recipe_.data, recipe_.seed, vocabulary_);
   weights_ = checkpoint ? models::tensor_weights(*checkpoint, at::kFloat)
                         : initial_weights(shaped_, recipe_.model, recipe_.seed);
-  if (recipe_.lora.rank > 0) lora_.emplace(recipe_.lora, weights_, shaped_.layout, recipe_.seed);
+  add_biases(weights_, shaped_.layout);
+  if (recipe_.lora.rank > 0) {
+    lora_.emplace(recipe_.lora, weights_, shaped_.layout, recipe_.seed, recipe_.bf16);
+    if (lora_->parameters().empty()) {
+      throw Error(ErrorKind::kUsage, "lora.first_layer: the model has only " +
+                                         std::to_string(shape_.layers) + " layers; lower it");
+    }
+  }
   trained_ = lora_ ? lora_->parameters() : parameters_of(weights_, shaped_.layout);
   optimiser_.emplace(recipe_.optimiser, trained_);
   for (const Parameter& p : trained_) {
@@ -147,7 +150,7 @@ int64_t Trainer::parameters() const { return elements(parameters_of(weights_, sh
 int64_t Trainer::trained_parameters() const { return elements(trained_); }
 
 models::TensorWeights Trainer::weights_of(const std::vector<at::Tensor>& values) const {
-  if (lora_) return lora_->merged(values);
+  if (lora_) return lora_->merged(weights_, values);
   models::TensorWeights w = weights_;
   size_t next = 0;
   models::for_each_tensor(w, shaped_.layout, [&](const std::string&, at::Tensor& t) {
@@ -156,37 +159,53 @@ models::TensorWeights Trainer::weights_of(const std::vector<at::Tensor>& values)
   return w;
 }
 
-models::TensorWeights Trainer::saved_weights() const {
-  const at::NoGradGuard no_gradients;
-  return weights_of(averages_.empty() ? values_ : averages_);
+const std::vector<at::Tensor>& Trainer::saved_values() const {
+  return averages_.empty() ? values_ : averages_;
 }
 
-void Trainer::backward(std::span<const LossSequence> sequences, StepReport& report) {
+models::TensorWeights Trainer::saved_weights() const {
+  const at::NoGradGuard no_gradients;
+  return weights_of(saved_values());
+}
+
+at::Tensor Trainer::states_of(std::span<const LossSequence> sequences) const {
   std::vector<Sequence> rows;
-  std::vector<int> wanted;
+  std::vector<int> predicted;
   int base = 0;
   for (const LossSequence& s : sequences) {
-    for (const int row : s.predicted) wanted.push_back(base + row);
+    for (const int row : s.predicted) predicted.push_back(base + row);
     rows.push_back(s.sequence);
     base += s.sequence.rows();
   }
-  if (wanted.empty()) return;  // nothing was masked
   models::Batch batch = plan_batch(shaped_.config, rows);
-  batch.head_rows = std::move(wanted);
+  batch.head_rows = std::move(predicted);
   models::TensorKv nothing(shaped_.config, 0);
-  at::Tensor loss;
-  {
-    const Autocast autocast(recipe_.bf16);
-    at::Tensor logits =
-        models::tensor_forward(shaped_.config, weights_of(values_), batch, nothing).logits.to(at::kFloat);
-    const bool never = recipe_.loss.never_mask_logit && recipe_.loss.kind != LossKind::kNextToken;
-    // Not minus infinity: the entropy would have 0 * infinity.
-    if (never) logits = logits.index_fill(1, at::tensor({int64_t(shaped_.config.mask_token)}), -1e30);
-    loss = weighted_loss(logits, sequences);
-    if (recipe_.loss.kind == LossKind::kCertainty) {
-      loss = loss + certainty_loss(logits, sequences, recipe_.loss.certainty_temperature, report);
-    }
+  const Autocast autocast(recipe_.bf16);
+  return lora_ ? models::tensor_states(shaped_.config, lora_->frozen(), batch, nothing,
+                                       lora_->beside(values_))
+               : models::tensor_states(shaped_.config, weights_of(values_), batch, nothing);
+}
+
+at::Tensor Trainer::loss_of(std::span<const LossSequence> sequences, const at::Tensor& states,
+                            StepReport& report) const {
+  HeadRows rows = head_rows(sequences);
+  HeadOptions options;
+  if (recipe_.loss.never_mask_logit && recipe_.loss.kind != LossKind::kNextToken)
+    options.never = shaped_.config.mask_token;
+  // With adapters both are frozen; else they are the trained tensors themselves.
+  const at::Tensor& head = weights_.head.defined() ? weights_.head : weights_.embedding;
+  if (recipe_.loss.kind == LossKind::kCertainty) {
+    options.temperature = recipe_.loss.certainty_temperature;
+    weigh_entropies(sequences, head_view(states, head, rows.targets, options), rows, report);
   }
+  return head_loss(states, head, rows, options);
+}
+
+void Trainer::backward(std::span<const LossSequence> sequences, StepReport& report) {
+  const bool any =
+      std::ranges::any_of(sequences, [](const auto& s) { return !s.predicted.empty(); });
+  if (!any) return;  // nothing was masked
+  const at::Tensor loss = loss_of(sequences, states_of(sequences).to(at::kFloat), report);
   loss.backward();
   report.loss += loss.item<double>();
 }
@@ -196,23 +215,40 @@ void Trainer::average() {
   for (size_t i = 0; i < averages_.size(); ++i) averages_[i].lerp_(values_[i], 1 - recipe_.ema);
 }
 
+Trainer::Taken Trainer::take_examples() {
+  Taken taken;
+  for (int forward = 0; forward < recipe_.accumulate; ++forward) {
+    size_t count = 0;
+    for (size_t tokens = 0;; ++count) {
+      if (recipe_.sequences > 0 && count == size_t(recipe_.sequences)) break;
+      Example next = examples_->at(next_example_);
+      tokens += next.tokens.size();
+      if (recipe_.sequences == 0 && tokens > size_t(recipe_.tokens)) break;
+      taken.examples.push_back(std::move(next));
+      ++next_example_;
+    }
+    taken.forwards.push_back(count);
+  }
+  return taken;
+}
+
 StepReport Trainer::train_step(std::vector<LossSequence>* noise) {
   const auto start = Clock::now();
-  const size_t in_step = size_t(recipe_.sequences) * size_t(recipe_.accumulate);
-  std::vector<Example> examples;
-  for (size_t i = 0; i < in_step; ++i)
-    examples.push_back(examples_->at(uint64_t(step_) * in_step + i));
+  const uint64_t first_example = next_example_;
+  const Taken taken = take_examples();
   std::vector<LossSequence> sequences =
-      loss_sequences(recipe_.loss, shaped_.config, examples, recipe_.seed, step_);
+      loss_sequences(recipe_.loss, shaped_.config, taken.examples, recipe_.seed, first_example);
   StepReport report;
   report.steps = recipe_.steps;
   for (const LossSequence& s : sequences) {
     report.tokens += s.sequence.rows();
     report.predicted += int64_t(s.predicted.size());
   }
-  const size_t together = sequences.size() / size_t(recipe_.accumulate);
-  for (size_t first = 0; first < sequences.size(); first += together) {
-    backward(std::span(sequences).subspan(first, together), report);
+  std::span<const LossSequence> rest = sequences;
+  for (const size_t examples : taken.forwards) {
+    const size_t together = examples * (sequences.size() / taken.examples.size());
+    backward(rest.first(together), report);
+    rest = rest.subspan(together);
   }
   report.entropy = report.right > 0 ? report.entropy / report.right : 0;
   report.right = report.predicted > 0 ? report.right / double(report.predicted) : 0;
@@ -267,6 +303,7 @@ EvaluationReport Trainer::evaluate() const {
 RunState Trainer::state() const {
   RunState s;
   s.step = step_;
+  s.examples = int64_t(next_example_);
   s.recipe = recipe_.text;
   s.machine = machine_text();
   for (size_t i = 0; i < trained_.size(); ++i) {
@@ -298,6 +335,9 @@ void Trainer::restore(const RunState& state) {
   }
   optimiser_->restore(moments);
   step_ = state.step;
+  next_example_ = state.examples >= 0 ? uint64_t(state.examples)
+                                      : uint64_t(step_) * uint64_t(recipe_.sequences) *
+                                            uint64_t(recipe_.accumulate);
 }
 
 void Trainer::save_model(const std::filesystem::path& folder) const {
@@ -312,6 +352,15 @@ void Trainer::save_model(const std::filesystem::path& folder) const {
     write_file_atomically(folder / "tokenizer_config.json",
                           vocabulary_.files.tokenizer_config_json);
   }
+}
+
+void Trainer::save_adapter(const std::filesystem::path& folder) const {
+  if (!lora_) return;
+  std::filesystem::create_directories(folder);
+  write_tensors(folder / "adapter_model.safetensors", lora_->peft_tensors(saved_values()),
+                {{"format", "pt"}});
+  write_file_atomically(folder / "adapter_config.json",
+                        lora_->peft_config(recipe_.model.from).dump(1) + "\n");
 }
 
 }  // namespace tutti::train

@@ -36,12 +36,25 @@ class Trainer {
   // A Hugging Face folder that the loader reads back bit for bit: the averaged weights where the
   // recipe asks for an average, adapters merged.
   void save_model(const std::filesystem::path& folder) const;
+  // With adapters: these alone, as peft reads them (lora.h). Without: nothing.
+  void save_adapter(const std::filesystem::path& folder) const;
 
  private:
+  // The next step's examples; moves the cursor.
+  struct Taken {
+    std::vector<Example> examples;
+    std::vector<size_t> forwards;  // how many of them each forward takes
+  };
+  Taken take_examples();
   // Adds its loss, and what else there is to say about its predictions, to `report`.
   void backward(std::span<const LossSequence> sequences, StepReport& report);
+  at::Tensor loss_of(std::span<const LossSequence> sequences, const at::Tensor& states,
+                     StepReport& report) const;
+  // The normed states of the rows that predict.
+  at::Tensor states_of(std::span<const LossSequence> sequences) const;
   // The network's weights when the trained tensors have these values, in the order of trained_.
   models::TensorWeights weights_of(const std::vector<at::Tensor>& values) const;
+  const std::vector<at::Tensor>& saved_values() const;
   models::TensorWeights saved_weights() const;  // of the folder and of evaluations
   void average();
 
@@ -57,6 +70,7 @@ class Trainer {
   std::vector<at::Tensor> averages_;  // of values_, when the recipe asks for them
   std::optional<Optimiser> optimiser_;
   int64_t step_ = 0;
+  uint64_t next_example_ = 0;
 };
 
 }  // namespace tutti::train

@@ -1,19 +1,21 @@
 // Training itself: a state resumes to the same bits, a saved folder reads back to the same bits,
-// adapters move alone. Losses and gradients against PyTorch: tests/conformance/test_training.py.
+// every example is taken once. Losses and gradients against PyTorch:
+// tests/conformance/test_training.py.
 #include "train/aten/trainer.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/error.h"
 #include "base/files.h"
 #include "formats/temporary_folder.h"
 #include "train/aten/reference_sampler.h"
+#include "train/aten/tiny_recipe.h"
 #include "train/aten/training.h"
 
 namespace tutti::train {
@@ -26,28 +28,6 @@ const bool kOneAtenThread = [] {
   at::set_num_threads(1);
   return true;
 }();
-
-json tiny(const std::string& family = "llada", const std::string& loss = "masked") {
-  json recipe = json::parse(R"({
-    "name": "tiny", "seed": 5,
-    "model": {"layers": 2, "hidden": 64, "heads": 2, "intermediate": 96, "context": 48, "deviation": 0.1},
-    "tokenizer": {"characters": "0123456789+= "},
-    "data": {"generator": "addition", "length": 40},
-    "optimiser": {"learning_rate": 0.003, "weight_decay": 0.01, "clip": 1.0},
-    "schedule": {"kind": "cosine", "warmup": 3},
-    "steps": 20, "sequences": 4
-  })");
-  recipe["model"]["family"] = family;
-  recipe["loss"] = {{"kind", loss}};
-  return recipe;
-}
-
-Recipe parsed(const json& recipe) { return parse_recipe(recipe.dump(), "tiny.json", ""); }
-
-bool same_bits(const at::Tensor& a, const at::Tensor& b) {
-  const at::Tensor x = a.detach().contiguous(), y = b.detach().contiguous();
-  return x.sizes() == y.sizes() && std::memcmp(x.data_ptr(), y.data_ptr(), size_t(x.nbytes())) == 0;
-}
 
 void expect_same(const RunState& a, const RunState& b) {
   EXPECT_EQ(a.step, b.step);
@@ -68,6 +48,13 @@ TEST(Resume, TenAndTenStepsAreTwenty) {
   recipes[3]["accumulate"] = 2;
   recipes.push_back(recipes[0]);
   recipes.back()["precision"] = "bf16";
+  recipes.push_back(recipes[2]);  // adapters beside rounded matrices, as many examples as fit
+  recipes.back()["precision"] = "bf16";
+  recipes.back().erase("sequences");
+  recipes.back()["tokens"] = 90;
+  recipes.push_back(recipes[3]);
+  recipes.back().erase("sequences");
+  recipes.back()["tokens"] = 61;
   for (const int threads : {1, 2}) {
     at::set_num_threads(threads);
     if (threads == 2) recipes.resize(1);
@@ -183,48 +170,49 @@ TEST(SavedModel, IsTheAverageWhenTheRecipeAsksForOne) {
   }
 }
 
-TEST(LowRankAdapters, StartAtTheFrozenNetworkAndMoveAlone) {
-  const TemporaryFolder folder;
-  Trainer first(parsed(tiny()));
-  for (int i = 0; i < 2; ++i) first.train_step();
-  first.save_model(folder.path());
-  const auto frozen =
-      parameters_of(models::tensor_weights(models::Checkpoint::open(folder.path())),
-                    shaped_config(shape_of(models::Checkpoint::open(folder.path()), "")).layout);
-
-  json recipe = tiny();
-  recipe["model"] = {{"from", folder.path().string()}};
-  json with_adapters = recipe;
-  with_adapters["lora"] = {{"rank", 3}, {"alpha", 6}, {"targets", {"q", "down"}}};
-  Trainer whole(parsed(recipe)), adapted(parsed(with_adapters));
-  EXPECT_EQ(whole.train_step().loss, adapted.train_step().loss);  // B is 0
-  const int64_t q = 3 * (64 + 64), down = 3 * (96 + 64);
-  EXPECT_EQ(adapted.trained_parameters(), 2 * (q + down));
-  EXPECT_EQ(adapted.parameters(), whole.parameters());
-  for (int i = 0; i < 5; ++i) adapted.train_step();
-
-  const TemporaryFolder merged;
-  adapted.save_model(merged.path());
-  const models::Checkpoint checkpoint = models::Checkpoint::open(merged.path());
-  const auto state = adapted.state().tensors;
-  const auto saved = parameters_of(models::tensor_weights(checkpoint),
-                                   shaped_config(shape_of(checkpoint, "")).layout);
-  ASSERT_EQ(saved.size(), frozen.size());
-  int moved = 0;
-  for (size_t i = 0; i < saved.size(); ++i) {
-    const std::string stem = saved[i].name.substr(0, saved[i].name.rfind(".weight"));
-    if (!state.contains("weight." + stem + ".lora_A")) {
-      EXPECT_TRUE(same_bits(saved[i].tensor, frozen[i].tensor)) << saved[i].name;
-      continue;
+// Every forward takes the next examples, as many as its tokens hold, and none twice.
+TEST(TokensOfAForward, AreFilledInTheOrderOfTheExamples) {
+  json recipe = tiny("llama", "next-token");
+  recipe.erase("sequences");
+  recipe["tokens"] = 70;
+  recipe["accumulate"] = 2;
+  const Recipe r = parsed(recipe);
+  const Vocabulary vocabulary = make_vocabulary(r.tokenizer);
+  const auto examples = make_examples(r.data, r.seed, vocabulary);
+  Trainer trainer(r);
+  uint64_t next = 0;
+  std::set<size_t> counts;
+  for (int step = 0; step < 8; ++step) {
+    std::vector<LossSequence> sequences;
+    const StepReport report = trainer.train_step(&sequences);
+    EXPECT_LE(report.tokens, 140);
+    EXPECT_GT(report.tokens, 140 - 2 * 40);
+    size_t tokens = 0;
+    for (int forward = 0; forward < 2; ++forward) {
+      size_t in_forward = 0;
+      while (in_forward + examples->at(next).tokens.size() <= 70)
+        in_forward += examples->at(next++).tokens.size();
+      tokens += in_forward;
     }
-    const at::Tensor a = state.at("weight." + stem + ".lora_A").detach().to(at::kDouble),
-                     b = state.at("weight." + stem + ".lora_B").detach().to(at::kDouble);
-    const at::Tensor expected = frozen[i].tensor + b.matmul(a) * 2.0;
-    EXPECT_LT((saved[i].tensor - expected).abs().max().item<double>(), 1e-6) << saved[i].name;
-    EXPECT_FALSE(same_bits(saved[i].tensor, frozen[i].tensor));
-    ++moved;
+    EXPECT_EQ(size_t(report.tokens), tokens);
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      EXPECT_EQ(sequences[i].sequence.tokens, examples->at(next - sequences.size() + i).tokens);
+    }
+    counts.insert(sequences.size());
+    EXPECT_EQ(trainer.state().examples, int64_t(next));
   }
-  EXPECT_EQ(moved, 4);
+  EXPECT_GT(counts.size(), 1u);
+}
+
+// A state of a program that did not count examples.
+TEST(Resume, AStateWithoutACountOfExamplesHasTakenTheSameNumberEachStep) {
+  Trainer a(parsed(tiny())), b(parsed(tiny()));
+  for (int i = 0; i < 3; ++i) a.train_step();
+  RunState state = a.state();
+  EXPECT_EQ(state.examples, 12);
+  state.examples = -1;
+  b.restore(state);
+  EXPECT_EQ(a.train_step().loss, b.train_step().loss);
 }
 
 TEST(Training, LearnsWhatItSees) {

@@ -122,6 +122,7 @@ class Run {
   void save() {
     save_state(state_file_, trainer_->state());
     trainer_->save_model(request_.folder / "model");
+    trainer_->save_adapter(request_.folder / "adapter");
   }
 
   void evaluate() {
