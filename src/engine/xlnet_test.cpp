@@ -1,5 +1,5 @@
-// Two streams in an any-order model: what content and query rows see through Views gives the numbers of an independent
-// network, and the bits of a row depend on nothing but what it sees.
+// Two streams in an any-order model: what content and query rows see through Views gives the
+// numbers of an independent network, and the bits of a row depend on nothing but what it sees.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -39,7 +39,8 @@ EngineOptions exact_pages() {
   return options;
 }
 
-// A text of which some positions are given and see each other, and the rest are filled in the order of `order`.
+// A text of which some positions are given and see each other, and the rest are filled in the order
+// of `order`.
 struct Task45 {
   std::vector<int32_t> tokens;
   std::vector<int> given, order;
@@ -105,7 +106,8 @@ Rows fill_rows(const Task45& t, int from, int to) {
   return rows;
 }
 
-// Logits of the query rows of all filled positions, in their order, put down in pieces of these sizes (then the rest).
+// Logits of the query rows of all filled positions, in their order, put down in pieces of these
+// sizes (then the rest).
 std::vector<Logits> fill(Engine& engine, const Task45& t, std::vector<int> pieces,
                          const std::function<Task<void>(Context&)>& between = {}) {
   std::vector<Logits> out;
@@ -117,7 +119,8 @@ std::vector<Logits> fill(Engine& engine, const Task45& t, std::vector<int> piece
                  for (int at = 0; at < n;) {
                    const int count = piece < pieces.size() ? pieces[piece++] : n - at;
                    if (between) co_await between(context);
-                   const Answer answer = co_await engine.forward(context, fill_rows(t, at, at + count));
+                   const Answer answer =
+                       co_await engine.forward(context, fill_rows(t, at, at + count));
                    for (const RowAnswer& row : answer.rows) {
                      if (!row.logits.empty()) out.push_back(row.logits);
                    }
@@ -128,7 +131,8 @@ std::vector<Logits> fill(Engine& engine, const Task45& t, std::vector<int> piece
 }
 
 // The same by the oracle: rank matrices of the paper, content rows then query rows.
-std::vector<XlnetOracle::Numbers> oracle_fill(const models::Checkpoint& checkpoint, const Task45& t) {
+std::vector<XlnetOracle::Numbers> oracle_fill(const models::Checkpoint& checkpoint,
+                                              const Task45& t) {
   const int n = int(t.tokens.size()), given = int(t.given.size());
   std::vector<int> rank(static_cast<size_t>(n));
   for (int i = 0; i < given; ++i) rank[size_t(t.given[size_t(i)])] = i;
@@ -149,7 +153,8 @@ std::vector<XlnetOracle::Numbers> oracle_fill(const models::Checkpoint& checkpoi
   return logits;
 }
 
-double largest_gap(const std::vector<Logits>& got, const std::vector<XlnetOracle::Numbers>& expected) {
+double largest_gap(const std::vector<Logits>& got,
+                   const std::vector<XlnetOracle::Numbers>& expected) {
   EXPECT_EQ(got.size(), expected.size());
   double gap = 0, most = 0;
   for (size_t i = 0; i < got.size(); ++i) {
@@ -169,7 +174,8 @@ TEST(TwoStreams, LogitsAreThoseOfTheFormulas) {
     Engine engine(f.model, f.pool, exact_pages());
     for (uint32_t seed = 0; seed < 4; ++seed) {
       const Task45 t = random_task(seed, 37, seed == 3 ? 0 : 11, 40, seed % 2 == 1);
-      EXPECT_LE(largest_gap(fill(engine, t, {}), oracle_fill(*f.checkpoint, t)), 1e-5) << clamp << " " << seed;
+      EXPECT_LE(largest_gap(fill(engine, t, {}), oracle_fill(*f.checkpoint, t)), 1e-5)
+          << clamp << " " << seed;
     }
   }
 }
@@ -244,7 +250,8 @@ TEST(TwoStreams, WhatMakesNoSenseIsRefused) {
   };
   Rows rows = prompt_rows(t);
   rows.rows[1].position = 128;
-  EXPECT_NE(message(rows).find("position 128 is not in [0, 128)"), std::string::npos) << message(rows);
+  EXPECT_NE(message(rows).find("position 128 is not in [0, 128)"), std::string::npos)
+      << message(rows);
 }
 
 }  // namespace

@@ -105,7 +105,7 @@ void require_causal(const Config& config, const std::string& who) {
   if (config.attention == AttentionKind::kCausal) return;
   throw Error(ErrorKind::kUnsupported, who + ": reads a causal model, but this one (" +
                                            config.architecture +
-                                           ") fills in masked tokens; use a causal model");
+                                           ") fills in blanks; use a causal model");
 }
 
 void require_mask_token(const Config& config, const std::string& who) {

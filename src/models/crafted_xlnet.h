@@ -20,8 +20,8 @@ namespace tutti::models {
 
 struct XlnetShape {
   int layers = 2, hidden = 48, heads = 3, head_dim = 16, inner = 80, vocab = 40, context = 128;
-  int clamp = -1;         // clamp_len
-  float spread = 1.0f;    // of the matrices: how strongly the parts of the network matter
+  int clamp = -1;       // clamp_len
+  float spread = 1.0f;  // of the matrices: how strongly the parts of the network matter
   uint32_t seed = 17;
 };
 
@@ -33,12 +33,22 @@ class XlnetFolder {
     path_ = std::filesystem::temp_directory_path() /
             ("tutti_xlnet_" + std::to_string(getpid()) + "_" + std::to_string(made++));
     std::filesystem::create_directories(path_);
-    const nlohmann::json config{{"architectures", {"XLNetLMHeadModel"}}, {"model_type", "xlnet"},
-                                {"vocab_size", s.vocab},   {"d_model", s.hidden},    {"n_layer", s.layers},
-                                {"n_head", s.heads},       {"d_head", s.head_dim},   {"d_inner", s.inner},
-                                {"ff_activation", "gelu"}, {"untie_r", true},        {"attn_type", "bi"},
-                                {"bi_data", false},        {"clamp_len", s.clamp},   {"same_length", false},
-                                {"layer_norm_eps", 1e-12}, {"max_position_embeddings", s.context},
+    const nlohmann::json config{{"architectures", {"XLNetLMHeadModel"}},
+                                {"model_type", "xlnet"},
+                                {"vocab_size", s.vocab},
+                                {"d_model", s.hidden},
+                                {"n_layer", s.layers},
+                                {"n_head", s.heads},
+                                {"d_head", s.head_dim},
+                                {"d_inner", s.inner},
+                                {"ff_activation", "gelu"},
+                                {"untie_r", true},
+                                {"attn_type", "bi"},
+                                {"bi_data", false},
+                                {"clamp_len", s.clamp},
+                                {"same_length", false},
+                                {"layer_norm_eps", 1e-12},
+                                {"max_position_embeddings", s.context},
                                 {"mask_token_id", s.vocab > 6 ? 6 : s.vocab - 1}};
     write_file_atomically(path_ / "config.json", config.dump());
     const auto u = [](int n) { return uint64_t(n); };

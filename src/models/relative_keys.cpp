@@ -28,22 +28,25 @@ RelativeKeys::RelativeKeys(const Config& c, const StoredWeights& weights, Comput
   });
   for (int l = 0; l < c.layers; ++l) {
     const std::vector<float> stored = weights.layers[size_t(l)].relative.floats();
-    const tensor::Matrix relative = tensor::Matrix::pack(
-        tensor::Type::kF32, std::as_bytes(std::span(stored)), width, hidden, tensor::Arithmetic::kExactF32);
+    const tensor::Matrix relative =
+        tensor::Matrix::pack(tensor::Type::kF32, std::as_bytes(std::span(stored)), width, hidden,
+                             tensor::Arithmetic::kExactF32);
     pool.run([&](Worker& worker) {
       const auto [first, last] = worker.share(n);
-      tensor::kernels().matmul_dense(relative, encodings.data() + size_t(first) * size_t(hidden), size_t(hidden),
-                                     last - first, 0, relative.tiles(),
+      tensor::kernels().matmul_dense(relative, encodings.data() + size_t(first) * size_t(hidden),
+                                     size_t(hidden), last - first, 0, relative.tiles(),
                                      product.data() + size_t(first) * size_t(width), size_t(width));
       worker.barrier();
       const auto [first_head, last_head] = worker.share(heads_);
       std::vector<float> head(size_t(n) * size_t(d));
       for (int h = first_head; h < last_head; ++h) {
         for (int i = 0; i < n; ++i) {
-          std::copy_n(product.data() + size_t(i) * size_t(width) + size_t(h * d), d, head.data() + size_t(i) * size_t(d));
+          std::copy_n(product.data() + size_t(i) * size_t(width) + size_t(h * d), d,
+                      head.data() + size_t(i) * size_t(d));
         }
-        keys_[size_t(l * heads_ + h)] = tensor::Matrix::pack(tensor::Type::kF32, std::as_bytes(std::span(head)), n, d,
-                                                             tensor::Arithmetic::kExactF32);
+        keys_[size_t(l * heads_ + h)] =
+            tensor::Matrix::pack(tensor::Type::kF32, std::as_bytes(std::span(head)), n, d,
+                                 tensor::Arithmetic::kExactF32);
       }
     });
   }

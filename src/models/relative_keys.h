@@ -1,5 +1,6 @@
-// The keys of relative positions: what a row at distance delta from a key multiplies its query with, for every distance
-// that the model's context allows. They depend on the weights alone, so they are computed once.
+// The keys of relative positions: what a row at distance delta from a key multiplies its query
+// with, for every distance that the model's context allows. They depend on the weights alone, so
+// they are computed once.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +13,8 @@
 
 namespace tutti::models {
 
-// R(delta), what XLNet has for a distance: out[t] = sin(delta f_t), out[hidden / 2 + t] = cos(delta f_t), f_t =
-// 10000^(-2t / hidden). hidden is even.
+// R(delta), what XLNet has for a distance: out[t] = sin(delta f_t), out[hidden / 2 + t] = cos(delta
+// f_t), f_t = 10000^(-2t / hidden). hidden is even.
 void relative_encoding(int hidden, int delta, float* out);
 
 class RelativeKeys {
@@ -22,7 +23,9 @@ class RelativeKeys {
   RelativeKeys(const Config& config, const StoredWeights& weights, ComputePool& pool);
 
   // [distances, head_dim]: row index(delta) is the head's part of relative R(delta).
-  const tensor::Matrix& of(int layer, int head) const { return keys_[size_t(layer * heads_ + head)]; }
+  const tensor::Matrix& of(int layer, int head) const {
+    return keys_[size_t(layer * heads_ + head)];
+  }
   // delta = position of the row - position of the key; both lie in the context.
   int index(int delta) const { return std::clamp(delta, -farthest_, farthest_) + farthest_; }
   static int distances(const Config& config) { return 2 * farthest(config) + 1; }

@@ -26,7 +26,8 @@ void RowWorkspace::prepare_distances(const Config& c, int workers) {
   }
 }
 
-// Products with all distances between the nearest and the farthest key are one run of tiles; keys then take their own.
+// Products with all distances between the nearest and the farthest key are one run of tiles; keys
+// then take their own.
 void RowOps::relative_terms(int layer, int head, int row, const RunSpan& span, const float* q,
                             const XlnetLayer& weights, float* terms) {
   if (span.keys == 0) return;
@@ -81,8 +82,8 @@ RowOps::Rows RowOps::attend_relative(int layer, Rows qkv, const XlnetLayer& weig
   return {space_.attended.data(), width};
 }
 
-void RowOps::linear_layer_norm(Rows, Rows in, const Linear<tensor::Matrix, RowVector>& linear, const RowVector& norm,
-                               const RowVector& norm_bias) {
+void RowOps::linear_layer_norm(Rows, Rows in, const Linear<tensor::Matrix, RowVector>& linear,
+                               const RowVector& norm, const RowVector& norm_bias) {
   Operands need;
   need.add(linear.weight);
   convert_rows(in.data, in.width, active(), need);

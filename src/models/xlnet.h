@@ -1,7 +1,8 @@
-// XLNet (arXiv 1906.08237), once, over the operations of RowOps or TensorOps. Its two streams are two kinds of rows: a
-// content row has a token and sees itself; a query row has the mask vector (RowInput::kMask), stands where a token is to
-// be predicted, and does not see itself. Both read the keys and values of content rows at the same layer's input. Which
-// rows a row sees, that is, the order, is said by its runs alone.
+// XLNet (arXiv 1906.08237), once, over the operations of RowOps or TensorOps. Its two streams are
+// two kinds of rows: a content row has a token and sees itself; a query row has the mask vector
+// (RowInput::kMask), stands where a token is to be predicted, and does not see itself. Both read
+// the keys and values of content rows at the same layer's input. Which rows a row sees, that is,
+// the order, is said by its runs alone.
 #pragma once
 
 #include "models/config.h"

@@ -1,5 +1,5 @@
-// For tests: XLNet row by row, in double, from the formulas of sheet 45; what a row sees is a matrix here. No kernels,
-// runs, slots, tables of distances.
+// For tests: XLNet row by row, in double, from the formulas of sheet 45; what a row sees is a
+// matrix here. No kernels, runs, slots, tables of distances.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,8 @@ class XlnetOracle {
   }
 
   // Logits of every row. sees[i][j]: whether row i reads the keys and values of row j.
-  std::vector<Numbers> forward(const std::vector<Row>& rows, const std::vector<std::vector<bool>>& sees) const {
+  std::vector<Numbers> forward(const std::vector<Row>& rows,
+                               const std::vector<std::vector<bool>>& sees) const {
     const size_t n = rows.size(), hidden = size_t(c_.hidden);
     std::vector<Numbers> h;
     for (const Row& row : rows) {
@@ -56,7 +57,8 @@ class XlnetOracle {
       h = std::move(next);
     }
     std::vector<Numbers> logits;
-    for (const Numbers& x : h) logits.push_back(plus(times(w_.head.empty() ? w_.embedding : w_.head, x), w_.head_bias));
+    for (const Numbers& x : h)
+      logits.push_back(plus(times(w_.head.empty() ? w_.embedding : w_.head, x), w_.head_bias));
     return logits;
   }
 
@@ -95,8 +97,9 @@ class XlnetOracle {
     }
     return r;
   }
-  Numbers attended(const Layer& l, const std::vector<Row>& rows, const Numbers& q, const std::vector<Numbers>& k,
-                   const std::vector<Numbers>& v, const std::vector<bool>& sees, size_t i) const {
+  Numbers attended(const Layer& l, const std::vector<Row>& rows, const Numbers& q,
+                   const std::vector<Numbers>& k, const std::vector<Numbers>& v,
+                   const std::vector<bool>& sees, size_t i) const {
     const size_t d = size_t(c_.head_dim), width = q.size();
     std::vector<Numbers> scores(rows.size());  // by key, then head
     for (size_t j = 0; j < rows.size(); ++j) {

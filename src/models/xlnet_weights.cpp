@@ -9,9 +9,10 @@ namespace {
 
 StoredTensor transposed(const StoredTensor& tensor, const std::string& place, OwnedBytes& owned) {
   if (tensor::info(tensor.type).quantised) {
-    throw Error(ErrorKind::kUnsupported, place + ": tensor \"" + tensor.name +
-                                             "\" is quantised, and its rows are no outputs; convert the model to "
-                                             "F32, F16 or BF16");
+    throw Error(ErrorKind::kUnsupported,
+                place + ": tensor \"" + tensor.name +
+                    "\" is quantised, and its rows are no outputs; convert the model to "
+                    "F32, F16 or BF16");
   }
   const size_t element = tensor::row_bytes(tensor.type, 1);
   const size_t rows = size_t(tensor.rows), cols = size_t(tensor.cols);
@@ -19,7 +20,8 @@ StoredTensor transposed(const StoredTensor& tensor, const std::string& place, Ow
   std::byte* to = owned.back()->data();
   for (size_t r = 0; r < rows; ++r) {
     for (size_t c = 0; c < cols; ++c) {
-      std::memcpy(to + (c * rows + r) * element, tensor.data.data() + (r * cols + c) * element, element);
+      std::memcpy(to + (c * rows + r) * element, tensor.data.data() + (r * cols + c) * element,
+                  element);
     }
   }
   StoredTensor out = tensor;
@@ -31,7 +33,8 @@ StoredTensor transposed(const StoredTensor& tensor, const std::string& place, Ow
 
 }  // namespace
 
-StoredWeights load_xlnet_weights(const Config& c, const TensorLayout& t, TensorTable& table, OwnedBytes& owned) {
+StoredWeights load_xlnet_weights(const Config& c, const TensorLayout& t, TensorTable& table,
+                                 OwnedBytes& owned) {
   const int64_t width = int64_t(c.heads) * c.head_dim;
   // [hidden, heads, head_dim] in the file; the table hands out rows of the last dimension.
   const auto stored = [&](const std::string& name) {
@@ -40,8 +43,12 @@ StoredWeights load_xlnet_weights(const Config& c, const TensorLayout& t, TensorT
     tensor.cols = int(width);
     return tensor;
   };
-  const auto projection = [&](const std::string& name) { return transposed(stored(name), table.place(), owned); };
-  const auto by_head = [&](const std::string& name) { return table.take(name, {c.heads, c.head_dim}); };
+  const auto projection = [&](const std::string& name) {
+    return transposed(stored(name), table.place(), owned);
+  };
+  const auto by_head = [&](const std::string& name) {
+    return table.take(name, {c.heads, c.head_dim});
+  };
   StoredWeights w;
   w.embedding = table.take(t.embedding, {c.vocab, c.hidden});
   if (!c.tied_head) w.head = table.take(t.head, {c.vocab, c.hidden});

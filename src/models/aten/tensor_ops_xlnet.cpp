@@ -53,30 +53,31 @@ at::Tensor TensorOps::attend_relative(int layer, const Qkv& qkv,
   }
   const at::Tensor positions = at::tensor(own_positions), segments = at::tensor(own_segments);
   const KeyTable& table = key_table(kv_.k[size_t(layer)].size(0));
-  const at::Tensor far = table.positions.numel() > 0 ? table.positions.max() : at::zeros({}, at::kLong);
+  const at::Tensor far =
+      table.positions.numel() > 0 ? table.positions.max() : at::zeros({}, at::kLong);
   int64_t farthest = std::max<int64_t>(far.item<int64_t>(),
                                        own_positions.empty() ? 0 : positions.max().item<int64_t>());
   if (config_.clamp_distance > 0) farthest = std::min<int64_t>(farthest, config_.clamp_distance);
-  const at::Tensor relative = by_head(encodings(farthest, config_.hidden, qkv.q).matmul(w.relative.t()));
+  const at::Tensor relative =
+      by_head(encodings(farthest, config_.hidden, qkv.q).matmul(w.relative.t()));
   const at::Tensor by_position = qkv.q + by_head(w.position_bias);
   const at::Tensor by_segment = qkv.q + by_head(w.segment_bias);
-  const at::Tensor kinds = by_head(w.segment_keys);  // [2, heads, d]
+  const at::Tensor kinds = by_head(w.segment_keys);                      // [2, heads, d]
   const at::Tensor step = (by_segment * (kinds[1] - kinds[0])).sum(-1);  // [active, heads]
-  const bool one_segment = at::equal(table.segments, at::zeros_like(table.segments)) &&
-                           at::equal(segments, at::zeros_like(segments));
 
   const Terms terms = [&](const AttentionBucket& b) {
     const auto of_rows = [&](const at::Tensor& x) { return of_groups(b, x, b.row_index, b.rows); };
     const auto of_keys = [&](const at::Tensor& x) { return of_groups(b, x, b.key_index, b.keys); };
     const at::Tensor delta =
-        (of_rows(positions).unsqueeze(2) - of_keys(table.positions).unsqueeze(1)).clamp(-farthest, farthest);
+        (of_rows(positions).unsqueeze(2) - of_keys(table.positions).unsqueeze(1))
+            .clamp(-farthest, farthest);
     const at::Tensor all = of_rows(by_position).transpose(1, 2).matmul(relative.permute({1, 2, 0}));
-    at::Tensor sum = all.gather(3, (delta + farthest).unsqueeze(1).expand({-1, heads, -1, -1}));
-    if (!one_segment) {
-      const at::Tensor elsewhere = of_rows(segments).unsqueeze(2).ne(of_keys(table.segments).unsqueeze(1));
-      sum = sum + of_rows(step).transpose(1, 2).unsqueeze(3) * elsewhere.unsqueeze(1).to(sum.dtype());
-    }
-    return sum;
+    const at::Tensor near =
+        all.gather(3, (delta + farthest).unsqueeze(1).expand({-1, heads, -1, -1}));
+    const at::Tensor elsewhere =
+        of_rows(segments).unsqueeze(2).ne(of_keys(table.segments).unsqueeze(1));
+    return near +
+           of_rows(step).transpose(1, 2).unsqueeze(3) * elsewhere.unsqueeze(1).to(near.dtype());
   };
   return attend_with(layer, qkv, qkv.q + by_head(w.content_bias), terms);
 }
@@ -86,7 +87,8 @@ void TensorOps::linear_layer_norm(at::Tensor& h, const at::Tensor& in,
                                   const at::Tensor& bias) {
   at::Tensor y = active_rows(h) + in.matmul(l.weight.t());
   if (l.bias.defined()) y = y + l.bias;
-  const at::Tensor normed = at::layer_norm(y, {config_.hidden}, weight, bias, double(config_.norm_eps));
+  const at::Tensor normed =
+      at::layer_norm(y, {config_.hidden}, weight, bias, double(config_.norm_eps));
   h = active_.defined() ? h.index_copy(0, active_, normed) : normed;
 }
 
