@@ -20,6 +20,8 @@ void add_tokenize(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_train(CLI::App& app);
 void add_methods(CLI::App& app);
+void add_infill(CLI::App& app);
+void add_score(CLI::App& app);
 void add_train_filter(CLI::App& app);
 
 }  // namespace tutti::cli

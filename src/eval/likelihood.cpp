@@ -205,6 +205,10 @@ void check_model(const models::Config& config) {
                                              config.architecture +
                                              ") is causal; use 'tutti eval perplexity'");
   }
+  if (config.attention == models::AttentionKind::kPermutation) {
+    throw Error(ErrorKind::kUnsupported, "likelihood: masks tokens, but this model (" + config.architecture +
+                                             ") predicts in an order; use 'tutti score'");
+  }
   models::require_mask_token(config, "likelihood");
   if (config.shifted_logits && config.attention == models::AttentionKind::kBlockCausal) {
     throw Error(ErrorKind::kUnsupported,

@@ -73,6 +73,10 @@ engine::Rows masked_window(const models::Config& config, std::span<const int32_t
 void window_logits(engine::Engine& engine, std::span<const int32_t> rows,
                    const std::function<void(int, std::span<const float>)>& sink) {
   const models::Config& config = engine.model().config();
+  if (config.attention == models::AttentionKind::kPermutation) {
+    throw Error(ErrorKind::kUnsupported, "logits: this model (" + config.architecture +
+                                             ") predicts in an order; use 'tutti score --json --logits'");
+  }
   if (config.attention != models::AttentionKind::kCausal) {
     const auto request = engine.new_request();
     run_to_end(engine, request, [&]() -> Task<void> {
