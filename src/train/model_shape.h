@@ -13,7 +13,7 @@ namespace tutti::train {
 
 // llama, qwen2, qwen3: causal. llada: llama that sees all and predicts in place. dream: qwen2 that
 // sees all, logits shifted by one. sdar: qwen3 that sees blocks. Each masked family has the tensors
-// of its causal one.
+// of its causal one. xlnet: two streams, any order.
 std::vector<std::string> family_names();
 
 struct ModelShape {

@@ -75,6 +75,21 @@ ModelShape shape_from(const Recipe& recipe, const Vocabulary& vocabulary,
   return s;
 }
 
+// As the folder has it. XLNet's projections are stored from input to heads, its other parts of heads in their own shapes.
+at::Tensor as_stored(const ShapedConfig& shaped, const std::string& name, const at::Tensor& t) {
+  const models::Config& c = shaped.config;
+  if (!c.relative) return t;
+  const auto ends = [&](const std::string& part) { return name.ends_with("." + part); };
+  const models::TensorLayout& l = shaped.layout;
+  if (ends(l.q) || ends(l.k) || ends(l.v) || ends(l.relative))
+    return t.t().contiguous().view({c.hidden, c.heads, c.head_dim});
+  if (ends(l.o)) return t.view({c.hidden, c.heads, c.head_dim});
+  if (name == l.mask) return t.view({1, 1, c.hidden});
+  if (ends(l.segment_keys)) return t.view({2, c.heads, c.head_dim});
+  if (ends(l.content_bias) || ends(l.position_bias) || ends(l.segment_bias)) return t.view({c.heads, c.head_dim});
+  return t;
+}
+
 int64_t elements(const std::vector<Parameter>& parameters) {
   int64_t n = 0;
   for (const Parameter& p : parameters) n += p.tensor.numel();
@@ -303,7 +318,8 @@ void Trainer::restore(const RunState& state) {
 void Trainer::save_model(const std::filesystem::path& folder) const {
   const models::TensorWeights weights = saved_weights();
   NamedTensors tensors;
-  for (const Parameter& p : parameters_of(weights, shaped_.layout)) tensors[p.name] = p.tensor;
+  for (const Parameter& p : parameters_of(weights, shaped_.layout))
+    tensors[p.name] = as_stored(shaped_, p.name, p.tensor);
   std::filesystem::create_directories(folder);
   write_tensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
   write_file_atomically(folder / "config.json", config_json(shape_).dump(1) + "\n");
