@@ -57,6 +57,8 @@ int program(int argc, char** argv) {
   add_train_filter(app);
   add_train_vision(app);
   add_methods(app);
+  add_infill(app);
+  add_score(app);
   app.footer(
       "Models: a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m).\n"
       "Exit codes: 0, 1 at run time, 2 usage. 'tutti COMMAND --help' lists the options of a "

@@ -61,6 +61,10 @@ namespace {
 
 text::Tokenizer tokenizer_of(const formats::ModelFolder& folder) {
   const auto json = folder.text("tokenizer.json");
+  if (const auto spiece = json ? std::nullopt : folder.text("spiece.model")) {
+    return text::Tokenizer::from_spiece(*spiece, folder.tokenizer_config().dump(),
+                                        (folder.path() / "spiece.model").string());
+  }
   if (!json) {
     throw Error(ErrorKind::kNotFound, folder.path().string() + ": has no tokenizer.json; save the tokenizer beside the weights");
   }
@@ -105,6 +109,11 @@ text::Tokenizer load_tokenizer(const std::string& model) {
     if (std::filesystem::exists(path / "config.json")) return tokenizer_of(formats::ModelFolder::open(path));
     // A tokenizer saved on its own.
     const auto config = path / "tokenizer_config.json";
+    if (!std::filesystem::exists(path / "tokenizer.json") && std::filesystem::exists(path / "spiece.model")) {
+      return text::Tokenizer::from_spiece(read_file(path / "spiece.model"),
+                                          std::filesystem::exists(config) ? read_file(config) : "",
+                                          (path / "spiece.model").string());
+    }
     return text::Tokenizer::from_hf(read_file(path / "tokenizer.json"),
                                     std::filesystem::exists(config) ? read_file(config) : "", path.string());
   }

@@ -169,6 +169,10 @@ Source from_folder(const std::filesystem::path& path) {
   source.place = path.string();
   source.checkpoint = std::make_shared<const models::Checkpoint>(models::Checkpoint::open(path));
   const models::Config& config = source.checkpoint->config();
+  if (config.relative) {
+    throw Error(ErrorKind::kUnsupported, path.string() + ": the architecture " + config.architecture +
+                                             " has no form as GGUF; use the folder as it is");
+  }
   FolderMetadata folder = folder_metadata(*source.checkpoint);
   source.facts = {folder.architecture, config.layers,        config.heads,
                   config.kv_heads,     config.experts.count, true};

@@ -31,7 +31,7 @@ int context_limit(const engine::Engine& engine, const GenerationOptions& options
 
 // What can be said about the options without the prompt.
 void validate(const GenerationOptions& options, const Method& method, const models::Config& config) {
-  if (method.reads == Reads::kMasked && (options.passages.parallel() || !options.prompt_cache.empty())) {
+  if (method.reads != Reads::kCausal && (options.passages.parallel() || !options.prompt_cache.empty())) {
     throw Error(ErrorKind::kUsage, "method " + std::string(method.name) +
                                        ": does not go with contexts read side by side or a prompt cache, whose keys and "
                                        "values come from reading left to right; leave them out");

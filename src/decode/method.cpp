@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "base/error.h"
+#include "decode/anyorder/method.h"
 #include "decode/beam/beam.h"
 #include "decode/diffusion/diffusion.h"
 #include "decode/diffusion/options.h"
@@ -82,6 +83,11 @@ std::span<const Method> methods() {
        Guarantee::kLossless,
        diffusion::freedave_method_options(),
        freedave_method},
+      {"any-order", "one token a forward, in any order (XLNet, arXiv 1906.08237)", "a two-stream model (XLNet)",
+       Reads::kAnyOrder, Guarantee::kLossless, anyorder::sequential_options(), any_order_method},
+      {"assd",
+       "any-subset speculative decoding, arXiv 2504.20456: the text of any-order with the same order, fewer forwards",
+       "a two-stream model (XLNet)", Reads::kAnyOrder, Guarantee::kLossless, anyorder::assd_options(), assd_method},
   };
   return kMethods;
 }
@@ -96,7 +102,10 @@ const Method& find_method(std::string_view wanted) {
 }
 
 const Method& method_for(std::string_view wanted, const models::Config& config) {
-  const Reads reads = config.attention == models::AttentionKind::kCausal ? Reads::kCausal : Reads::kMasked;
+  using models::AttentionKind;
+  const Reads reads = config.attention == AttentionKind::kCausal        ? Reads::kCausal
+                      : config.attention == AttentionKind::kPermutation ? Reads::kAnyOrder
+                                                                        : Reads::kMasked;
   const auto fits = [&](const Method& m) { return m.reads == reads; };
   if (wanted == "auto") return *std::ranges::find_if(methods(), fits);
   const Method& method = find_method(wanted);
@@ -107,7 +116,9 @@ const Method& method_for(std::string_view wanted, const models::Config& config) 
   }
   throw Error(ErrorKind::kUnsupported, "method " + std::string(wanted) + ": reads " + std::string(method.needs) +
                                            ", but this one (" + config.architecture + ") " +
-                                           (reads == Reads::kMasked ? "fills in masked tokens" : "is causal") +
+                                           (reads == Reads::kMasked     ? "fills in masked tokens"
+                                            : reads == Reads::kCausal ? "is causal"
+                                                                      : "decides tokens in any order") +
                                            "; use " + names);
 }
 

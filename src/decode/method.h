@@ -33,6 +33,7 @@ struct MethodOption {
 enum class Reads : uint8_t {
   kCausal,
   kMasked,  // that fill in masked tokens: bidirectional or with blocks of attention
+  kAnyOrder,  // two-stream models, which decide tokens in any order (XLNet)
 };
 
 struct Method {

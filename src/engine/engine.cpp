@@ -213,6 +213,13 @@ void Engine::validate(const Query& query) const {
             bad(p, r, "takes its input from a row that enters at a later layer");
           }
           break;
+        case RowInput::kMask:
+          if (model_->checkpoint().weights().mask.empty()) bad(p, r, "the model has no mask vector");
+          break;
+      }
+      if (c.relative && (row.position.t < 0 || row.position.t >= c.context_length)) {
+        bad(p, r, "position " + std::to_string(row.position.t) + " is not in [0, " +
+                      std::to_string(c.context_length) + "), the context of the model");
       }
       if (row.view != kCausalView && (row.view < 0 || size_t(row.view) >= part.rows.views.size())) {
         bad(p, r, "view " + std::to_string(row.view) + " does not exist");

@@ -121,8 +121,9 @@ const Row& Plan::row_of(const PlannedRows& unit, int i, Row& made) const {
   return made;
 }
 
-void Plan::emit(int page, int slot, uint8_t softmax_class) {
+void Plan::emit(int page, int slot, uint8_t softmax_class, models::KeyPlace place) {
   auto& runs = batch_.runs;
+  if (config_.relative) batch_.key_places.push_back(place);
   if (runs.size() > span_first_) {
     tensor::KvRun& last = runs.back();
     if (last.page == page && last.first + last.count == slot && last.softmax_class == softmax_class) {
@@ -141,6 +142,7 @@ void Plan::build_runs(const PlannedRows& unit, int i, const Row& row, const Spec
   const int layer = epoch.first_layer;
   span_first_ = batch_.runs.size();
   span.first = int(span_first_);
+  span.first_key = int(batch_.key_places.size());
 
   // Slots [first, first + count) of `state`, all in one class.
   const auto slots_of = [&](const ContextState& state, int first, int count, uint8_t softmax_class) {
@@ -159,6 +161,10 @@ void Plan::build_runs(const PlannedRows& unit, int i, const Row& row, const Spec
         } else {
           runs.push_back({s.page.id(), uint8_t(slot), uint8_t(to - from), softmax_class});
         }
+        for (int x = from; config_.relative && x < to; ++x) {
+          const SlotRecipe& recipe = state.recipe[size_t(x)];
+          batch_.key_places.push_back({recipe.position.t, recipe.segment});
+        }
       } else {
         for (int x = from; x < to; ++x) {
           const SlotRecipe& slot = state.recipe[size_t(x)];
@@ -167,7 +173,7 @@ void Plan::build_runs(const PlannedRows& unit, int i, const Row& row, const Spec
             const LayerRange range = clamp_layers(slot.special->active, config_.layers);
             if (layer < range.enter || layer >= range.leave) continue;
           }
-          emit(s.page.id(), s.first + (x - at), softmax_class);
+          emit(s.page.id(), s.first + (x - at), softmax_class, {slot.position.t, slot.segment});
         }
       }
       at += s.count;
@@ -193,20 +199,23 @@ void Plan::build_runs(const PlannedRows& unit, int i, const Row& row, const Spec
       if (self_done || !row.sees_self) return;
       self_done = true;
     }
+    models::KeyPlace place;
     if (unit.rows) {
       const Row& other = unit.rows->rows[size_t(unit.first + j)];
       const LayerRange range = clamp_layers(other.active, config_.layers);
       if (layer < range.enter || layer >= range.leave || other.position.t < lowest) return;
+      place = {other.position.t, other.segment_id};
     } else {
       const SlotRecipe& slot = context.recipe[size_t(unit.first + j)];
       if (slot.position.t < lowest) return;
+      place = {slot.position.t, slot.segment};
       if (slot.special) {
         const LayerRange range = clamp_layers(slot.special->active, config_.layers);
         if (layer < range.enter || layer >= range.leave) return;
       }
     }
     if (!unit.rows && softmax_class == 0) softmax_class = context.class_of(unit.first + j, viewer);
-    emit(unit.places[size_t(j)].page, unit.places[size_t(j)].slot, softmax_class);
+    emit(unit.places[size_t(j)].page, unit.places[size_t(j)].slot, softmax_class, place);
   };
 
   if (only) {

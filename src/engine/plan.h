@@ -62,7 +62,7 @@ class Plan {
   const Row& row_of(const PlannedRows& unit, int i, Row& made) const;
   void build_runs(const PlannedRows& unit, int i, const Row& row, const SpecialRow* recipe,
                   const models::Epoch& epoch, bool sliding, const Want::SlotRange* only, models::RunSpan& span);
-  void emit(int page, int slot, uint8_t softmax_class);
+  void emit(int page, int slot, uint8_t softmax_class, models::KeyPlace place);
 
   const models::Config& config_;
   PagePool& pool_;

@@ -149,7 +149,7 @@ void get_weighed(Reader& r, ContextState& state) {
 std::shared_ptr<const SpecialRow> get_special(Reader& r, const models::Config& c, uint32_t slots) {
   auto row = std::make_shared<SpecialRow>();
   const auto kind = r.get<uint8_t>();
-  if (kind > RowInput::kFromRow) r.bad("input kind " + std::to_string(kind));
+  if (kind > RowInput::kMask) r.bad("input kind " + std::to_string(kind));
   row->in.kind = RowInput::Kind(kind);
   const auto in_vocabulary = [&](int32_t token) {
     if (token < 0 || token >= c.vocab) r.bad("token " + std::to_string(token) + " is not in the vocabulary");

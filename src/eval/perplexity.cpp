@@ -73,6 +73,10 @@ engine::Rows masked_window(const models::Config& config, std::span<const int32_t
 void window_logits(engine::Engine& engine, std::span<const int32_t> rows,
                    const std::function<void(int, std::span<const float>)>& sink, const decode::PromptRows* given) {
   const models::Config& config = engine.model().config();
+  if (config.attention == models::AttentionKind::kPermutation) {
+    throw Error(ErrorKind::kUnsupported, "logits: this model (" + config.architecture +
+                                             ") predicts in an order; use 'tutti score --json --logits'");
+  }
   const auto place = [&](size_t first, engine::Rows& query) {
     if (given) decode::place_rows(*given, int(first), query.rows);
   };

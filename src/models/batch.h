@@ -23,10 +23,10 @@ struct Position {
   bool operator==(const Position&) const = default;
 };
 
-// The input of a row: one token, a free vector, a weighted mix of token embeddings, or a linear map of another
-// row's hidden state at the layer where this row enters.
+// The input of a row: one token, a free vector, a weighted mix of token embeddings, a linear map of another
+// row's hidden state at the layer where this row enters, or the model's mask vector (Weights::mask).
 struct RowInput {
-  enum Kind : uint8_t { kToken, kVector, kMix, kFromRow } kind = kToken;
+  enum Kind : uint8_t { kToken, kVector, kMix, kFromRow, kMask } kind = kToken;
   int32_t token = 0;
   std::vector<float> vector;  // kVector: [hidden]
   std::vector<int32_t> ids;   // kMix, with weights of the same size
@@ -47,6 +47,13 @@ struct RunSpan {
   int first = 0;
   int count = 0;
   int keys = 0;  // slots in the runs
+  int first_key = 0;  // its first of Batch::key_places, where there are any
+};
+
+// Where a visible key stands.
+struct KeyPlace {
+  int32_t position = 0;
+  int32_t segment = 0;
 };
 
 // How much of `row`'s attention goes to each of some ranges of slots, mean over heads, to out[layer * ranges + range].
@@ -91,6 +98,7 @@ struct Batch {
   std::vector<LayerRange> active;
   std::vector<Slot> slots;  // where the row's keys and values go
   std::vector<tensor::KvRun> runs;
+  std::vector<KeyPlace> key_places;  // of every span's keys in View order, in networks with relative positions
   std::vector<Epoch> epochs;  // ascending, covering [0, layers)
   std::vector<int> head_rows;
   std::vector<HiddenWant> hidden;

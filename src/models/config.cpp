@@ -76,7 +76,9 @@ void check_config(const Config& c, const std::string& place) {
               "the attention cap is no positive number");
   check.holds(c.logit_cap >= 0 && std::isfinite(c.logit_cap),
               "the logit cap is no positive number");
-  check_rope(check, c.rope, c.head_dim);
+  if (!c.relative) check_rope(check, c.rope, c.head_dim);
+  check.range("the clamped distance", c.clamp_distance, 0, 1 << 20);
+  if (c.relative) check.range("the context length", c.context_length, 1, 1 << 16);
   if (!c.sliding.empty()) {
     check.range("the number of sliding flags", int64_t(c.sliding.size()), c.layers, c.layers);
     check.range("the sliding window", c.window, 1, 1 << 30);
@@ -103,7 +105,7 @@ void require_causal(const Config& config, const std::string& who) {
   if (config.attention == AttentionKind::kCausal) return;
   throw Error(ErrorKind::kUnsupported, who + ": reads a causal model, but this one (" +
                                            config.architecture +
-                                           ") fills in masked tokens; use a causal model");
+                                           ") fills in blanks; use a causal model");
 }
 
 void require_mask_token(const Config& config, const std::string& who) {

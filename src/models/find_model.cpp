@@ -118,7 +118,7 @@ std::filesystem::path find_model(const std::string& wanted) {
   std::error_code ignored;
   if (fs::is_regular_file(wanted, ignored)) return wanted;
   if (fs::is_directory(wanted, ignored)) {
-    for (const char* file : {"config.json", "tokenizer.json"}) {
+    for (const char* file : {"config.json", "tokenizer.json", "spiece.model"}) {
       if (fs::is_regular_file(fs::path(wanted) / file, ignored)) return wanted;
     }
     throw Error(ErrorKind::kNotFound, wanted + ": is a folder with neither config.json nor tokenizer.json; name a "

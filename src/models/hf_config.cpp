@@ -35,6 +35,7 @@ constexpr Family kFamilies[] = {
     {"DreamModel", "Dream", "dream"},
     {"DimpleModel", "dimple", "dimple"},
     {"SDARForCausalLM", "sdar", "sdar"},
+    {"XLNetLMHeadModel", "xlnet", "xlnet"},
 };
 
 // LLaDA's own names of keys that the other families share.
@@ -54,6 +55,12 @@ constexpr std::pair<std::string_view, const char*> kLladaMoeNames[] = {
 };
 
 using Keys = HfKeys;
+
+constexpr std::pair<std::string_view, const char*> kXlnetNames[] = {
+    {"hidden_size", "d_model"},         {"num_hidden_layers", "n_layer"}, {"num_attention_heads", "n_head"},
+    {"head_dim", "d_head"},             {"intermediate_size", "d_inner"}, {"hidden_act", "ff_activation"},
+    {"rms_norm_eps", "layer_norm_eps"},
+};
 
 const Family& family_of(const Keys& keys) {
   std::string name;
@@ -407,11 +414,47 @@ void read_layout(const Keys& keys, const Config& config, TensorLayout& layout) {
   if (a == "llama") layout.mlp_bias = when(keys.boolean_or("mlp_bias", false));
 }
 
+// transformers reads none of mem_len, reuse_len, same_length and dropout for one whole sequence.
+Config xlnet_config(Keys keys, const std::string& place) {
+  keys.use_names(kXlnetNames);
+  require(keys, "attn_type", "bi");
+  if (keys.boolean_or("bi_data", false)) keys.unsupported("bi_data", "is true");
+  Config c;
+  c.architecture = "xlnet";
+  c.name = keys.string_if("_name_or_path").value_or("");
+  c.attention = AttentionKind::kPermutation;
+  c.relative = true;
+  c.hidden = keys.integer("hidden_size");
+  c.layers = keys.integer("num_hidden_layers");
+  c.heads = c.kv_heads = keys.integer("num_attention_heads");
+  c.head_dim = keys.integer_or("head_dim", c.heads > 0 ? c.hidden / c.heads : 0);
+  c.intermediate = keys.integer("intermediate_size");
+  c.vocab = keys.integer("vocab_size");
+  // The network has no limit of its own; this is twice the length that it was trained with.
+  c.context_length = keys.integer_or("max_position_embeddings", 1024);
+  c.norm_eps = float(keys.number_or("rms_norm_eps", 1e-12));
+  c.activation = keys.string_if("hidden_act") ? activation(keys, c) : tensor::Activation::kGelu;
+  c.tied_head = keys.boolean_or("tie_word_embeddings", true);
+  const double clamp = keys.number_or("clamp_len", -1);
+  if (clamp > 1 << 20 || clamp != std::floor(clamp)) keys.bad("clamp_len", "is out of range");
+  c.clamp_distance = clamp > 0 ? int(clamp) : 0;
+  constexpr int kUsualMask = 6;  // of the published tokenizers
+  c.mask_token = keys.integer_or("mask_token_id", c.vocab > kUsualMask ? kUsualMask : -1);
+  c.attention_scale = c.head_dim > 0 ? float(1.0 / std::sqrt(double(c.head_dim))) : 0.0f;
+  check_config(c, place);
+  if (c.hidden % 2 != 0) keys.unsupported("hidden_size", "is odd");
+  return c;
+}
+
 }  // namespace
 
 Config hf_config(const json& object, const std::string& place, TensorLayout& layout) {
   Keys keys(object, place);
   const Family& family = family_of(keys);
+  if (std::string_view(family.architecture) == "xlnet") {
+    layout = hf_layout("xlnet");
+    return xlnet_config(keys, place);
+  }
   if (std::string_view(family.architecture) == "llada") keys.use_names(kLladaNames);
   if (std::string_view(family.architecture) == "llada-moe") keys.use_names(kLladaMoeNames);
   if (keys.find("kv_lora_rank")) keys.unsupported("kv_lora_rank", "is latent attention (MLA)");

@@ -4,6 +4,7 @@
 
 #include "base/hash.h"
 #include "models/transformer.h"
+#include "models/xlnet.h"
 
 namespace tutti::models {
 
@@ -11,7 +12,9 @@ Model::Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic ar
              ComputePool& pool, const LoadProgress& progress, const PackCache* cache)
     : checkpoint_(std::move(checkpoint)),
       arithmetic_(arithmetic),
-      packed_(pack_weights(*checkpoint_, arithmetic, pool, progress, cache)) {}
+      packed_(pack_weights(*checkpoint_, arithmetic, pool, progress, cache)) {
+  if (config().relative) relative_ = std::make_unique<RelativeKeys>(config(), checkpoint_->weights(), pool);
+}
 
 namespace {
 
@@ -29,7 +32,7 @@ void add_config(Xxh64& hash, const Config& c) {
   for (const int n :
        {c.hidden, c.layers, c.heads, c.kv_heads, c.head_dim, c.intermediate, c.vocab, c.window,
         c.experts.count, c.experts.used, c.experts.intermediate, c.experts.shared_intermediate,
-        c.experts.groups, c.experts.used_groups, c.attention_block, c.mask_token}) {
+        c.experts.groups, c.experts.used_groups, c.attention_block, c.mask_token, c.clamp_distance}) {
     hash.add(n);
   }
   for (const float x : {c.norm_eps, c.embedding_scale, c.attention_scale, c.attention_cap, c.logit_cap,
@@ -43,6 +46,7 @@ void add_config(Xxh64& hash, const Config& c) {
   hash.add(c.experts.bias_weighs);
   hash.add(c.tied_head);
   hash.add(c.shifted_logits);
+  hash.add(c.relative);
   list(c.sliding);
   list(c.sparse);
   rope(c.rope);
@@ -58,6 +62,7 @@ uint64_t Model::fingerprint() const {
     hash.add(arithmetic_);
     hash.add(version_);
     hash.add(checkpoint_->weights().embedding.data);
+    for (const auto& layer : checkpoint_->weights().layers) hash.add(layer.relative.data);
     // Sizes and presence of every tensor go in too, so that bytes cannot move from one to the next unseen.
     convert_weights<Visits>(
         packed_.weights,
@@ -102,10 +107,14 @@ void Model::forward(ComputePool& pool, const Batch& batch, const KvMemory& kv, R
                     const LogitsConsumer& consume) const {
   space.prepare(config(), batch, pool.threads());
   const RowOps::Shared shared{tensor::kernels(), config(), batch, kv, checkpoint_->weights().embedding,
-                              consume, space};
+                              consume, space, relative_.get()};
   pool.run([&](Worker& worker) {
     RowOps ops(shared, worker);
-    models::forward(ops, config(), packed_.weights);
+    if (config().relative) {
+      xlnet_forward(ops, config(), packed_.weights);
+    } else {
+      models::forward(ops, config(), packed_.weights);
+    }
   });
 }
 

@@ -43,6 +43,7 @@ class Model {
   std::shared_ptr<const Checkpoint> checkpoint_;
   tensor::Arithmetic arithmetic_;
   PackedWeights packed_;
+  std::unique_ptr<const RelativeKeys> relative_;  // of networks with relative positions
   uint64_t version_ = 1;
   mutable std::once_flag fingerprint_once_;
   mutable uint64_t fingerprint_ = 0;

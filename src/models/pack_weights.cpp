@@ -28,14 +28,17 @@ class PackPlan {
   PackPlan(const Checkpoint& checkpoint, tensor::Arithmetic arithmetic) : checkpoint_(checkpoint) {
     const StoredWeights& stored = checkpoint.weights();
     // Routers decide by comparing sums: they compute in fp32 whatever their type or the class.
-    std::set<const StoredTensor*> routers;
-    for (const auto& layer : stored.layers) routers.insert(&layer.router);
+    std::set<const StoredTensor*> routers, unpacked;
+    for (const auto& layer : stored.layers) {
+      routers.insert(&layer.router);
+      unpacked.insert(&layer.relative);  // goes into RelativeKeys
+    }
+    // An untied embedding is only looked up, row by row, in the file's own blocks.
+    if (!stored.head.empty()) unpacked.insert(&stored.embedding);
     weights_ = convert_weights<RowWeights>(
         stored,
         [&](const StoredTensor& t) {
-          // An untied embedding is only looked up, row by row, in the file's own blocks.
-          const bool only_rows = &t == &stored.embedding && !stored.head.empty();
-          if (t.empty() || only_rows) return Matrix();
+          if (t.empty() || unpacked.contains(&t)) return Matrix();
           const bool exact = routers.contains(&t);
           Matrix matrix = Matrix::shaped(t.type, t.rows, t.cols,
                                          exact ? tensor::Arithmetic::kExactF32 : arithmetic);

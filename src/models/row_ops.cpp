@@ -109,6 +109,7 @@ void RowWorkspace::prepare(const Config& c, const Batch& batch, int workers) {
     for (const auto& g : full_groups.back()) most_keys = std::max(most_keys, g.keys);
     for (const auto& g : sliding_groups.back()) most_keys = std::max(most_keys, g.keys);
   }
+  if (c.relative) prepare_distances(c, workers);
   scores.resize(size_t(workers));
   for (auto& s : scores) grow(s, size_t(group * most_keys + tensor::kPageSlots * c.head_dim));
 }
@@ -126,7 +127,7 @@ float* RowOps::hidden_of(int row) const {
   return space_.hidden.data() + size_t(row) * size_t(config_.hidden);
 }
 
-RowOps::Rows RowOps::embed(const tensor::Matrix&, float scale) {
+RowOps::Rows RowOps::embed(const tensor::Matrix&, float scale, const RowVector& mask) {
   const StoredTensor& table = shared_.embedding;
   const size_t row_bytes = tensor::row_bytes(table.type, table.cols);
   const int hidden = config_.hidden;
@@ -157,6 +158,9 @@ RowOps::Rows RowOps::embed(const tensor::Matrix&, float scale) {
         break;
       case RowInput::kFromRow:
         break;  // filled when it enters
+      case RowInput::kMask:
+        std::copy(mask.begin(), mask.end(), x);
+        break;
     }
     const size_t full = 2 * config_.rope.inverse_frequency.size();
     compute_cos_sin(k_, config_.rope, batch_.positions[size_t(r)],
@@ -226,7 +230,12 @@ void RowOps::norm_rows(std::span<const int> rows, const RowVector& norm, const O
   const auto [first, last] = worker_.share(int(rows.size()));
   for (int i = first; i < last; ++i) {
     float* out = space_.normed.data() + size_t(i) * size_t(hidden);
-    k_.rms_norm(hidden_of(rows[size_t(i)]), norm.data(), config_.norm_eps, hidden, out);
+    const float* in = hidden_of(rows[size_t(i)]);
+    if (norm.empty()) {
+      std::copy_n(in, hidden, out);
+    } else {
+      k_.rms_norm(in, norm.data(), config_.norm_eps, hidden, out);
+    }
     convert(out, i, 1, need);
   }
   worker_.barrier();
@@ -342,10 +351,7 @@ void RowOps::set_classes(int row, tensor::AttendParams& params) const {
   }
 }
 
-RowOps::Rows RowOps::attend(int layer, Rows qkv) {
-  const int d = config_.head_dim, kv_heads = config_.kv_heads, group = config_.heads / kv_heads;
-  const int width = config_.heads * d;
-  const auto& spans = config_.is_sliding(layer) ? epoch_->sliding : epoch_->full;
+tensor::AttendParams RowOps::attend_params(int layer) const {
   tensor::AttendParams params;
   params.pages = shared_.kv.pages;
   params.layout = shared_.kv.layout;
@@ -354,26 +360,18 @@ RowOps::Rows RowOps::attend(int layer, Rows qkv) {
   params.cap = config_.attention_cap;
   params.class_count = tensor::kMaxSoftmaxClasses;
   std::copy(std::begin(batch_.classes), std::end(batch_.classes), std::begin(params.classes));
+  return params;
+}
 
-  // Query heads of groups of rows in order, shared out by visible keys; the constant stands for a row's fixed cost.
-  constexpr int64_t kRowCost = 16;
+RowOps::Rows RowOps::attend(int layer, Rows qkv) {
+  const int d = config_.head_dim, kv_heads = config_.kv_heads, group = config_.heads / kv_heads;
+  const int width = config_.heads * d;
+  const auto& spans = config_.is_sliding(layer) ? epoch_->sliding : epoch_->full;
+  tensor::AttendParams params = attend_params(layer);
   const auto& by_epoch = config_.is_sliding(layer) ? space_.sliding_groups : space_.full_groups;
   const auto& groups = by_epoch[size_t(epoch_ - batch_.epochs.data())];
-  int64_t total = 0;
-  for (const auto& g : groups) total += (g.keys + kRowCost * g.count) * config_.heads;
-  const int64_t from = total * worker_.index() / worker_.count();
-  const int64_t to = total * (worker_.index() + 1) / worker_.count();
   float* scratch = space_.scores[size_t(worker_.index())].data();
-  int64_t at = 0;
-  for (const auto& g : groups) {
-    const int64_t cost = g.keys + kRowCost * g.count;
-    // A head belongs to the worker in whose share it starts.
-    const auto heads_before = [&](int64_t border) {
-      return int(std::clamp((border - at + cost - 1) / cost, int64_t(0), int64_t(config_.heads)));
-    };
-    const int first = heads_before(from), last = heads_before(to);
-    at += cost * config_.heads;
-    if (first >= last) continue;
+  share_heads(groups, config_.heads, worker_, [&](const RowGroup& g, int first, int last) {
     set_classes(epoch_->rows[size_t(g.first)], params);
     for (int h = first; h < last; h += params.group) {
       params.kv_head = h / group;
@@ -390,7 +388,7 @@ RowOps::Rows RowOps::attend(int layer, Rows qkv) {
         k_.attend(params, rows[0].q, rows[0].runs, rows[0].run_count, rows[0].out, nullptr, scratch);
       }
     }
-  }
+  });
   if (!batch_.mass.empty()) attention_mass(layer, params, qkv, scratch);
   worker_.barrier();
   return {space_.attended.data(), width};
@@ -577,14 +575,14 @@ void RowOps::experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVect
   worker_.barrier();
 }
 
-void RowOps::head(Rows, const RowVector& norm, const tensor::Matrix& head) {
+void RowOps::head(Rows, const RowVector& norm, const tensor::Matrix& head, const RowVector& bias) {
   const int count = int(batch_.head_rows.size()), vocab = config_.vocab;
   Operands need;
   need.add(head);
   for (int first = 0; first < count; first += kHeadRows) {
     const int rows = std::min(kHeadRows, count - first);
     norm_rows(std::span(batch_.head_rows).subspan(size_t(first), size_t(rows)), norm, need);
-    const Product product{&head, nullptr, space_.logits.data(), size_t(vocab)};
+    const Product product{&head, &bias, space_.logits.data(), size_t(vocab)};
     multiply_shared({&product, 1}, space_.normed.data(), size_t(config_.hidden), rows);
     worker_.barrier();
     // Interleaved, so that a few expensive rows next to each other do not fall on one worker.

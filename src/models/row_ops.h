@@ -9,6 +9,7 @@
 #include "models/batch.h"
 #include "models/checkpoint.h"
 #include "models/config.h"
+#include "models/relative_keys.h"
 #include "models/row_groups.h"
 #include "models/weights.h"
 #include "tensor/kernels.h"
@@ -31,6 +32,7 @@ class RowWorkspace {
  public:
   // Makes room for `batch`; called by one thread before the workers start.
   void prepare(const Config& config, const Batch& batch, int workers);
+  void prepare_distances(const Config& config, int workers);
 
   std::vector<float> hidden;    // [rows, hidden], by row, not compact
   std::vector<float> normed;    // [active, widest input]
@@ -45,6 +47,7 @@ class RowWorkspace {
   std::vector<float> sliding_cos_sin;
   std::vector<float> logits;    // [kHeadRows, vocab]
   std::vector<std::vector<float>> scores;  // per worker: attention scratch
+  std::vector<std::vector<float>> distances;  // per worker: a head's terms of all distances (Config::relative)
   std::vector<std::vector<RowGroup>> full_groups, sliding_groups;  // per epoch
   // experts
   std::vector<float> router;             // [active, experts]
@@ -71,6 +74,7 @@ class RowOps {
     const StoredTensor& embedding;  // rows are dequantised from the file's own blocks
     const LogitsConsumer& consume;
     RowWorkspace& space;
+    const RelativeKeys* relative = nullptr;  // of networks with relative positions
   };
   struct Rows {
     float* data;
@@ -81,10 +85,10 @@ class RowOps {
 
   bool has(const tensor::Matrix& m) const { return !m.empty(); }
 
-  Rows embed(const tensor::Matrix& embedding, float scale);
+  Rows embed(const tensor::Matrix& embedding, float scale, const RowVector& mask = {});
   // Rows that enter at `layer` take their input; the epoch's active rows change.
   void enter(Rows h, int layer);
-  // RMS norm, then the three products side by side in one buffer.
+  // RMS norm (none when it is empty), then the three products side by side in one buffer.
   Rows norm_qkv(Rows h, const RowVector& norm, const Linear<tensor::Matrix, RowVector>& q,
                 const Linear<tensor::Matrix, RowVector>& k, const Linear<tensor::Matrix, RowVector>& v);
   // Per-head norms, segment vectors, rotation; keys and values go to their slots, rounded to the cache type.
@@ -98,7 +102,15 @@ class RowOps {
                   const Linear<tensor::Matrix, RowVector>& up);
   // Routed feed-forward. Ties of the router go to the lower index; outputs are summed in gate-rank order.
   void experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVector>& layer);
-  void head(Rows h, const RowVector& norm, const tensor::Matrix& head);
+  void head(Rows h, const RowVector& norm, const tensor::Matrix& head, const RowVector& bias = {});
+
+  // XLNet's own (row_ops_xlnet.cpp). Scores have the terms of weights.h, by the distances of Shared::relative.
+  Rows attend_relative(int layer, Rows qkv, const LayerWeights<tensor::Matrix, RowVector>& weights);
+  // h = layer_norm(h + W in + b).
+  void linear_layer_norm(Rows h, Rows in, const Linear<tensor::Matrix, RowVector>& linear, const RowVector& norm,
+                         const RowVector& norm_bias);
+  // act(W h + b)
+  Rows activated(Rows h, const Linear<tensor::Matrix, RowVector>& linear);
 
  private:
   struct Product {
@@ -117,6 +129,11 @@ class RowOps {
   // Fills Batch::mass of this layer.
   void attention_mass(int layer, tensor::AttendParams params, Rows qkv, float* scratch);
   void set_classes(int row, tensor::AttendParams& params) const;
+  // What attention of this layer starts with: pages, scale, the classes of all rows.
+  tensor::AttendParams attend_params(int layer) const;
+  // What is added to the dot products of one row's query head: terms[key], in View order.
+  void relative_terms(int layer, int head, int row, const RunSpan& span, const float* q,
+                      const LayerWeights<tensor::Matrix, RowVector>& weights, float* terms);
   int active() const { return int(epoch_->rows.size()); }
   float* hidden_of(int row) const;
   void norm_rows(std::span<const int> rows, const RowVector& norm, const Operands& need);

@@ -29,6 +29,31 @@ TensorLayout llada_layout() {
   return t;
 }
 
+TensorLayout xlnet_layout() {
+  TensorLayout t;
+  t.embedding = "transformer.word_embedding.weight";
+  t.head = "lm_loss.weight";
+  t.head_bias = "lm_loss.bias";
+  t.mask = "transformer.mask_emb";
+  t.layer_prefix = "transformer.layer.";
+  t.bare_projections = true;
+  t.q = "rel_attn.q";
+  t.k = "rel_attn.k";
+  t.v = "rel_attn.v";
+  t.o = "rel_attn.o";
+  t.relative = "rel_attn.r";
+  t.content_bias = "rel_attn.r_w_bias";
+  t.position_bias = "rel_attn.r_r_bias";
+  t.segment_bias = "rel_attn.r_s_bias";
+  t.segment_keys = "rel_attn.seg_embed";
+  t.attn_norm = "rel_attn.layer_norm";
+  t.up = "ff.layer_1";
+  t.down = "ff.layer_2";
+  t.ffn_norm = "ff.layer_norm";
+  t.mlp_bias = Presence::kRequired;
+  return t;
+}
+
 // The shared expert stands beside the feed-forward and has no gate.
 void name_llada_moe(TensorLayout& t) {
   t.shared_router.clear();
@@ -103,6 +128,7 @@ TensorLayout gguf_layout(std::string_view architecture) {
 
 TensorLayout hf_layout(std::string_view architecture) {
   if (architecture == "llada") return llada_layout();
+  if (architecture == "xlnet") return xlnet_layout();
   TensorLayout t;
   t.embedding = "model.embed_tokens.weight";
   t.output_norm = "model.norm.weight";

@@ -27,6 +27,9 @@ struct TensorLayout {
   // Experts: one tensor each, "<expert_prefix>7.<expert_gate>.weight"; or stacked over experts
   // [experts, out, in], whole names; or stacked with gate above up, [experts, 2 * out, in], whole
   // names. Empty: not in this layout.
+  // XLNet's further ones, with their suffixes; those of q, k, v and o have none (bare_projections).
+  std::string relative, content_bias, position_bias, segment_bias, segment_keys;
+  std::string head_bias, mask;  // whole
   std::string expert_prefix, expert_gate, expert_up, expert_down;
   std::string stacked_gate, stacked_up, stacked_down, stacked_gate_up;
 
@@ -35,6 +38,7 @@ struct TensorLayout {
   bool qk_norm = false;
   bool post_norms = false;     // Gemma: after attention and after the feed-forward
   bool interleaved = false;    // Q/K rows are in pairs (2i, 2i + 1)
+  bool bare_projections = false;  // "rel_attn.q" without ".weight"; stored [in, heads, head_dim] but for o
   bool norm_plus_one = false;  // norm weights w stand for 1 + w
 };
 

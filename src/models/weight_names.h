@@ -17,23 +17,34 @@ void for_each_tensor(W& weights, const TensorLayout& t, const Fn& fn) {
     fn(name + ".weight", l.weight);
     fn(name + ".bias", l.bias);
   };
+  const auto projection = [&](const std::string& name, auto& l) {
+    if (!t.bare_projections) return linear(name, l);
+    fn(name, l.weight);
+  };
   fn(t.embedding, weights.embedding);
   for (size_t i = 0; i < weights.layers.size(); ++i) {
     auto& l = weights.layers[i];
     const std::string at = t.layer_prefix + std::to_string(i) + ".";
     fn(at + t.attn_norm + ".weight", l.attn_norm);
-    linear(at + t.q, l.q);
-    linear(at + t.k, l.k);
-    linear(at + t.v, l.v);
+    fn(at + t.attn_norm + ".bias", l.attn_norm_bias);
+    projection(at + t.q, l.q);
+    projection(at + t.k, l.k);
+    projection(at + t.v, l.v);
     fn(at + t.q_norm + ".weight", l.q_norm);
     fn(at + t.k_norm + ".weight", l.k_norm);
-    linear(at + t.o, l.o);
+    projection(at + t.o, l.o);
     fn(at + t.post_attn_norm + ".weight", l.post_attn_norm);
     fn(at + t.ffn_norm + ".weight", l.ffn_norm);
+    fn(at + t.ffn_norm + ".bias", l.ffn_norm_bias);
     linear(at + t.gate, l.gate);
     linear(at + t.up, l.up);
     linear(at + t.down, l.down);
     fn(at + t.post_ffn_norm + ".weight", l.post_ffn_norm);
+    fn(at + t.relative, l.relative);
+    fn(at + t.content_bias, l.content_bias);
+    fn(at + t.position_bias, l.position_bias);
+    fn(at + t.segment_bias, l.segment_bias);
+    fn(at + t.segment_keys, l.segment_keys);
     fn(at + t.router + ".weight", l.router);
     fn(at + t.router_bias, l.router_bias);
     for (size_t e = 0; e < l.expert_gate.size(); ++e) {
@@ -49,6 +60,8 @@ void for_each_tensor(W& weights, const TensorLayout& t, const Fn& fn) {
   }
   fn(t.output_norm, weights.output_norm);
   fn(t.head, weights.head);
+  fn(t.head_bias, weights.head_bias);
+  fn(t.mask, weights.mask);
 }
 
 }  // namespace tutti::models

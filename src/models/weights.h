@@ -18,15 +18,22 @@ struct Linear {
 template <class Matrix, class Vector>
 struct LayerWeights {
   Vector attn_norm;                    // [hidden]
+  Vector attn_norm_bias;               // [hidden], optional: the norm is a layer norm (XLNet)
   Linear<Matrix, Vector> q, k, v;      // [heads*head_dim, hidden], [kv_heads*head_dim, hidden] twice
   Vector q_norm, k_norm;               // [head_dim], optional
   Vector segments;                     // [max_segments * head_dim], optional: added to k, v by segment id
   Linear<Matrix, Vector> o;            // [hidden, heads*head_dim]
   Vector post_attn_norm;               // [hidden], optional (Gemma)
   Vector ffn_norm;                     // [hidden]
-  Linear<Matrix, Vector> gate, up;     // [intermediate, hidden], dense layers
+  Vector ffn_norm_bias;                // [hidden], optional, as attn_norm_bias
+  Linear<Matrix, Vector> gate, up;     // [intermediate, hidden], dense layers; XLNet has no gate
   Linear<Matrix, Vector> down;         // [hidden, intermediate]
   Vector post_ffn_norm;                // [hidden], optional (Gemma)
+  // XLNet (Config::relative): the score of row i and key j is (q + content_bias) . k_j + (q + position_bias) . (relative
+  // R(i - j)), and where their segments differ (q + segment_bias) . (E[1] - E[0]) more, E being segment_keys.
+  Matrix relative;                                    // [heads*head_dim, hidden]
+  Vector content_bias, position_bias, segment_bias;   // [heads*head_dim]
+  Vector segment_keys;                                // [2 * heads*head_dim]
   Matrix router;                       // [experts, hidden], sparse layers
   Vector router_bias;                  // [experts], optional: see Experts
   std::vector<Matrix> expert_gate, expert_up, expert_down;  // per expert, shapes as the dense ones
@@ -42,6 +49,8 @@ struct Weights {
   std::vector<LayerWeights<Matrix, Vector>> layers;
   Vector output_norm;  // [hidden]
   Matrix head;         // [vocab, hidden]; empty when tied to the embedding
+  Vector head_bias;    // [vocab], optional
+  Vector mask;         // [hidden], optional: what RowInput::kMask stands for (XLNet's query stream)
 };
 
 // What convert_weights makes when only its visits matter.
@@ -66,6 +75,7 @@ To convert_weights(From& from, const MatrixFn& matrix, const VectorFn& vector) {
   for (auto& l : from.layers) {
     LayerWeights<typename To::MatrixType, typename To::VectorType> t;
     t.attn_norm = vector(l.attn_norm);
+    t.attn_norm_bias = vector(l.attn_norm_bias);
     t.q = linear(l.q);
     t.k = linear(l.k);
     t.v = linear(l.v);
@@ -75,10 +85,16 @@ To convert_weights(From& from, const MatrixFn& matrix, const VectorFn& vector) {
     t.o = linear(l.o);
     t.post_attn_norm = vector(l.post_attn_norm);
     t.ffn_norm = vector(l.ffn_norm);
+    t.ffn_norm_bias = vector(l.ffn_norm_bias);
     t.gate = linear(l.gate);
     t.up = linear(l.up);
     t.down = linear(l.down);
     t.post_ffn_norm = vector(l.post_ffn_norm);
+    t.relative = matrix(l.relative);
+    t.content_bias = vector(l.content_bias);
+    t.position_bias = vector(l.position_bias);
+    t.segment_bias = vector(l.segment_bias);
+    t.segment_keys = vector(l.segment_keys);
     t.router = matrix(l.router);
     t.router_bias = vector(l.router_bias);
     t.expert_gate = list(l.expert_gate);
@@ -92,6 +108,8 @@ To convert_weights(From& from, const MatrixFn& matrix, const VectorFn& vector) {
   }
   to.output_norm = vector(from.output_norm);
   to.head = matrix(from.head);
+  to.head_bias = vector(from.head_bias);
+  to.mask = vector(from.mask);
   return to;
 }
 

@@ -53,6 +53,9 @@ struct AttendParams {
   float cap = 0.0f;    // > 0: score = cap * tanh(score / cap), before the class temperature
   SoftmaxClass classes[kMaxSoftmaxClasses];
   int class_count = 1;  // classes above 0 may occur in runs only below this count
+  // `scratch` of attend comes with [group][keys] terms, keys in View order, that are added to the dot products before
+  // the scale. Not with attend_shared.
+  bool added = false;
 };
 
 // One of the rows that share slots: its query heads [group][head_dim] of the KV head, its runs, its output.
@@ -105,6 +108,9 @@ struct Kernels {
 
   // y = x * (1 / sqrt(mean(x^2) + eps)) * weight. y may be x.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* y);
+  // y = (x - mean(x)) * (1 / sqrt(mean((x - mean(x))^2) + eps)) * weight + bias. y may be x.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int n,
+                     float* y);
   // Rotates `heads` heads of head_dim floats in place, the first 2*pairs dimensions of each; cos_sin holds
   // pairs cosines, then pairs sines. interleaved: pairs (2i, 2i+1); else half-split: (i, i + pairs).
   void (*rope)(float* x, int heads, int head_dim, int pairs, bool interleaved, const float* cos_sin);
@@ -112,6 +118,7 @@ struct Kernels {
   void (*add_scaled)(float a, const float* x, int n, float* y);  // y = fma(a, x, y)
   void (*scale)(float a, int n, float* y);                    // y *= a
   void (*gated)(Activation act, const float* gate, const float* up, int n, float* y);  // act(gate) * up
+  void (*activate)(Activation act, int n, float* x);                                   // x = act(x)
   void (*soft_cap)(float cap, int n, float* x);  // x = cap * tanh(x / cap)
   // In-place softmax of n floats (router probabilities).
   void (*softmax)(float* x, int n);

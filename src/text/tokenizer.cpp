@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "text/byte_alphabet.h"
 #include "text/sentencepiece_bpe.h"
+#include "text/unigram.h"
 
 namespace tutti::text {
 namespace {
@@ -39,7 +40,7 @@ Tokenizer::Tokenizer(TokenizerSpec spec) : spec_(std::move(spec)) {
   vocabulary_ = Vocabulary(std::move(spec_.tokens), spec_.name);
   check_ids();
   make_bytes();
-  if (spec_.kind != TokenizerKind::kSentencePieceBpe) make_merges();
+  if (spec_.kind != TokenizerKind::kSentencePieceBpe && spec_.kind != TokenizerKind::kUnigram) make_merges();
   std::vector<AddedToken> raw, normalized;
   for (AddedToken& added : spec_.added) {
     (added.normalized ? normalized : raw).push_back(std::move(added));
@@ -179,6 +180,7 @@ std::string_view Tokenizer::kind_name() const {
     case TokenizerKind::kByteLevelBpe: return "byte-level BPE";
     case TokenizerKind::kCharacterBpe: return "BPE with byte fallback";
     case TokenizerKind::kSentencePieceBpe: return "SentencePiece BPE";
+    case TokenizerKind::kUnigram: return "SentencePiece unigram";
   }
   return "";
 }
@@ -201,21 +203,25 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, EncodeOptions opti
   if (options.add_bos && spec_.bos != kNoToken) ids.push_back(spec_.bos);
   size_t done = 0;
   for (const AddedTokens::Found& found : raw_added_.find(text, options.parse_special)) {
-    encode_segment(text.substr(done, found.range.begin - done), done == 0, options.parse_special,
-                   ids);
+    encode_segment(text.substr(done, found.range.begin - done), done == 0, options, ids);
     ids.push_back(found.id);
     done = found.range.end;
   }
-  encode_segment(text.substr(done), done == 0, options.parse_special, ids);
+  encode_segment(text.substr(done), done == 0, options, ids);
   if (options.add_eos && spec_.eos != kNoToken) ids.push_back(spec_.eos);
   return ids;
 }
 
-void Tokenizer::encode_segment(std::string_view text, bool first, bool special,
+void Tokenizer::encode_segment(std::string_view text, bool first, const EncodeOptions& options,
                                std::vector<int32_t>& ids) const {
   if (text.empty()) return;
+  if (spec_.spiece) {
+    encode_unigram(vocabulary_, byte_ids_, spec_.substitute, spec_.spiece->apply(text, options.continues), ids);
+    return;
+  }
+  first = first && !options.continues;
   std::string normalized;
-  if (spec_.space_prefix == PrefixScheme::kAlways ||
+  if ((!options.continues && spec_.space_prefix == PrefixScheme::kAlways) ||
       (spec_.space_prefix == PrefixScheme::kFirst && first)) {
     normalized = spec_.normalizer.apply(" " + std::string(text));
   } else {
@@ -226,7 +232,7 @@ void Tokenizer::encode_segment(std::string_view text, bool first, bool special,
     return;
   }
   size_t done = 0;
-  for (const AddedTokens::Found& found : normalized_added_.find(normalized, special)) {
+  for (const AddedTokens::Found& found : normalized_added_.find(normalized, options.parse_special)) {
     encode_normalized(normalized.substr(done, found.range.begin - done), first && done == 0, ids);
     ids.push_back(found.id);
     done = found.range.end;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -15,6 +16,7 @@
 #include "text/bpe.h"
 #include "text/normalizer.h"
 #include "text/pre_tokenizer.h"
+#include "text/spiece_normalizer.h"
 #include "text/unicode.h"
 #include "text/vocabulary.h"
 
@@ -30,6 +32,7 @@ enum class TokenizerKind {
   kByteLevelBpe,      // merges over bytes, written in the printable alphabet of GPT-2
   kCharacterBpe,      // merges over characters, byte tokens <0xHH> for those not in the vocabulary
   kSentencePieceBpe,  // by score
+  kUnigram,           // the segmentation of the highest sum of scores (SentencePiece's unigram model)
 };
 
 // How the text of decoded tokens is made whole.
@@ -48,6 +51,7 @@ struct TokenizerSpec {
   std::vector<std::pair<std::string, std::string>> merges;  // by rank; BPE kinds only
   std::vector<AddedToken> added;
   Normalizer normalizer;
+  std::shared_ptr<const SpieceNormalizer> spiece;  // of kUnigram: instead of the normalizer and the space prefix
   PreTokenizer pre_tokenizer;
   PrefixScheme space_prefix = PrefixScheme::kNever;  // a space before the text (SentencePiece)
   bool ignore_merges = false;  // a whole piece that is a token is taken as it is
@@ -65,6 +69,7 @@ struct EncodeOptions {
   bool parse_special = true;  // "<|im_end|>" in the text becomes the control token
   bool add_bos = false;
   bool add_eos = false;
+  bool continues = false;  // the text goes on after another: no space is put before it
 };
 
 // May be used by several threads at once.
@@ -79,6 +84,9 @@ class Tokenizer {
   // folder in them.
   static Tokenizer from_hf(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
                            const std::string& name = "tokenizer.json");
+  // Reads a SentencePiece model file (spiece.model) of the unigram kind. Errors as above.
+  static Tokenizer from_spiece(std::string_view model, std::string_view tokenizer_config_json,
+                               const std::string& name = "spiece.model");
   // The same, for those who write it down again.
   static TokenizerSpec read_hf(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
                                const std::string& name);
@@ -129,7 +137,7 @@ class Tokenizer {
   void make_bytes();
   void make_merges();
   void find_end_ids();
-  void encode_segment(std::string_view text, bool first, bool special,
+  void encode_segment(std::string_view text, bool first, const EncodeOptions& options,
                       std::vector<int32_t>& ids) const;
   void encode_normalized(std::string text, bool first, std::vector<int32_t>& ids) const;
   void encode_piece(std::string_view piece, std::vector<int32_t>& symbols,

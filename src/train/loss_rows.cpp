@@ -115,6 +115,45 @@ LossSequence masked_tokens(const LossOptions& o, const models::Config& config, c
   return s;
 }
 
+// A share of the tokens behind the prompt is masked, as many as the rate says, and predicted by query rows.
+LossSequence any_subset(const LossOptions& o, const Example& e, const Noise& noise, size_t drawn, size_t all_drawn) {
+  const size_t n = e.tokens.size();
+  double u = noise.time(0);
+  if (o.stratified) u = (u + double(drawn)) / double(all_drawn);
+  const double share = o.low + (o.high - o.low) * u;
+  std::vector<int> shuffled;
+  for (int i = e.prompt; i < int(n); ++i) shuffled.push_back(i);
+  std::ranges::stable_sort(shuffled, {}, [&](int i) { return noise.mask(size_t(i)); });
+  const size_t most = shuffled.size();
+  shuffled.resize(std::clamp(size_t(share * double(n)), std::min<size_t>(1, most), most));
+  std::vector<int> order = shuffled;
+  if (!o.random_order) std::ranges::sort(order);
+  LossSequence s;
+  Sequence& q = s.sequence;
+  q.sight = Sight::kOrder;
+  q.tokens = e.tokens;
+  q.ranks.assign(n, 0);
+  q.given = int(n - order.size());
+  for (size_t i = 0; i < order.size(); ++i) q.ranks[size_t(order[i])] = q.given + (o.independent ? 0 : int(i));
+  std::vector<bool> masked(n);
+  for (const int i : order) masked[size_t(i)] = true;
+  int rank = 0;
+  for (size_t i = 0; i < n; ++i) {
+    q.positions.push_back(int32_t(i));
+    if (!masked[i]) q.ranks[i] = rank++;
+  }
+  for (const int i : order) {
+    s.predicted.push_back(q.rows());
+    s.targets.push_back(e.tokens[size_t(i)]);
+    s.weights.push_back(1);
+    q.queries.push_back(i);
+    q.tokens.push_back(-1);
+    q.positions.push_back(i);
+  }
+  s.rates = {share};
+  return s;
+}
+
 // The tokens whose certainty is trained: one block of the answer, or all of it.
 std::pair<int, int> active_tokens(const LossOptions& o, const Example& e, int first,
                                   const Noise& noise) {
@@ -186,10 +225,13 @@ void check_loss(const LossOptions& o, const models::Config& config) {
   if (o.kind == LossKind::kMasked && config.attention != AttentionKind::kBidirectional) {
     refuse("\"masked\" needs a model that sees the whole sequence (llada, dream)");
   }
+  if (o.kind == LossKind::kAnySubset && config.attention != AttentionKind::kPermutation) {
+    refuse("\"any-subset\" needs a model of two streams (xlnet)");
+  }
   if (o.kind == LossKind::kBlock && config.attention != AttentionKind::kBlockCausal) {
     refuse("\"block\" needs a block-causal model (sdar)");
   }
-  if (o.kind != LossKind::kNextToken && config.mask_token < 0) {
+  if (o.kind != LossKind::kNextToken && o.kind != LossKind::kAnySubset && config.mask_token < 0) {
     refuse("needs a mask token, and the model has none; name one in tokenizer.mask");
   }
 }
@@ -227,6 +269,8 @@ std::vector<LossSequence> loss_sequences(const LossOptions& o, const models::Con
       certainty_pair(o, config, e, noises[i], examples.size(), out);
     } else if (o.kind == LossKind::kNextToken) {
       out.push_back(next_tokens(config, e));
+    } else if (o.kind == LossKind::kAnySubset) {
+      out.push_back(any_subset(o, e, noises[i], i, examples.size()));
     } else {
       out.push_back(
           masked_tokens(o, config, e, draw_masking(o, config, e, noises[i], drawn, times)));

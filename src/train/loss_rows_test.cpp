@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <map>
@@ -304,6 +305,61 @@ TEST(Loss, GoesWithHowTheModelSees) {
   models::Config maskless = config(AttentionKind::kBlockCausal, false, 4);
   maskless.mask_token = -1;
   EXPECT_THROW(check_loss(o, maskless), Error);
+}
+
+// The given tokens see each other, a query sees them and the masked content of lower ranks, and never its own.
+TEST(AnySubset, RowsSeeWhatIsGivenAndDecided) {
+  LossOptions o;
+  o.kind = LossKind::kAnySubset;
+  o.mean = LossMean::kMasked;
+  o.low = 0.3;
+  o.high = 0.9;
+  const models::Config c = config(AttentionKind::kPermutation);
+  for (int step = 0; step < 60; ++step) {
+    o.random_order = step % 3 == 1;
+    o.independent = step % 3 == 2;
+    const Example e = example(14, step % 2 == 0 ? 0 : 5);
+    const LossSequence s = loss_sequences(o, c, std::vector{e}, 7, step)[0];
+    const Sequence& q = s.sequence;
+    const int n = 14, masked = int(s.targets.size());
+    ASSERT_EQ(q.rows(), n + masked);
+    EXPECT_GE(masked, 1);
+    EXPECT_NEAR(total({s}), 1.0, 1e-12);
+    std::vector<int> order = q.queries;
+    if (!o.random_order) EXPECT_TRUE(std::ranges::is_sorted(order));
+    for (int k = 0; k < masked; ++k) {
+      EXPECT_EQ(s.predicted[size_t(k)], n + k);
+      EXPECT_GE(order[size_t(k)], e.prompt);
+      EXPECT_EQ(s.targets[size_t(k)], e.tokens[size_t(order[size_t(k)])]);
+      EXPECT_EQ(q.positions[size_t(n + k)], order[size_t(k)]);
+      EXPECT_EQ(q.tokens[size_t(n + k)], -1);
+    }
+    const auto rank = [&](int position) {
+      const auto at = std::ranges::find(order, position) - order.begin();
+      return at < masked ? int(at) : -1;
+    };
+    for (int row = 0; row < q.rows(); ++row) {
+      const bool query = row >= n;
+      const int own = query ? order[size_t(row - n)] : row;
+      std::vector<bool> sees(static_cast<size_t>(n));
+      for (const RowRange& r : visible(q, row)) {
+        for (int i = r.first; i < r.first + r.count; ++i) sees[size_t(i)] = true;
+      }
+      for (int i = 0; i < n; ++i) {
+        const bool before = rank(i) < 0 || (!o.independent && rank(i) < rank(own));
+        EXPECT_EQ(sees[size_t(i)], before || (!query && i == own)) << step << " " << row << " " << i;
+      }
+    }
+  }
+}
+
+TEST(AnySubset, NeedsTwoStreams) {
+  LossOptions o;
+  o.kind = LossKind::kAnySubset;
+  EXPECT_THROW(check_loss(o, config(AttentionKind::kBidirectional)), Error);
+  EXPECT_NO_THROW(check_loss(o, config(AttentionKind::kPermutation)));
+  o.kind = LossKind::kMasked;
+  EXPECT_THROW(check_loss(o, config(AttentionKind::kPermutation)), Error);
 }
 
 }  // namespace

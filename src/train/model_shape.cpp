@@ -22,6 +22,7 @@ constexpr Family kFamilies[] = {
     {"llada", "LLaDAModelLM", "llada", "llama"},
     {"dream", "DreamModel", "Dream", "qwen2"},
     {"sdar", "SDARForCausalLM", "sdar", "qwen3"},
+    {"xlnet", "XLNetLMHeadModel", "xlnet", "xlnet"},
 };
 
 const Family& family_of(const std::string& name) {
@@ -33,12 +34,16 @@ const Family& family_of(const std::string& name) {
 }
 
 void check(const ModelShape& s) {
-  const bool own_head_dim = s.family == "llama" || s.family == "qwen3" || s.family == "sdar";
+  const bool own_head_dim =
+      s.family == "llama" || s.family == "qwen3" || s.family == "sdar" || s.family == "xlnet";
+  if (s.family == "xlnet" && s.kv_heads != s.heads) {
+    throw Error(ErrorKind::kUsage, "model: the family xlnet has as many key/value heads as heads; leave kv_heads out");
+  }
   if (!own_head_dim && s.head_dim * s.heads != s.hidden) {
     throw Error(ErrorKind::kUsage, "model: " + std::to_string(s.heads) + " heads of " +
                                        std::to_string(s.head_dim) + " are not the hidden size " +
                                        std::to_string(s.hidden) + "; the family " + s.family +
-                                       " asks for that (llama, qwen3 and sdar do not)");
+                                       " asks for that (llama, qwen3, sdar and xlnet do not)");
   }
   const bool masked = s.family == "llada" || s.family == "dream" || s.family == "sdar";
   if (masked && s.mask_token < 0) {
@@ -76,6 +81,31 @@ nlohmann::ordered_json llada_json(const ModelShape& s) {
           {"eos_token_id", s.eos_token},
           {"pad_token_id", s.eos_token},
           {"use_cache", false}};
+}
+
+nlohmann::ordered_json xlnet_json(const ModelShape& s) {
+  return {{"vocab_size", s.vocab},
+          {"d_model", s.hidden},
+          {"n_layer", s.layers},
+          {"n_head", s.heads},
+          {"d_head", s.head_dim},
+          {"d_inner", s.intermediate},
+          {"ff_activation", "gelu"},
+          {"untie_r", true},
+          {"attn_type", "bi"},
+          {"bi_data", false},
+          {"clamp_len", -1},
+          {"same_length", false},
+          {"mem_len", nullptr},
+          {"reuse_len", nullptr},
+          {"dropout", 0.0},
+          {"layer_norm_eps", s.norm_epsilon},
+          {"max_position_embeddings", s.context},
+          {"tie_word_embeddings", s.tied_head},
+          {"mask_token_id", s.mask_token},
+          {"bos_token_id", s.eos_token},
+          {"eos_token_id", s.eos_token},
+          {"pad_token_id", s.eos_token}};
 }
 
 nlohmann::ordered_json common_json(const ModelShape& s) {
@@ -139,7 +169,9 @@ nlohmann::ordered_json config_json(const ModelShape& shape) {
   check(shape);
   const Family& family = family_of(shape.family);
   nlohmann::ordered_json j{{"architectures", {family.network}}, {"model_type", family.model_type}};
-  j.update(shape.family == "llada" ? llada_json(shape) : common_json(shape));
+  j.update(shape.family == "llada"   ? llada_json(shape)
+           : shape.family == "xlnet" ? xlnet_json(shape)
+                                     : common_json(shape));
   return j;
 }
 
@@ -154,7 +186,6 @@ ModelShape shape_of(const models::Checkpoint& checkpoint, const std::string& fam
   const auto refuse = [&](const std::string& what) {
     throw Error(ErrorKind::kUnsupported, "model.from: " + what + "; train another model");
   };
-  const models::RopeParameters rope = rope_of(checkpoint);
   ModelShape s;
   s.family = family.empty() ? c.architecture : family;
   if (!can_be(c.architecture, s.family)) {
@@ -162,11 +193,18 @@ ModelShape shape_of(const models::Checkpoint& checkpoint, const std::string& fam
   }
   if (std::string(family_of(c.architecture).tensors) == "llama" && has_biases(checkpoint.weights()))
     refuse("has biases");
-  if (!is_plain(rope, c)) refuse("has a scaled or partial rotary embedding");
+  if (c.relative) {
+    if (c.clamp_distance > 0) refuse("clamps distances (clamp_len)");
+  } else {
+    const models::RopeParameters rope = rope_of(checkpoint);
+    if (!is_plain(rope, c)) refuse("has a scaled or partial rotary embedding");
+    s.rope_theta = rope.base;
+  }
   if (!c.sliding.empty()) refuse("has sliding windows");
   if (c.attention_cap > 0 || c.logit_cap > 0) refuse("caps its scores or logits");
   if (c.experts.count > 0) refuse("has experts");
-  if (c.activation != tensor::Activation::kSilu) refuse("has an activation other than SiLU");
+  const bool usual = c.activation == (c.relative ? tensor::Activation::kGelu : tensor::Activation::kSilu);
+  if (!usual) refuse("has an activation other than its family's");
   s.layers = c.layers;
   s.hidden = c.hidden;
   s.heads = c.heads;
@@ -175,7 +213,6 @@ ModelShape shape_of(const models::Checkpoint& checkpoint, const std::string& fam
   s.intermediate = c.intermediate;
   s.context = c.context_length;
   s.vocab = c.vocab;
-  s.rope_theta = rope.base;
   s.norm_epsilon = double(c.norm_eps);
   s.tied_head = c.tied_head;
   s.block = c.attention_block;

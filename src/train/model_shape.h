@@ -14,7 +14,7 @@ namespace tutti::train {
 // llama, qwen2, qwen3: causal. llada: llama that sees all and predicts in place. dream: qwen2 that
 // sees all, logits shifted by one. sdar: qwen3 that sees blocks. Each masked family has the tensors
 // of its causal one. qwen2 is llama with biases of q, k and v: llama's tensors become qwen2's or
-// dream's with biases of 0.
+// dream's with biases of 0. xlnet: two streams, any order.
 std::vector<std::string> family_names();
 
 struct ModelShape {

@@ -28,13 +28,16 @@ void append_runs(std::vector<tensor::KvRun>& runs, int first, int count) {
 }
 
 models::RunSpan span_of(models::Batch& batch, const Sequence& s, int base, int row,
-                        int64_t lowest) {
+                        int64_t lowest, bool places) {
   models::RunSpan span;
   span.first = int(batch.runs.size());
+  span.first_key = int(batch.key_places.size());
   for (const RowRange& whole : visible(s, row)) {
     const RowRange range = within_window(s, whole, lowest);
     append_runs(batch.runs, base + range.first, range.count);
     span.keys += range.count;
+    for (int i = 0; places && i < range.count; ++i)
+      batch.key_places.push_back({s.positions[size_t(range.first + i)], 0});
   }
   span.count = int(batch.runs.size()) - span.first;
   return span;
@@ -58,6 +61,22 @@ std::vector<RowRange> visible(const Sequence& s, int row) {
     case Sight::kBlockCausal:
       add(0, std::min(n, (row / s.block + 1) * s.block));
       break;
+    case Sight::kOrder: {
+      const int contents = int(s.ranks.size());
+      const bool query = row >= contents;
+      const int own = query ? s.queries[size_t(row - contents)] : row;
+      const int rank = s.ranks[size_t(own)];
+      for (int i = 0; i < contents; ++i) {
+        const bool seen = s.ranks[size_t(i)] < std::max(rank, rank < s.given ? s.given : 0) || (i == own && !query);
+        if (!seen) continue;
+        if (!out.empty() && out.back().first + out.back().count == i) {
+          ++out.back().count;
+        } else {
+          add(i, 1);
+        }
+      }
+      break;
+    }
     case Sight::kBlockDiffusion: {
       const bool clean = row >= half;
       const int start = (row - (clean ? half : 0)) / s.block * s.block,
@@ -99,16 +118,17 @@ models::Batch plan_batch(const models::Config& config, std::span<const Sequence>
       const int slot = base + row;
       models::RowInput input;
       input.token = s.tokens[size_t(row)];
+      if (s.sight == Sight::kOrder && row >= int(s.ranks.size())) input.kind = models::RowInput::kMask;
       batch.inputs.push_back(std::move(input));
       batch.positions.emplace_back(s.positions[size_t(row)]);
       batch.segments.push_back(0);
       batch.active.push_back({0, config.layers});
       batch.slots.push_back({slot / kPageSlots, slot % kPageSlots});
       epoch.rows.push_back(slot);
-      epoch.full.push_back(span_of(batch, s, base, row, INT32_MIN));
+      epoch.full.push_back(span_of(batch, s, base, row, INT32_MIN, config.relative));
       if (!config.sliding.empty()) {
         const int64_t lowest = int64_t(s.positions[size_t(row)]) - config.window;
-        epoch.sliding.push_back(span_of(batch, s, base, row, lowest));
+        epoch.sliding.push_back(span_of(batch, s, base, row, lowest, false));
       }
     }
     base += s.rows();

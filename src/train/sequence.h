@@ -17,13 +17,19 @@ enum class Sight : uint8_t {
   kBlockCausal,     // its block and the blocks before
   kBlockDiffusion,  // rows [x_t | x_0] of n tokens each: a row of x_t sees its block of x_t and the
                     // blocks before of x_0, a row of x_0 its block of x_0 and the blocks before
+  kOrder,           // XLNet's two streams, n content rows and then query rows: see Sequence::ranks
 };
 
 struct Sequence {
   std::vector<int32_t> tokens;
   std::vector<int32_t> positions;
   Sight sight = Sight::kCausal;
-  int block = 1;  // of the last two
+  int block = 1;  // of the two with blocks
+  // Of kOrder: the rank of each content row. A row sees the content of lower ranks, a content row itself too; those of
+  // the ranks below `given` see each other whatever their order.
+  std::vector<int> ranks;
+  int given = 0;
+  std::vector<int> queries;  // the content rows that the query rows predict; their tokens are -1
 
   int rows() const { return int(tokens.size()); }
 };

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "models/transformer.h"
+#include "models/xlnet.h"
 
 namespace tutti::models {
 namespace {
@@ -102,15 +103,22 @@ void TensorOps::add_rows(at::Tensor& h, const at::Tensor& delta) const {
   h = active_.defined() ? h.index_add(0, active_, delta) : h + delta;
 }
 
-at::Tensor TensorOps::embed(const at::Tensor& embedding, float scale) {
-  std::vector<int64_t> ids, others;
+at::Tensor TensorOps::embed(const at::Tensor& embedding, float scale, const at::Tensor& mask) {
+  std::vector<int64_t> ids, others, masked;
   for (int r = 0; r < batch_.rows(); ++r) {
     const RowInput& in = batch_.inputs[size_t(r)];
     ids.push_back(in.kind == RowInput::kToken ? in.token : 0);
-    if (in.kind != RowInput::kToken) others.push_back(r);
+    if (in.kind == RowInput::kMask) {
+      masked.push_back(r);
+    } else if (in.kind != RowInput::kToken) {
+      others.push_back(r);
+    }
   }
   at::Tensor h = at::embedding(embedding, index_tensor(ids));
   if (scale != 1.0f) h = h * double(scale);
+  if (!masked.empty()) {
+    h = h.index_copy(0, index_tensor(masked), mask.view({1, -1}).expand({int64_t(masked.size()), config_.hidden}));
+  }
   if (others.empty()) return h;
   std::vector<at::Tensor> rows;
   for (const int64_t r : others) rows.push_back(free_input(embedding, scale, size_t(r)));
@@ -131,6 +139,7 @@ at::Tensor TensorOps::free_input(const at::Tensor& embedding, float scale, size_
 void TensorOps::enter_epoch(const Epoch& epoch) {
   epoch_ = &epoch;
   groups_ = {};
+  key_table_.reset();
   rotations_.clear();
   active_ = int(epoch.rows.size()) == batch_.rows()
                 ? at::Tensor()
@@ -163,7 +172,8 @@ TensorOps::Qkv TensorOps::norm_qkv(const at::Tensor& h, const at::Tensor& norm_w
                                    const Linear<at::Tensor, at::Tensor>& q,
                                    const Linear<at::Tensor, at::Tensor>& k,
                                    const Linear<at::Tensor, at::Tensor>& v) {
-  const at::Tensor x = norm(active_rows(h), norm_weight);
+  at::Tensor x = active_rows(h);
+  if (norm_weight.defined()) x = norm(x, norm_weight);
   const int64_t rows = x.size(0), d = config_.head_dim;
   return {linear(x, q).view({rows, config_.heads, d}),
           linear(x, k).view({rows, config_.kv_heads, d}),
@@ -216,8 +226,10 @@ void TensorOps::rope_store(int layer, Qkv& qkv, const at::Tensor& q_norm, const 
     qkv.k = qkv.k + s;
     qkv.v = qkv.v + s;
   }
-  qkv.q = rotate(qkv.q, config_.rope_of(layer));
-  qkv.k = rotate(qkv.k, config_.rope_of(layer));
+  if (!config_.relative) {
+    qkv.q = rotate(qkv.q, config_.rope_of(layer));
+    qkv.k = rotate(qkv.k, config_.rope_of(layer));
+  }
   fresh_k_ = by_row(qkv.k);
   fresh_v_ = by_row(qkv.v);
 }
@@ -245,22 +257,30 @@ TensorOps::Attended TensorOps::attend_class(const AttentionBucket::Class& c, at:
   return attended;
 }
 
+at::Tensor TensorOps::of_groups(const AttentionBucket& bucket, const at::Tensor& x,
+                                const at::Tensor& index, int64_t n) {
+  std::vector<int64_t> shape{bucket.groups, n};
+  for (int64_t i = 1; i < x.dim(); ++i) shape.push_back(x.size(i));
+  return (index.defined() ? x.index_select(0, index) : x).reshape(shape);
+}
+
 // [G * r, heads * d], group after group. `keys` and `values` are [all keys, kv_heads, d].
 at::Tensor TensorOps::attend_bucket(const AttentionBucket& bucket, const at::Tensor& q,
-                                    const at::Tensor& keys, const at::Tensor& values) const {
+                                    const at::Tensor& keys, const at::Tensor& values,
+                                    const Terms& terms) const {
   const int64_t heads = config_.heads, d = config_.head_dim, kv_heads = config_.kv_heads;
   const auto grouped = [&](const at::Tensor& x, const at::Tensor& index,
                            int64_t n) {  // [G, heads of x, n, d]
-    const at::Tensor chosen = index.defined() ? x.index_select(0, index) : x;
-    return chosen.reshape({bucket.groups, n, x.size(1), d}).transpose(1, 2);
+    return of_groups(bucket, x, index, n).transpose(1, 2);
   };
   const auto shared = [&](const at::Tensor& x) {
     return heads == kv_heads ? x : x.repeat_interleave(heads / kv_heads, 1);
   };
   const at::Tensor k = shared(grouped(keys, bucket.key_index, bucket.keys));
   const at::Tensor v = shared(grouped(values, bucket.key_index, bucket.keys));
-  at::Tensor scores = grouped(q, bucket.row_index, bucket.rows).matmul(k.transpose(-1, -2)) *
-                      double(config_.attention_scale);
+  at::Tensor scores = grouped(q, bucket.row_index, bucket.rows).matmul(k.transpose(-1, -2));
+  if (terms) scores = scores + terms(bucket);
+  scores = scores * double(config_.attention_scale);
   if (config_.attention_cap > 0) {
     scores = at::tanh(scores / double(config_.attention_cap)) * double(config_.attention_cap);
   }
@@ -290,6 +310,11 @@ const AttentionGroups& TensorOps::groups(int layer) {
 }
 
 at::Tensor TensorOps::attend(int layer, const Qkv& qkv) {
+  return attend_with(layer, qkv, qkv.q, {});
+}
+
+at::Tensor TensorOps::attend_with(int layer, const Qkv& qkv, const at::Tensor& queries,
+                                  const Terms& terms) {
   const at::Tensor &old_k = kv_.k[size_t(layer)], &old_v = kv_.v[size_t(layer)];
   const bool kept = old_k.size(0) > 0;
   const AttentionGroups& g = groups(layer);
@@ -298,7 +323,7 @@ at::Tensor TensorOps::attend(int layer, const Qkv& qkv) {
     const at::Tensor keys = kept ? at::cat({old_k, fresh_k_}) : fresh_k_;
     const at::Tensor values = kept ? at::cat({old_v, fresh_v_}) : fresh_v_;
     for (const AttentionBucket& bucket : g.buckets)
-      outs.push_back(attend_bucket(bucket, qkv.q, keys, values));
+      outs.push_back(attend_bucket(bucket, queries, keys, values, terms));
   }
   if (kept) {
     // What later forwards read. The graph keeps the fresh rows themselves.
@@ -364,32 +389,38 @@ void TensorOps::experts_residual(at::Tensor& h, const LayerWeights<at::Tensor, a
 
 at::Tensor TensorOps::head_input(const at::Tensor& h, const at::Tensor& norm_weight) const {
   const std::vector<int64_t> rows(batch_.head_rows.begin(), batch_.head_rows.end());
-  return norm(h.index_select(0, index_tensor(rows)), norm_weight);
+  const at::Tensor x = h.index_select(0, index_tensor(rows));
+  return norm_weight.defined() ? norm(x, norm_weight) : x;
 }
 
-void TensorOps::head(const at::Tensor& h, const at::Tensor& norm_weight, const at::Tensor& head) {
+void TensorOps::head(const at::Tensor& h, const at::Tensor& norm_weight, const at::Tensor& head,
+                     const at::Tensor& bias) {
   if (batch_.head_rows.empty()) return;
   answer_.logits = head_input(h, norm_weight).matmul(head.t());
+  if (bias.defined()) answer_.logits = answer_.logits + bias;
   if (config_.logit_cap > 0) {
     answer_.logits =
         at::tanh(answer_.logits / double(config_.logit_cap)) * double(config_.logit_cap);
   }
 }
 
-TensorAnswer tensor_forward(const Config& config, const TensorWeights& weights, const Batch& batch,
-                            TensorKv& kv, const TensorInputs& inputs) {
-  TensorOps ops(config, batch, kv, inputs);
-  forward(ops, config, weights);
-  return std::move(ops.answer());
-}
-
 namespace {
+
+template <class Ops>
+void run_network(Ops& ops, const Config& config, const TensorWeights& weights) {
+  if (config.relative) {
+    xlnet_forward(ops, config, weights);
+  } else {
+    forward(ops, config, weights);
+  }
+}
 
 // Stops before the head's product.
 class StateOps : public TensorOps {
  public:
   using TensorOps::TensorOps;
-  void head(const at::Tensor& h, const at::Tensor& norm_weight, const at::Tensor&) {
+  void head(const at::Tensor& h, const at::Tensor& norm_weight, const at::Tensor&,
+            const at::Tensor& = {}) {
     states = head_input(h, norm_weight);
   }
   at::Tensor states;
@@ -397,10 +428,17 @@ class StateOps : public TensorOps {
 
 }  // namespace
 
+TensorAnswer tensor_forward(const Config& config, const TensorWeights& weights, const Batch& batch,
+                            TensorKv& kv, const TensorInputs& inputs) {
+  TensorOps ops(config, batch, kv, inputs);
+  run_network(ops, config, weights);
+  return std::move(ops.answer());
+}
+
 at::Tensor tensor_states(const Config& config, const TensorWeights& weights, const Batch& batch,
                          TensorKv& kv, const TensorInputs& inputs) {
   StateOps ops(config, batch, kv, inputs);
-  forward(ops, config, weights);
+  run_network(ops, config, weights);
   return ops.states;
 }
 

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -66,7 +67,7 @@ class TensorOps {
     at::Tensor q, k, v;
   };
 
-  at::Tensor embed(const at::Tensor& embedding, float scale);
+  at::Tensor embed(const at::Tensor& embedding, float scale, const at::Tensor& mask = {});
   void enter(at::Tensor& h, int layer);
   Qkv norm_qkv(const at::Tensor& h, const at::Tensor& norm, const Linear<at::Tensor, at::Tensor>& q,
                const Linear<at::Tensor, at::Tensor>& k, const Linear<at::Tensor, at::Tensor>& v);
@@ -79,7 +80,16 @@ class TensorOps {
                         const Linear<at::Tensor, at::Tensor>& gate,
                         const Linear<at::Tensor, at::Tensor>& up);
   void experts_residual(at::Tensor& h, const LayerWeights<at::Tensor, at::Tensor>& layer);
-  void head(const at::Tensor& h, const at::Tensor& norm, const at::Tensor& head);
+  void head(const at::Tensor& h, const at::Tensor& norm, const at::Tensor& head,
+            const at::Tensor& bias = {});
+
+  // XLNet's own (tensor_ops_xlnet.cpp).
+  at::Tensor attend_relative(int layer, const Qkv& qkv,
+                             const LayerWeights<at::Tensor, at::Tensor>& weights);
+  void linear_layer_norm(at::Tensor& h, const at::Tensor& in,
+                         const Linear<at::Tensor, at::Tensor>& linear, const at::Tensor& norm,
+                         const at::Tensor& norm_bias);
+  at::Tensor activated(const at::Tensor& h, const Linear<at::Tensor, at::Tensor>& linear);
 
   TensorAnswer& answer() { return answer_; }
 
@@ -94,6 +104,9 @@ class TensorOps {
   struct Attended {
     at::Tensor out, exponent;
   };
+  struct KeyTable {
+    at::Tensor positions, segments;  // [slots + rows]
+  };
   void enter_epoch(const Epoch& epoch);
   at::Tensor free_input(const at::Tensor& embedding, float scale, size_t row) const;
   at::Tensor linear(const at::Tensor& x, const Linear<at::Tensor, at::Tensor>& l) const;
@@ -107,8 +120,17 @@ class TensorOps {
   const AttentionGroups& groups(int layer);
   static Attended attend_class(const AttentionBucket::Class& c, at::Tensor scores,
                                const at::Tensor& values, bool alone);
+  // `terms`, when given, makes what is added to the products of queries and keys, [G, heads, r, k].
+  using Terms = std::function<at::Tensor(const AttentionBucket&)>;
   at::Tensor attend_bucket(const AttentionBucket& bucket, const at::Tensor& q,
-                           const at::Tensor& keys, const at::Tensor& values) const;
+                           const at::Tensor& keys, const at::Tensor& values,
+                           const Terms& terms) const;
+  at::Tensor attend_with(int layer, const Qkv& qkv, const at::Tensor& queries, const Terms& terms);
+  // [groups, n, ...]: the rows of x that the bucket names, or all.
+  static at::Tensor of_groups(const AttentionBucket& bucket, const at::Tensor& x,
+                              const at::Tensor& index, int64_t n);
+  // Position and segment of every earlier slot and row that some row sees, by key of AttentionBucket.
+  const KeyTable& key_table(int64_t slots);
 
   const Config& config_;
   const Batch& batch_;
@@ -118,6 +140,7 @@ class TensorOps {
   at::Tensor active_;  // [active] indices of the epoch's rows; undefined: all rows
   std::array<std::optional<AttentionGroups>, 2> groups_;  // of the epoch's full and sliding layers
   std::map<const Rope*, Rotation> rotations_;             // of the epoch's rows
+  std::optional<KeyTable> key_table_;                     // of the epoch
   at::Tensor fresh_k_, fresh_v_;  // this layer's, by row (inactive rows zero)
   TensorAnswer answer_;
 };

@@ -33,6 +33,34 @@ at::Tensor normal_tensor(uint64_t seed, const std::string& name, at::IntArrayRef
   return out;
 }
 
+namespace {
+
+void add_xlnet_parts(const models::Config& c, models::LayerWeights<at::Tensor, at::Tensor>& l) {
+  const int64_t width = int64_t(c.heads) * c.head_dim;
+  const auto zeros = [](int64_t n) { return at::zeros({n}, at::kFloat); };
+  l.attn_norm_bias = zeros(c.hidden);
+  l.ffn_norm_bias = zeros(c.hidden);
+  l.up.bias = zeros(c.intermediate);
+  l.down.bias = zeros(c.hidden);
+  l.relative = at::empty({width, c.hidden}, at::kFloat);
+  l.content_bias = zeros(width);
+  l.position_bias = zeros(width);
+  l.segment_bias = zeros(width);
+  l.segment_keys = zeros(2 * width);
+}
+
+// Vectors that start from noise, as in the published network: a query stream of zeros would see no difference between
+// positions at first.
+bool starts_as_noise(const std::string& name, const models::TensorLayout& layout) {
+  if (layout.mask.empty()) return false;
+  for (const std::string& part : {layout.content_bias, layout.position_bias, layout.segment_bias, layout.segment_keys}) {
+    if (name.ends_with("." + part)) return true;
+  }
+  return name == layout.mask;
+}
+
+}  // namespace
+
 models::TensorWeights initial_weights(const ShapedConfig& shaped, const ModelRecipe& recipe,
                                       uint64_t seed) {
   const models::Config& c = shaped.config;
@@ -46,6 +74,11 @@ models::TensorWeights initial_weights(const ShapedConfig& shaped, const ModelRec
   w.output_norm = ones(c.hidden);
   if (!c.tied_head) w.head = matrix(c.vocab, c.hidden);
   const bool bias = shaped.layout.qkv_bias == models::Presence::kRequired;
+  if (c.relative) {
+    w.output_norm = at::Tensor();
+    w.head_bias = at::zeros({c.vocab}, at::kFloat);
+    w.mask = at::zeros({c.hidden}, at::kFloat);
+  }
   const auto projection = [&](int64_t out) {
     return models::Linear<at::Tensor, at::Tensor>{
         matrix(out, c.hidden), bias ? at::zeros({out}, at::kFloat) : at::Tensor()};
@@ -58,13 +91,14 @@ models::TensorWeights initial_weights(const ShapedConfig& shaped, const ModelRec
     if (shaped.layout.qk_norm) l.q_norm = ones(c.head_dim), l.k_norm = ones(c.head_dim);
     l.o.weight = matrix(c.hidden, query);
     l.ffn_norm = ones(c.hidden);
-    l.gate.weight = matrix(c.intermediate, c.hidden);
+    if (!c.relative) l.gate.weight = matrix(c.intermediate, c.hidden);
     l.up.weight = matrix(c.intermediate, c.hidden);
     l.down.weight = matrix(c.hidden, c.intermediate);
+    if (c.relative) add_xlnet_parts(c, l);
   }
   const double residual = recipe.deviation / std::sqrt(2.0 * c.layers);
   models::for_each_tensor(w, shaped.layout, [&](const std::string& name, at::Tensor& t) {
-    if (!t.defined() || t.dim() < 2) return;
+    if (!t.defined() || (t.dim() < 2 && !starts_as_noise(name, shaped.layout))) return;
     bool into_residual = false;
     for (const auto& l : w.layers)
       into_residual = into_residual || t.is_same(l.o.weight) || t.is_same(l.down.weight);

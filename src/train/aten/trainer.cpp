@@ -76,6 +76,21 @@ ModelShape shape_from(const Recipe& recipe, const Vocabulary& vocabulary,
   return s;
 }
 
+// As the folder has it. XLNet's projections are stored from input to heads, its other parts of heads in their own shapes.
+at::Tensor as_stored(const ShapedConfig& shaped, const std::string& name, const at::Tensor& t) {
+  const models::Config& c = shaped.config;
+  if (!c.relative) return t;
+  const auto ends = [&](const std::string& part) { return name.ends_with("." + part); };
+  const models::TensorLayout& l = shaped.layout;
+  if (ends(l.q) || ends(l.k) || ends(l.v) || ends(l.relative))
+    return t.t().contiguous().view({c.hidden, c.heads, c.head_dim});
+  if (ends(l.o)) return t.view({c.hidden, c.heads, c.head_dim});
+  if (name == l.mask) return t.view({1, 1, c.hidden});
+  if (ends(l.segment_keys)) return t.view({2, c.heads, c.head_dim});
+  if (ends(l.content_bias) || ends(l.position_bias) || ends(l.segment_bias)) return t.view({c.heads, c.head_dim});
+  return t;
+}
+
 int64_t elements(const std::vector<Parameter>& parameters) {
   int64_t n = 0;
   for (const Parameter& p : parameters) n += p.tensor.numel();
@@ -186,14 +201,19 @@ at::Tensor Trainer::states_of(std::span<const LossSequence> sequences) const {
                : models::tensor_states(shaped_.config, weights_of(values_), batch, nothing);
 }
 
-at::Tensor Trainer::loss_of(std::span<const LossSequence> sequences, const at::Tensor& states,
+at::Tensor Trainer::loss_of(std::span<const LossSequence> sequences, at::Tensor states,
                             StepReport& report) const {
   HeadRows rows = head_rows(sequences);
   HeadOptions options;
   if (recipe_.loss.never_mask_logit && recipe_.loss.kind != LossKind::kNextToken)
     options.never = shaped_.config.mask_token;
   // With adapters both are frozen; else they are the trained tensors themselves.
-  const at::Tensor& head = weights_.head.defined() ? weights_.head : weights_.embedding;
+  at::Tensor head = weights_.head.defined() ? weights_.head : weights_.embedding;
+  if (weights_.head_bias.defined()) {
+    // A bias is one more column, and one more state that is always 1.
+    head = at::cat({head, weights_.head_bias.unsqueeze(1)}, 1);
+    states = at::cat({states, at::ones({states.size(0), 1}, states.options())}, 1);
+  }
   if (recipe_.loss.kind == LossKind::kCertainty) {
     options.temperature = recipe_.loss.certainty_temperature;
     weigh_entropies(sequences, head_view(states, head, rows.targets, options), rows, report);
@@ -343,7 +363,8 @@ void Trainer::restore(const RunState& state) {
 void Trainer::save_model(const std::filesystem::path& folder) const {
   const models::TensorWeights weights = saved_weights();
   NamedTensors tensors;
-  for (const Parameter& p : parameters_of(weights, shaped_.layout)) tensors[p.name] = p.tensor;
+  for (const Parameter& p : parameters_of(weights, shaped_.layout))
+    tensors[p.name] = as_stored(shaped_, p.name, p.tensor);
   std::filesystem::create_directories(folder);
   write_tensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
   write_file_atomically(folder / "config.json", config_json(shape_).dump(1) + "\n");

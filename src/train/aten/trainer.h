@@ -48,7 +48,7 @@ class Trainer {
   Taken take_examples();
   // Adds its loss, and what else there is to say about its predictions, to `report`.
   void backward(std::span<const LossSequence> sequences, StepReport& report);
-  at::Tensor loss_of(std::span<const LossSequence> sequences, const at::Tensor& states,
+  at::Tensor loss_of(std::span<const LossSequence> sequences, at::Tensor states,
                      StepReport& report) const;
   // The normed states of the rows that predict.
   at::Tensor states_of(std::span<const LossSequence> sequences) const;

@@ -41,7 +41,7 @@ void expect_same(const RunState& a, const RunState& b) {
 TEST(Resume, TenAndTenStepsAreTwenty) {
   const TemporaryFolder folder;
   std::vector<json> recipes{tiny(), tiny("llama", "next-token"), tiny("sdar", "block"),
-                            tiny("dream", "masked")};
+                            tiny("dream", "masked"), tiny("xlnet", "any-subset")};
   recipes[0]["ema"] = 0.9;
   recipes[1]["optimiser"] = {{"kind", "sgd"}, {"learning_rate", 0.05}, {"momentum", 0.9}};
   recipes[2]["lora"] = {{"rank", 4}};
@@ -110,7 +110,8 @@ TEST(Accumulation, IsOneLargeStep) {
 TEST(SavedModel, ReadsBackBitForBit) {
   const std::pair<std::string, std::string> kKinds[] = {
       {"llama", "next-token"}, {"qwen2", "next-token"}, {"qwen3", "next-token"},
-      {"llada", "masked"},     {"dream", "masked"},     {"sdar", "block"}};
+      {"llada", "masked"},     {"dream", "masked"},     {"sdar", "block"},
+      {"xlnet", "any-subset"}};
   for (const auto& [family, loss] : kKinds) {
     const TemporaryFolder folder;
     json recipe = tiny(family, loss);

@@ -21,7 +21,7 @@ namespace {
 constexpr const char* kImageTokens[] = {"<|vision_start|>", "<|image_pad|>", "<|vision_end|>"};
 
 train::Vocabulary vocabulary_of(const std::string& characters) {
-  train::TokenizerFiles files =
+  text::HfTokenizerFiles files =
       train::character_tokenizer(characters, {std::begin(kImageTokens), std::end(kImageTokens)});
   text::Tokenizer tokenizer =
       text::Tokenizer::from_hf(files.tokenizer_json, files.tokenizer_config_json);
