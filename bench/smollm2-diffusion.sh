@@ -23,7 +23,8 @@ if [ -e "$RUN/state.safetensors" ]; then resume=--resume; fi
 "$TUTTI" quantize -m "$START/model" "$OUT/before.gguf" Q8_0 -q > /dev/null
 "$TUTTI" quantize -m "$RUN/model" "$OUT/after.gguf" Q8_0 -q > /dev/null
 for kind in texts answers; do
-  head -n "$TEXTS" "$DATA/$kind.jsonl" > "$OUT/held-$kind.jsonl"
+  lines=$(wc -l < "$DATA/$kind.jsonl")
+  awk -v n="$TEXTS" -v all="$lines" 'int(NR * n / all) > int((NR - 1) * n / all)' "$DATA/$kind.jsonl" > "$OUT/held-$kind.jsonl"
   for model in causal before after; do
     echo "== $kind, $model"
     "$TUTTI" eval likelihood -m "$OUT/$model.gguf" -f "$OUT/held-$kind.jsonl" --samples 32 --ratio-masks 4 -t "$THREADS" -q
