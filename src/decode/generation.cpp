@@ -36,7 +36,7 @@ void validate(const GenerationOptions& options, const Method& method, const mode
                                        ": does not go with contexts read side by side or a prompt cache, whose keys and "
                                        "values come from reading left to right; leave them out");
   }
-  if (method.reads == Reads::kMasked && options.constraint) {
+  if (method.reads != Reads::kCausal && options.constraint) {
     throw Error(ErrorKind::kUsage, "method " + std::string(method.name) +
                                        ": does not go with a constraint, which follows the text from left to right");
   }

@@ -640,13 +640,15 @@ TEST(Generate, ACharacterUnfinishedAtTheEndIsReplaced) {
 // ---- the table of methods ----
 
 TEST(Methods, TheTableTellsTheTruth) {
-  TinyWorld causal, masked(engine::EngineOptions{}, "llada");
+  TinyWorld causal, masked(engine::EngineOptions{}, "llada"), any_order(engine::EngineOptions{}, "xlnet");
   const Ids prompt = tiny_prompt(15, 33);
   std::vector<std::string_view> names;
   for (const Method& method : methods()) {
     EXPECT_EQ(std::count(names.begin(), names.end(), method.name), 0) << method.name;
     names.push_back(method.name);
-    TinyWorld& world = method.reads == Reads::kCausal ? causal : masked;
+    TinyWorld& world = method.reads == Reads::kCausal   ? causal
+                       : method.reads == Reads::kMasked ? masked
+                                                        : any_order;
     EXPECT_EQ(&find_method(method.name), &method);
     EXPECT_EQ(&method_for(method.name, world.tiny.model->config()), &method);
     EXPECT_THROW(method_for(method.name, (&world == &causal ? masked : causal).tiny.model->config()), Error);
@@ -674,6 +676,12 @@ TEST(Methods, TheTableTellsTheTruth) {
         EXPECT_EQ(got, world.run(prompt, lossless).completions.front().ids);
         continue;
       }
+      if (method.reads == Reads::kAnyOrder) {
+        const Ids got = world.run(prompt, lossless).completions.front().ids;
+        lossless.method = "any-order";
+        EXPECT_EQ(got, world.run(prompt, lossless).completions.front().ids);
+        continue;
+      }
       EXPECT_EQ(world.run(prompt, lossless).completions.front().ids,
                 ids_of(Oracle{lossless.sampling, 8}.run(world, prompt, 30, false), world.tokenizer,
                        false))
@@ -682,6 +690,7 @@ TEST(Methods, TheTableTellsTheTruth) {
   }
   EXPECT_EQ(method_for("auto", causal.tiny.model->config()).name, "plain");
   EXPECT_EQ(method_for("auto", masked.tiny.model->config()).name, "diffusion");
+  EXPECT_EQ(method_for("auto", any_order.tiny.model->config()).name, "any-order");
   try {
     find_method("none");
     FAIL();
