@@ -1,4 +1,4 @@
-// Rejection: the law of what is written, over all texts of three tokens, against the law that the
+// Rejection: the law of what is written, over all texts of four tokens, against the law that the
 // model's logits give.
 #include "decode/speculative/reject.h"
 
@@ -19,9 +19,10 @@ using speculative::ServedDraft;
 using Ids = std::vector<int32_t>;
 using Options = std::map<std::string, std::string>;
 
-constexpr int kLength = 3;
-const Ids kAllowed{40, 41, 45, 52, 60};  // the texts are made of these tokens: 125 of them
-constexpr int kTexts = 125;
+// Of which the prompt's forward gives one, so that two drafts are tested together.
+constexpr int kLength = 4;
+const Ids kAllowed{40, 41, 45, 52};  // the texts are made of these tokens
+constexpr int kTexts = 256;
 constexpr int kSamples = 1000, kRounds = 8;
 
 int index_of(const Ids& text) {
