@@ -168,6 +168,7 @@ class DenseOracle {
         return x;
       }
       case RowInput::kFromRow:
+      case RowInput::kMask:  // two-stream models have an oracle of their own (models/xlnet_oracle.h)
         break;
     }
     return Numbers();
