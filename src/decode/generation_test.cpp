@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "decode/method.h"
+#include "decode/speculative/served_draft.h"
 #include "decode/tiny_text.h"
 
 namespace tutti::decode {
@@ -641,6 +642,7 @@ TEST(Generate, ACharacterUnfinishedAtTheEndIsReplaced) {
 
 TEST(Methods, TheTableTellsTheTruth) {
   TinyWorld causal, masked(engine::EngineOptions{}, "llada"), any_order(engine::EngineOptions{}, "xlnet");
+  const speculative::ServedDraft drafting(tensor::Type::kQ4_0);
   const Ids prompt = tiny_prompt(15, 33);
   std::vector<std::string_view> names;
   for (const Method& method : methods()) {
@@ -657,6 +659,7 @@ TEST(Methods, TheTableTellsTheTruth) {
     // The printed defaults, given explicitly, change nothing.
     GenerationOptions options;
     options.method = method.name;
+    options.draft_model = drafting.model();
     options.max_tokens = 12;
     const Ids by_default = world.run(prompt, options).completions.front().ids;
     for (const MethodOption& o : method.options) {
@@ -668,6 +671,7 @@ TEST(Methods, TheTableTellsTheTruth) {
     for (const float temperature : {0.0f, 1.0f}) {
       GenerationOptions lossless = sampled(8, 30);
       lossless.method = method.name;
+      lossless.draft_model = drafting.model();
       lossless.sampling.temperature = temperature;
       if (method.reads == Reads::kMasked) {
         const Ids got = world.run(prompt, lossless).completions.front().ids;

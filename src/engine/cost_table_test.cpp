@@ -51,8 +51,9 @@ TEST(CostTable, ChunksOfALongPromptKeepTheTicksTime) {
 TEST(CostTable, BetweenMeasuredRowsTimeGoesAlongALine) {
   CostTable cost;
   EXPECT_FALSE(cost.measured(1, 100));
-  cost.record(30, 5000, 0.2);
-  EXPECT_FALSE(cost.measured(8, 100));  // a prompt tells nothing about a single row
+  CostTable prompts;
+  prompts.record(30, 100, 0.2);
+  EXPECT_FALSE(prompts.measured(8, 100));  // a prompt tells nothing about a single row
   for (const int rows : {1, 2, 5, 9}) {
     for (int i = 0; i < 20; ++i) cost.record(rows, 100, 0.004 + 0.001 * rows);
   }
@@ -70,7 +71,8 @@ TEST(CostTable, BetweenMeasuredRowsTimeGoesAlongALine) {
   EXPECT_NEAR(*cost.measured(5, 120), 0.009, 1e-9);
   // After an outlier the line between two points does not go down.
   for (int i = 0; i < 20; ++i) cost.record(2, 100, 0.100);
-  EXPECT_NEAR(*cost.measured(3, 100), 0.100, 1e-9);
+  EXPECT_GT(*cost.measured(2, 100), 0.09);
+  EXPECT_EQ(*cost.measured(3, 100), *cost.measured(2, 100));
 }
 
 TEST(CostTable, NothingFitsIntoNoTime) {
