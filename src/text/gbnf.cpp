@@ -9,6 +9,7 @@ namespace tutti::text {
 namespace {
 
 constexpr int kDepth = 100;
+constexpr int kStacked = 8;  // repetitions of a repetition
 
 bool is_name(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_'; }
 
@@ -114,7 +115,8 @@ class Parser {
   }
 
   ExpressionPtr repeated(ExpressionPtr one) {
-    for (;;) {
+    for (int n = 0;; ++n) {
+      if (n > kStacked) scan_.fail("has too many repetitions of one thing");
       const TextScan before = scan_;
       space(false);
       if (scan_.take("*")) {

@@ -59,7 +59,12 @@ int Grammar::add_node() {
   return int(nodes_.size()) - 1;
 }
 
+void Grammar::work() {
+  if (++work_ > limits_.work) throw Error(ErrorKind::kLimit, "grammar: takes too much work to compile; make it simpler");
+}
+
 int Grammar::compile(const Expression& e, int from) {
+  work();
   switch (e.kind) {
     case Expression::kBytes:
       for (const char c : e.bytes) {
@@ -177,7 +182,7 @@ int Grammar::compile_class(const CodePoints& ranges, int from) {
   return to;
 }
 
-void Grammar::check_left_recursion(const GrammarRules& rules) const {
+void Grammar::check_left_recursion(const GrammarRules& rules) {
   const size_t n = rules.bodies.size();
   std::vector<bool> nullable(n, false);
   std::vector<std::set<int>> first_calls(n);
@@ -190,6 +195,7 @@ void Grammar::check_left_recursion(const GrammarRules& rules) const {
       std::vector<int> open{rule_start_[r]};
       std::set<int> seen{rule_start_[r]};
       const auto reach = [&](int node) {
+        work();
         if (seen.insert(node).second) open.push_back(node);
       };
       while (!open.empty()) {
@@ -207,19 +213,35 @@ void Grammar::check_left_recursion(const GrammarRules& rules) const {
       first_calls[r] = std::move(calls);
     }
   }
+  // A rule that is reached again while it is open begins with itself.
+  enum : uint8_t { kNew, kOpen, kDone };
+  std::vector<uint8_t> state(n, kNew);
   for (size_t r = 0; r < n; ++r) {
-    std::vector<int> open(first_calls[r].begin(), first_calls[r].end());
-    std::set<int> seen(open.begin(), open.end());
-    while (!open.empty()) {
-      const int called = open.back();
-      open.pop_back();
-      if (called == int(r)) {
-        throw Error(ErrorKind::kUsage, "grammar: rule " + rules.names[r] + " begins with itself; put what repeats behind, as in a ::= b a*");
+    std::vector<std::pair<int, std::set<int>::const_iterator>> path;
+    const auto enter = [&](int rule) {
+      state[size_t(rule)] = kOpen;
+      path.emplace_back(rule, first_calls[size_t(rule)].begin());
+    };
+    if (state[r] == kNew) enter(int(r));
+    while (!path.empty()) {
+      auto& [rule, next] = path.back();
+      if (next == first_calls[size_t(rule)].end()) {
+        state[size_t(rule)] = kDone;
+        path.pop_back();
+        continue;
       }
-      for (const int next : first_calls[size_t(called)]) {
-        if (seen.insert(next).second) open.push_back(next);
+      const int called = *next++;
+      if (state[size_t(called)] == kOpen) {
+        throw Error(ErrorKind::kUsage, "grammar: rule " + rules.names[size_t(called)] + " begins with itself; put what repeats behind, as in a ::= b a*");
       }
+      if (state[size_t(called)] == kNew) enter(called);
     }
+  }
+}
+
+void Grammar::keep(size_t more) {
+  if ((kept_ += int64_t(more)) > limits_.kept) {
+    throw Error(ErrorKind::kLimit, "grammar: leads to too many places; make it simpler");
   }
 }
 
@@ -234,9 +256,10 @@ bool Grammar::only_returns(int node) const {
 }
 
 int Grammar::push(int node, int below) {
-  const auto [it, fresh] = stack_of_.try_emplace({node, below}, int(stacks_.size()));
-  if (fresh) stacks_.push_back({node, below, stacks_[size_t(below)].depth + 1});
-  return it->second;
+  if (const auto it = stack_of_.find({node, below}); it != stack_of_.end()) return it->second;
+  keep(1);
+  stacks_.push_back({node, below, stacks_[size_t(below)].depth + 1});
+  return stack_of_[{node, below}] = int(stacks_.size()) - 1;
 }
 
 Grammar::State Grammar::settle(std::vector<Place> places) {
@@ -266,17 +289,19 @@ Grammar::State Grammar::settle(std::vector<Place> places) {
   }
   if (waiting.empty() && !accepts) return kNowhere;
   std::ranges::sort(waiting);
-  const auto [it, fresh] = set_of_.try_emplace({waiting, accepts}, State(sets_.size()));
-  if (!fresh) return it->second;
+  const std::pair key(std::move(waiting), accepts);
+  if (const auto it = set_of_.find(key); it != set_of_.end()) return it->second;
   if (int(sets_.size()) >= limits_.sets) {
     throw Error(ErrorKind::kLimit, "grammar: has led to more than " + std::to_string(limits_.sets) + " different places; make it simpler");
   }
+  keep(key.first.size());
   auto set = std::make_unique<Set>();
-  set->places = std::move(waiting);
+  set->places = key.first;
   set->accepts = accepts;
   set->next.fill(kUnknown);
   sets_.push_back(std::move(set));
-  return it->second;
+  set_of_.emplace(key, State(sets_.size()) - 1);
+  return State(sets_.size()) - 1;
 }
 
 Grammar::State Grammar::step(State state, uint8_t byte) {

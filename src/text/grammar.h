@@ -24,8 +24,10 @@ class Tokenizer;
 struct GrammarLimits {
   int states = 200'000;       // of all automata together
   int depth = 256;            // of nested calls while matching: deeper texts are not in the language
-  int places = 4096;          // where a text may stand at the same time
-  int sets = 50'000;          // sets of places kept in all
+  int places = 512;           // where a text may stand at the same time
+  int sets = 20'000;          // sets of places kept in all
+  int64_t kept = 1'000'000;   // places in all those sets together, and returns in all stacks
+  int64_t work = 5'000'000;   // steps of compiling: what costs no state costs time
 };
 
 // The tokens that a grammar may be spelled with, as a tree of their bytes.
@@ -72,7 +74,7 @@ class Grammar {
   // nothing else is possible. Throws Error(kLimit).
   std::shared_ptr<const std::vector<uint64_t>> allowed(State state);
   const TokenTree& tokens() const { return *tokens_; }
-  // That are kept, each in about a kilobyte.
+  // That are kept, each in a kilobyte and its places.
   int states() const { return int(sets_.size()); }
 
  private:
@@ -101,10 +103,12 @@ class Grammar {
   int add_node();
   int compile(const Expression& e, int from);
   int compile_class(const CodePoints& ranges, int from);
-  void check_left_recursion(const GrammarRules& rules) const;
+  void work();
+  void check_left_recursion(const GrammarRules& rules);
   // Whether nothing can happen there but the end of its rule: a call that returns there returns where the rule would.
   bool only_returns(int node) const;
   int push(int node, int below);
+  void keep(size_t more);
   State settle(std::vector<Place> places);
   State step(State state, uint8_t byte);
 
@@ -120,6 +124,7 @@ class Grammar {
   std::vector<std::unique_ptr<Set>> sets_;
   std::map<std::pair<std::vector<Place>, bool>, State> set_of_;
   State start_ = 0;
+  int64_t work_ = 0, kept_ = 0;
 };
 
 }  // namespace tutti::text

@@ -31,7 +31,11 @@ ExpressionPtr literal(std::string bytes) {
 
 ExpressionPtr any_of(CodePoints ranges) {
   auto e = make(Expression::kClass);
-  e->ranges = joined(std::move(ranges));
+  constexpr uint32_t kFirstSurrogate = 0xD800, kLastSurrogate = 0xDFFF;
+  for (const auto& [first, last] : joined(std::move(ranges))) {
+    if (first < kFirstSurrogate) e->ranges.emplace_back(first, std::min(last, kFirstSurrogate - 1));
+    if (last > kLastSurrogate) e->ranges.emplace_back(std::max(first, kLastSurrogate + 1), last);
+  }
   return e;
 }
 

@@ -25,7 +25,7 @@ struct Expression {
 inline constexpr uint32_t kLastCodePoint = 0x10FFFF;
 
 ExpressionPtr literal(std::string bytes);
-// Sorts and joins the ranges.
+// Sorts and joins the ranges; surrogates are no characters.
 ExpressionPtr any_of(CodePoints ranges);
 // All code points but these; surrogates are none.
 ExpressionPtr none_of(CodePoints ranges);

@@ -15,7 +15,10 @@ GrammarRules rules_of(const GrammarSource& source) {
     case GrammarSource::kJsonObject: return json_object_rules();
     case GrammarSource::kJsonSchema:
       try {
-        return json_schema_rules(nlohmann::ordered_json::parse(source.text));
+        return json_schema_rules(nlohmann::ordered_json::parse(source.text, [](int depth, auto, auto&) {
+          if (depth > 256) throw Error(ErrorKind::kLimit, "schema: is nested deeper than 256 levels");
+          return true;
+        }));
       } catch (const nlohmann::json::parse_error&) {
         throw Error(ErrorKind::kUsage, "schema: is no JSON");
       }

@@ -111,7 +111,7 @@ TEST(Regex, AnchorsOfASearch) {
 
 TEST(Regex, WhatIsNotRegularIsRefused) {
   for (const char* pattern : {"(a", "a)", "[a", "*a", "a{2,1}", "(?=a)", "(?<n>a)", R"(\1)", R"(\b)", R"(\p{L})", "a^b", "a$b", "\\", R"(\q)",
-                              "a{99999}", "[z-a]", "\xff"}) {
+                              "a{99999}", "a{,3}", "[z-a]", "\xff"}) {
     EXPECT_THROW(regex_expression(pattern), Error) << pattern;
   }
   EXPECT_THROW(regex_expression(std::string(300, '(')), Error);
@@ -223,6 +223,24 @@ TEST(Limits, AreKept) {
   Grammar g(parse_gbnf("root ::= \"(\" root? \")\"  \"!\"?"), byte_tokens(), shallow);
   EXPECT_TRUE(matches(g, "((()))"));
   EXPECT_FALSE(matches(g, "((((()))))"));  // deeper than it looks
+  // A limit that was met is met again, by whoever comes there next.
+  GrammarLimits few;
+  few.sets = 40;
+  Grammar wide(rules_of(regex_expression("(a|b)*a(a|b){12}")), byte_tokens(), few);
+  const auto walk = [&] {
+    Grammar::State state = wide.start();
+    for (int i = 0; i < 4000; ++i) state = wide.advance(state, i * i % 7 < 3 ? "a" : "b");
+  };
+  for (int i = 0; i < 5; ++i) EXPECT_THROW(walk(), Error);
+  // Work without states, depth without end, chains of rules: refused in bounded time.
+  EXPECT_THROW(Grammar(rules_of(regex_expression("((()()()()){10000}){10000}")), byte_tokens()), Error);
+  EXPECT_THROW(regex_expression("a" + std::string(10000, '*')), Error);
+  EXPECT_THROW(parse_gbnf("root ::= \"a\"" + std::string(10000, '*')), Error);
+  std::string chain = "root ::= r0\n";
+  for (int i = 0; i < 6000; ++i) chain += "r" + std::to_string(i) + " ::= r" + std::to_string(i + 1) + "\n";
+  EXPECT_THROW(Grammar(parse_gbnf(chain + "r6000 ::= \"\"\n"), byte_tokens()), Error);
+  const Json long_name{{"properties", {{std::string(60000, 'x'), Json::object()}}}, {"additionalProperties", true}};
+  EXPECT_THROW(json_schema_rules(long_name), Error);
   // A call at the end of a rule takes no depth.
   Grammar list(parse_gbnf("root ::= \"a\" root | \"b\""), byte_tokens(), shallow);
   EXPECT_TRUE(matches(list, std::string(1000, 'a') + "b"));
@@ -322,7 +340,9 @@ TEST(JsonSchema, AdmitsWhatItSays) {
        {"{}", R"({"ab":1})", R"({"ab":1, "a":"x", "abc":"y", "":"z"})", R"({"x":"y"})"},
        {R"({"ab":"1"})", R"({"ab":1,"ab":"x"})", R"({"x":1})", R"({"\u0061b":"x"})"}},
       {R"({"type":"object","additionalProperties":{"type":"integer"}})", {"{}", R"({"a":1,"b":2})"}, {R"({"a":"1"})"}},
-      {R"({"type":"object","required":["z"],"additionalProperties":false})", {R"({"z":[1,{"a":null}]})"}, {"{}", R"({"z":1,"y":2})"}},
+      {R"({"type":"object","required":["z"]})", {R"({"z":[1,{"a":null}]})"}, {"{}", R"({"z":1,"y":2})"}},
+      {R"({"required":["z"],"additionalProperties":{"type":"integer"}})", {R"({"z":1})", R"({"z":1,"y":2})"}, {"{}", R"({"z":"1"})"}},
+      {R"({"type":"string","enum":["a","bb"]})", {"\"a\""}, {"\"b\""}},
       {R"({"anyOf":[{"type":"integer"},{"type":"object","properties":{"k":{"const":1}},"required":["k"]}]})", {"5", R"({"k":1})"}, {R"({"k":2})", "\"a\""}},
       {R"({"$ref":"#/$defs/tree","$defs":{"tree":{"type":"object","properties":{"v":{"type":"integer"},"kids":{"type":"array","items":{"$ref":"#/$defs/tree"}}},"required":["v"]}}})",
        {R"({"v":1})", R"({"v":1,"kids":[{"v":2,"kids":[]},{"v":3}]})"},
@@ -350,6 +370,14 @@ TEST(JsonSchema, RefusesWhatItCannotEnforce) {
       {R"({"type":"array","minItems":-1})", "minItems"},
       {R"({"enum":[]})", "enum"},
       {R"({"properties":{"a":{"type":"integer","multipleOf":3}}})", "/properties/a/multipleOf"},
+      {R"({"$ref":"#/$defs/a","minLength":3,"$defs":{"a":{"type":"string"}}})", "$ref: does not go with \"minLength\""},
+      {R"({"enum":["a"],"maxLength":1})", "maxLength"},
+      {R"({"type":"integer","enum":["a"]})", "not of the type"},
+      {R"({"anyOf":[{"type":"object"}],"required":["a"]})", "required"},
+      {R"({"type":"string","format":"email"})", "email"},
+      {R"({"type":"string","format":"date","maxLength":3})", "format"},
+      {R"({"required":["a"],"additionalProperties":false})", "forbids"},
+      {R"({"minimum":18446744073709551615,"type":"integer"})", "15 digits"},
       {R"(false)", "nothing"},
       {R"([])", "object"},
   };

@@ -178,11 +178,47 @@ class Builder {
     }
   }
 
+  // What constrains nothing, whatever stands beside it.
+  static bool says_nothing(const std::string& key) {
+    static const std::set<std::string> kNotes{"$defs", "definitions", "nullable", "title", "description", "default", "examples", "example",
+                                              "$schema", "$id", "$comment", "deprecated", "readOnly", "writeOnly", "strict"};
+    return kNotes.contains(key);
+  }
+  // Keywords that would be lost beside `key`.
+  static void alone(const Json& s, const std::string& key, const std::string& path, std::initializer_list<std::string_view> welcome = {}) {
+    for (const auto& [other, value] : s.items()) {
+      const bool fine = other == key || says_nothing(other) || std::ranges::find(welcome, std::string_view(other)) != welcome.end();
+      if (!fine) refuse(path + "/" + key, "does not go with \"" + other + "\" beside it; write it into one of them");
+    }
+  }
+  // Whether a value is of a type that `type` (a name or several) admits.
+  static bool is_of(const Json& value, const Json& type) {
+    if (type.is_array()) return std::ranges::any_of(type, [&](const Json& one) { return is_of(value, one); });
+    if (type == "string") return value.is_string();
+    if (type == "integer") return value.is_number_integer();
+    if (type == "number") return value.is_number();
+    if (type == "boolean") return value.is_boolean();
+    if (type == "null") return value.is_null();
+    return type == "array" ? value.is_array() : type == "object" && value.is_object();
+  }
+  static void fits_type(const Json& s, const Json& value, const std::string& place) {
+    if (const auto type = s.find("type"); type != s.end() && !is_of(value, *type)) malformed(place, "holds " + dumped(value) + ", which is not of the type");
+  }
+
   ExpressionPtr body(const Json& s, const std::string& path, int depth) {
-    if (const auto it = s.find("$ref"); it != s.end()) return reference(*it, path, depth);
-    if (const auto it = s.find("const"); it != s.end()) return literal(dumped(*it));
+    if (const auto it = s.find("$ref"); it != s.end()) {
+      alone(s, "$ref", path);
+      return reference(*it, path, depth);
+    }
+    if (const auto it = s.find("const"); it != s.end()) {
+      alone(s, "const", path, {"type"});
+      fits_type(s, *it, path + "/const");
+      return literal(dumped(*it));
+    }
     if (const auto it = s.find("enum"); it != s.end()) {
+      alone(s, "enum", path, {"type"});
       if (!it->is_array() || it->empty()) malformed(path + "/enum", "must be an array that is not empty");
+      for (const Json& value : *it) fits_type(s, value, path + "/enum");
       std::vector<ExpressionPtr> values;
       for (const Json& value : *it) values.push_back(literal(dumped(value)));
       return choice(std::move(values));
@@ -192,9 +228,7 @@ class Builder {
       if (it == s.end()) continue;
       const std::string place = path + "/" + key;
       if (!it->is_array() || it->empty()) malformed(place, "must be an array that is not empty");
-      for (const char* beside : {"properties", "items", "prefixItems", "pattern", "minimum", "maximum", "minLength", "maxLength"}) {
-        if (s.contains(beside)) refuse(place, std::string("does not go with \"") + beside + "\" beside it; write that into each part");
-      }
+      alone(s, key, path);
       if (std::string_view(key) == "allOf" && it->size() > 1) refuse(place, "of more than one schema is not supported; join them");
       std::vector<ExpressionPtr> parts;
       for (size_t i = 0; i < it->size(); ++i) parts.push_back(schema((*it)[i], place + "/" + std::to_string(i), depth + 1));
@@ -270,11 +304,12 @@ class Builder {
         throw Error(e.kind(), "schema" + path + "/pattern: " + e.what());
       }
     }
-    if (format != s.end() && !least && !most) {
+    if (format != s.end()) {
+      if (least || most) refuse(path + "/format", "does not go with minLength or maxLength; leave one of them out");
       if (!format->is_string()) malformed(path + "/format", "must be a string");
       const std::string inside = format_pattern(*format);
       if (!inside.empty()) return sequence({literal("\""), regex_expression(inside), literal("\"")});
-      if (*format != "uri" && *format != "email" && *format != "hostname") refuse(path + "/format", dumped(*format) + " is not supported");
+      refuse(path + "/format", dumped(*format) + " is not supported; leave it out, or write a pattern");
     }
     if (!least && !most) return string_;
     return sequence({literal("\""), repeat(character_, least.value_or(0), most.value_or(-1)), literal("\"")});
@@ -297,7 +332,8 @@ class Builder {
     const auto bound = [&](const char* key) -> std::optional<int64_t> {
       const auto it = s.find(key);
       if (it == s.end()) return std::nullopt;
-      if (!it->is_number_integer() || *it < -kMost || *it > kMost) refuse(path + "/" + key, "must be a whole number of at most 15 digits");
+      const bool huge = it->is_number_unsigned() && it->get<uint64_t>() > uint64_t(kMost);
+      if (!it->is_number_integer() || huge || *it < -kMost || *it > kMost) refuse(path + "/" + key, "must be a whole number of at most 15 digits");
       return it->get<int64_t>();
     };
     if (const auto multiple = s.find("multipleOf"); multiple != s.end() && *multiple != 1) refuse(path + "/multipleOf", "is supported as 1 only");
@@ -345,6 +381,12 @@ class Builder {
 
   // Names that are none of `taken`, without escapes, so that no other spelling of those gets through.
   ExpressionPtr other_name(const std::vector<std::string>& taken) {
+    constexpr size_t kLongest = 256;  // the tree is as deep as the longest name
+    for (const std::string& name : taken) {
+      if (name.size() > kLongest) {
+        throw Error(ErrorKind::kLimit, "schema: a property's name has more than " + std::to_string(kLongest) + " bytes beside additionalProperties");
+      }
+    }
     struct Node {
       std::map<uint32_t, size_t> children;
       bool end = false;
@@ -406,15 +448,17 @@ class Builder {
         names.push_back(name);
       }
     }
-    // Needed, and said nothing about: any value.
+    const bool closed = more != s.end() && *more == false;
+    // Of members that no property speaks of.
+    const ExpressionPtr value = more == s.end() || more->is_boolean() ? any_ : rule(rules_.add(path + "/additionalProperties", schema(*more, path + "/additionalProperties", depth + 1)));
     for (const std::string& name : needed) {
-      list.push_back({sequence({literal(dumped(name)), colon(), any_}), true});
+      if (closed) malformed(path + "/required", "names " + dumped(name) + ", which additionalProperties forbids");
+      list.push_back({sequence({literal(dumped(name)), colon(), value}), true});
       names.push_back(name);
     }
     ExpressionPtr other;  // a further member; null: none
-    const bool open = more != s.end() ? *more != false : list.empty();
+    const bool open = more != s.end() ? !closed : list.empty();
     if (open) {
-      const ExpressionPtr value = more == s.end() || *more == true ? any_ : rule(rules_.add(path + "/additionalProperties", schema(*more, path + "/additionalProperties", depth + 1)));
       other = sequence({names.empty() ? string_ : other_name(names), colon(), value});
     }
     if (list.empty()) return other ? members(other, 0, -1, "{", "}") : literal("{}");

@@ -5,7 +5,8 @@
 // maxItems, minLength, maxLength, pattern, format (date, time, date-time, uuid), minimum, maximum, exclusiveMinimum,
 // exclusiveMaximum and multipleOf: 1 of integers, anyOf, oneOf (taken as anyOf: that only one matches is not enforced), allOf
 // of one, $ref within the document, $defs, definitions, nullable; title, description, default, examples, $schema, $id,
-// strict and the like say nothing. Anything else is refused by name, never ignored.
+// strict and the like say nothing. Anything else is refused by name, never ignored;
+// so is what stands beside $ref, const, enum, anyOf, oneOf or allOf, but for the type of a const or enum.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -15,7 +16,7 @@
 namespace tutti::text {
 
 struct JsonSchemaLimits {
-  int depth = 64;          // of nested schemas, references not followed
+  int depth = 64;          // of nested schemas, references followed once each
   int schemas = 10'000;    // in all
   int white_space = 12;    // blanks after a line end, at most
   int digits = 16;         // of a number before its point

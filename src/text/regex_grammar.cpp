@@ -8,6 +8,7 @@ namespace tutti::text {
 namespace {
 
 constexpr int kDepth = 100;
+constexpr int kStacked = 8;  // repetitions of a repetition
 
 const CodePoints kDigits{{'0', '9'}};
 const CodePoints kWord{{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}};
@@ -61,9 +62,10 @@ class Parser {
         break;
       }
       ExpressionPtr one = atom(depth);
-      for (;;) {
+      for (int n = 0;; ++n) {
         int least = 0, most = -1;
         if (!repetition(least, most)) break;
+        if (n == kStacked) scan_.fail("has too many repetitions of one thing");
         one = repeat(std::move(one), least, most);
       }
       parts.push_back(std::move(one));
@@ -78,8 +80,10 @@ class Parser {
       least = 1;
     } else if (scan_.take("?")) {
       most = 1;
-    } else if (scan_.peek() == '{' && scan_.peek(1) >= '0' && scan_.peek(1) <= '9') {
+    } else if (scan_.peek() == '{' && ((scan_.peek(1) >= '0' && scan_.peek(1) <= '9') || scan_.peek(1) == ',')) {
       scan_.skip();
+      // Python reads {,3} as up to three, ECMAScript as itself.
+      if (scan_.peek() == ',') scan_.fail("has a repetition without its least number; write {0,n}");
       least = most = scan_.number(kMostRepeats + 1);
       if (scan_.take(",")) most = scan_.peek() == '}' ? -1 : scan_.number(kMostRepeats + 1);
       if (!scan_.take("}")) scan_.fail("wants a }");
