@@ -168,6 +168,7 @@ class DenseOracle {
         return x;
       }
       case RowInput::kFromRow:
+      case RowInput::kMask:  // of two-stream networks, which models/xlnet_oracle.h is for
         break;
     }
     return Numbers();
