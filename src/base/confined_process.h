@@ -1,4 +1,4 @@
-// A program that is not trusted, run to its end: without network, without sight of other processes, with bounds on
+// A program that is not trusted, run to its end: without network, without a hand on other processes, with bounds on
 // time, memory and output, and killed with all that it started.
 #pragma once
 
@@ -23,8 +23,9 @@ struct ProcessResult {
 };
 
 // `arguments[0]` is looked up in PATH; `input` is its standard input; its environment is PATH alone, its folder "/", its
-// user nobody where we are root. Namespaces of its own for processes, network and IPC; file systems are as they are, so
-// what everybody may read it may read. Throws Error(kUnsupported) when the kernel gives no such namespaces, and
+// user nobody where we are root. Namespaces of its own for processes, network and IPC; file systems are as they are: as
+// root's nobody it reads what everybody may read, else all that our own user may read and change. Memory is bounded for each of
+// its processes. One call at a time. Throws Error(kUnsupported) when the kernel gives no such namespaces, and
 // Error(kNotFound | kSystem) when the program cannot be started.
 ProcessResult run_confined(const std::vector<std::string>& arguments, std::string_view input,
                            const ProcessLimits& limits = {});

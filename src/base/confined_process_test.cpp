@@ -1,10 +1,14 @@
 #include "base/confined_process.h"
 
 #include <gtest/gtest.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 
 #include "base/error.h"
 
@@ -61,6 +65,26 @@ TEST_F(Confined, LeavesNothingRunning) {
   const ProcessResult done = shell("(setsid sleep 300 &) ; exit 5\n");
   EXPECT_EQ(done.code, 5);
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(9));
+}
+
+TEST_F(Confined, KillsWhatRunsTooLong) {
+  ProcessLimits limits;
+  limits.seconds = 0.3;
+  const std::string mark = "tutti-survivor-" + std::to_string(::getpid());
+  EXPECT_EQ(run_confined({"python3", "-I", "-c", "import time\nwhile True: time.sleep(0.1) # " + mark}, "", limits).end, ProcessResult::kTimeout);
+  ::usleep(200'000);
+  for (const auto& process : std::filesystem::directory_iterator("/proc")) {
+    std::ifstream file(process.path() / "cmdline");
+    const std::string command{std::istreambuf_iterator<char>(file), {}};
+    EXPECT_EQ(command.find(mark), std::string::npos) << process.path();
+  }
+}
+
+TEST_F(Confined, InheritsNoDescriptors) {
+  const int mine = ::open("/dev/null", O_WRONLY);  // as a stream would be open: without close-on-exec
+  ASSERT_GE(mine, 3);
+  EXPECT_EQ(shell("ls /proc/self/fd | wc -l\n").output, "4\n");  // three, and the one that lists
+  ::close(mine);
 }
 
 TEST_F(Confined, SeesNoOthersAndReachesNothing) {

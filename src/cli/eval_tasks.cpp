@@ -61,6 +61,7 @@ std::vector<std::string> swept(const std::string& value) {
   std::vector<std::string> values;
   std::istringstream in(value.substr(1, value.size() - 2));
   for (std::string one; std::getline(in, one, ',');) values.push_back(one);
+  if (values.empty()) throw Error(ErrorKind::kUsage, "--try: {} holds no value; give some, apart by commas");
   return values;
 }
 
@@ -192,7 +193,7 @@ void check(const TasksOptions& o, const decode::GenerationOptions& base) {
   }
   if (o.check == "python" && !o.run_code) {
     refuse("eval tasks: --check python runs what the model writes, without network and with bounds on time, memory and "
-           "output, but files that everybody may read are open to it; give --run-code if you want that");
+           "output, but with your own rights to files (as root: nobody's); give --run-code if you want that");
   }
   if (!o.write.empty() && (o.trials.size() > 1 || o.matrix || o.batches.size() > 1)) {
     refuse("eval tasks: --write keeps the answers of one trial at one batch size; leave the others out");

@@ -1,4 +1,6 @@
 // tutti serve: OpenAI's API over a model.
+#include <sys/resource.h>
+
 #include <CLI/CLI.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <cstdio>
@@ -71,14 +73,27 @@ void print_start(const ServeOptions& o, const serve::ServedModel& model, Session
                o.api.keys.empty() ? "" : ", with a key");
 }
 
+// Every connection is a descriptor; the usual soft limit is no more than our own.
+void raise_descriptor_limit() {
+  rlimit limit;
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 void run_server(ServeOptions o) {
+  for (const std::string& key : o.keys) {
+    if (key.empty()) throw Error(ErrorKind::kUsage, "--api-key: is empty; give a key, or leave it out for none");
+  }
   o.api.keys = o.keys;
   if (!o.key_file.empty()) {
     for (std::string& key : keys_of_file(o.key_file)) o.api.keys.push_back(std::move(key));
   }
   o.api.version = TUTTI_VERSION;
-  Session session(o.model);
+  raise_descriptor_limit();
+  // Before the session: requests that still stand in its engine at the end have timers here.
   boost::asio::io_context net;
+  Session session(o.model);
   serve::Worker worker(net, session.engine(), o.worker);
   serve::ServedModel model;
   model.name = o.names.empty() ? std::filesystem::path(o.model.model).filename().string() : o.names.front();
@@ -132,19 +147,25 @@ void run_server(ServeOptions o) {
     });
   };
   wait_for_signal();
-  std::exception_ptr failure;
+  std::exception_ptr failure, network_failure;
   std::thread network([&] {
     try {
       net.run();
     } catch (...) {
-      failure = std::current_exception();
+      network_failure = std::current_exception();
       session.engine().stop();
     }
   });
-  session.engine().serve();
+  try {
+    session.engine().serve();
+  } catch (...) {
+    failure = std::current_exception();
+  }
   net.stop();
   network.join();
-  if (failure) std::rethrow_exception(failure);
+  for (const std::exception_ptr& error : {failure, network_failure}) {
+    if (error) std::rethrow_exception(error);
+  }
 }
 
 }  // namespace
@@ -164,19 +185,19 @@ void add_serve(CLI::App& app) {
   option("--cors-origin", o->api.allowed_origin, "an origin that browsers may call from, or *", "TUTTI_CORS_ORIGIN");
   option("--max-num-seqs,-N,--parallel", o->worker.running, "requests that run at the same time", "TUTTI_MAX_NUM_SEQS")->check(CLI::Range(1, 4096));
   option("--max-queue", o->worker.queued, "requests that may wait for that; more are refused (429)", "TUTTI_MAX_QUEUE")->check(CLI::Range(0, 1 << 20));
-  option("--queue-timeout", o->worker.queue_seconds, "seconds that one may wait (503)", "TUTTI_QUEUE_TIMEOUT")->check(CLI::PositiveNumber);
-  option("--timeout", o->worker.run_seconds, "seconds that a request may take (408)", "TUTTI_TIMEOUT")->check(CLI::PositiveNumber);
+  option("--queue-timeout", o->worker.queue_seconds, "seconds that one may wait (503)", "TUTTI_QUEUE_TIMEOUT")->check(CLI::Range(1e-3, 1e7));
+  option("--timeout", o->worker.run_seconds, "seconds that a request may take (408)", "TUTTI_TIMEOUT")->check(CLI::Range(1e-3, 1e7));
   option("--max-tokens", o->api.limits.max_tokens, "most tokens that a request may ask for; 0: the context", "TUTTI_MAX_TOKENS")->check(CLI::NonNegativeNumber);
   option("--max-choices", o->api.limits.choices, "greatest n", "TUTTI_MAX_CHOICES")->check(CLI::Range(1, 1024));
   option("--max-connections", o->http.connections, "connections at the same time (503)", "TUTTI_MAX_CONNECTIONS")->check(CLI::Range(1, 1 << 20));
   option("--max-body", o->http.body_bytes, "bytes of a body (413)", "TUTTI_MAX_BODY")->check(CLI::Range(size_t(1), size_t(1) << 32));
   option("--max-header", o->http.header_bytes, "bytes of a request's header (431)", "TUTTI_MAX_HEADER")->check(CLI::Range(size_t(256), size_t(1) << 24));
-  option("--read-timeout", o->http.read_seconds, "seconds for a whole request to arrive", "TUTTI_READ_TIMEOUT")->check(CLI::PositiveNumber);
-  option("--idle-timeout", o->http.idle_seconds, "seconds that an idle connection stays", "TUTTI_IDLE_TIMEOUT")->check(CLI::PositiveNumber);
-  option("--write-timeout", o->http.write_seconds, "seconds that a client may take nothing", "TUTTI_WRITE_TIMEOUT")->check(CLI::PositiveNumber);
+  option("--read-timeout", o->http.read_seconds, "seconds for a whole request to arrive", "TUTTI_READ_TIMEOUT")->check(CLI::Range(1e-3, 1e7));
+  option("--idle-timeout", o->http.idle_seconds, "seconds that an idle connection stays", "TUTTI_IDLE_TIMEOUT")->check(CLI::Range(1e-3, 1e7));
+  option("--write-timeout", o->http.write_seconds, "seconds that a client may take nothing", "TUTTI_WRITE_TIMEOUT")->check(CLI::Range(1e-3, 1e7));
   option("--stream-buffer", o->http.stream_bytes, "bytes that a slow client may leave unread; then it is dropped", "TUTTI_STREAM_BUFFER")->check(CLI::Range(size_t(1024), size_t(1) << 30));
-  option("--ping", o->http.ping_seconds, "seconds of silence before a comment goes out in a stream", "TUTTI_PING")->check(CLI::PositiveNumber);
-  option("--grace", o->grace_seconds, "seconds that running requests have after SIGTERM", "TUTTI_GRACE")->check(CLI::NonNegativeNumber);
+  option("--ping", o->http.ping_seconds, "seconds of silence before a comment goes out in a stream", "TUTTI_PING")->check(CLI::Range(1e-3, 1e7));
+  option("--grace", o->grace_seconds, "seconds that running requests have after SIGTERM", "TUTTI_GRACE")->check(CLI::Range(0.0, 1e7));
   option("--log-format", o->log_format, "of the lines about requests on stderr", "TUTTI_LOG_FORMAT")->check(CLI::IsMember({"text", "json"}));
   command->add_flag("--strict-api", o->api.limits.strict, "refuse fields that are not known, instead of ignoring them")->envname("TUTTI_STRICT_API");
   command->callback([o] { run_server(*o); });

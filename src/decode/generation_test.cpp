@@ -656,8 +656,6 @@ TEST(Methods, TheTableTellsTheTruth) {
     EXPECT_THROW(method_for(method.name, (&world == &causal ? masked : causal).tiny.model->config()), Error);
     EXPECT_FALSE(method.source.empty());
     EXPECT_FALSE(method.needs.empty());
-    // These want a second model, and have their own tests.
-    if (method.name == "draft" || method.name == "pearl") continue;
     // The printed defaults, given explicitly, change nothing.
     GenerationOptions options;
     options.method = method.name;

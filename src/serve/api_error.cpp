@@ -17,7 +17,10 @@ ApiError api_error(const std::exception_ptr& error) {
       case ErrorKind::kUsage: return ApiError(400, "invalid_request_error", e.what());
       case ErrorKind::kUnsupported: return ApiError(400, "invalid_request_error", e.what());
       case ErrorKind::kNotFound: return ApiError(404, "not_found_error", e.what());
-      case ErrorKind::kLimit: return ApiError(400, "invalid_request_error", e.what(), "", "context_length_exceeded");
+      case ErrorKind::kLimit: {
+        const bool grammar = std::string_view(e.what()).starts_with("grammar");
+        return ApiError(400, "invalid_request_error", e.what(), "", grammar ? "grammar_too_complex" : "context_length_exceeded");
+      }
       case ErrorKind::kCancelled: return ApiError(499, "cancelled", e.what());
       default: return ApiError(500, "server_error", "the server failed; see its log");
     }

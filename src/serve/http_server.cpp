@@ -11,6 +11,7 @@
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <cctype>
+#include <cerrno>
 #include <chrono>
 
 #include "base/error.h"
@@ -88,10 +89,13 @@ void HttpExchange::begin_stream(Headers headers) {
 
 void HttpExchange::write(std::string bytes) {
   if (gone_ || ended_ || !streaming_) return;
+  // A client that does not read must not fill the memory; one large event is no sign of that.
+  if (queued_ > stream_bytes_) {
+    set_gone();
+    return wake();
+  }
   queued_ += bytes.size();
   queue_.push_back(std::move(bytes));
-  // A client that does not read must not fill the memory.
-  if (queued_ > stream_bytes_) set_gone();
   wake();
 }
 
@@ -104,7 +108,9 @@ void HttpExchange::end() {
 
 class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
  public:
-  HttpConnection(HttpServer& server, tcp::socket socket) : server_(server), stream_(std::move(socket)) {}
+  // The buffer holds a header, or what is read of a body at a time; lines between chunks must fit, too.
+  HttpConnection(HttpServer& server, tcp::socket socket)
+      : server_(server), stream_(std::move(socket)), buffer_(server.limits_.header_bytes + (size_t(128) << 10)) {}
 
   void close() {
     boost::system::error_code ignored;
@@ -175,7 +181,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   Awaitable<void> refuse(const boost::system::error_code& error) {
     HttpResponse response;
-    if (error == http::error::header_limit) {
+    if (error == http::error::header_limit || error == http::error::buffer_overflow) {
       response = plain_error(431, "invalid_request_error", "the header is too large; send fewer or shorter fields");
     } else if (error == http::error::body_limit) {
       response = plain_error(413, "invalid_request_error", "the body is too large; split it, or raise --max-body");
@@ -267,7 +273,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
     co_await stream_.socket().async_wait(tcp::socket::wait_read, asio::use_awaitable);
     char byte = 0;
     const ssize_t n = ::recv(stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    if (n <= 0) {
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
       exchange.set_gone();
       co_return;
     }
@@ -296,7 +302,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 };
 
 HttpServer::HttpServer(asio::io_context& net, const std::string& host, uint16_t port, HttpLimits limits, Handler handler)
-    : net_(net), limits_(limits), handler_(std::move(handler)), acceptor_(net) {
+    : net_(net), limits_(limits), handler_(std::move(handler)), acceptor_(net), again_(net) {
   const std::string place = host + ":" + std::to_string(port);
   try {
     const auto address = asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host);
@@ -319,7 +325,14 @@ uint16_t HttpServer::port() const { return acceptor_.local_endpoint().port(); }
 void HttpServer::accept() {
   acceptor_.async_accept([this](const boost::system::error_code& error, tcp::socket socket) {
     if (error == asio::error::operation_aborted || !acceptor_.is_open()) return;
-    if (!error) {
+    if (error) {
+      // Out of descriptors, most likely: they come back when clients go.
+      again_.expires_after(std::chrono::milliseconds(100));
+      return again_.async_wait([this](const boost::system::error_code& e) {
+        if (!e && acceptor_.is_open()) accept();
+      });
+    }
+    {
       if (connections_ >= limits_.connections) {
         static constexpr std::string_view kBusy =
             "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-type: application/json\r\n"
@@ -349,6 +362,7 @@ void HttpServer::stop_accepting() {
   stopping_ = true;
   boost::system::error_code ignored;
   acceptor_.close(ignored);
+  again_.cancel();
   for (const auto& weak : open_) {
     if (const auto connection = weak.lock()) connection->close_if_idle();
   }

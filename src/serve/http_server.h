@@ -20,9 +20,9 @@ struct HttpLimits {
   int connections = 1024;                  // at the same time; more are answered with 503
   size_t header_bytes = size_t(32) << 10;  // 431
   size_t body_bytes = size_t(8) << 20;     // 413
-  double read_seconds = 60;                // for a whole request, 408
+  double read_seconds = 60;                // for a whole request; then the connection is closed
   double idle_seconds = 75;                // between two requests of a connection
-  double write_seconds = 30;               // that a client may take nothing
+  double write_seconds = 30;               // for an answer, or for what a stream has to say at a time
   size_t stream_bytes = size_t(1) << 20;   // of a stream that its client has not taken yet; more: it is dropped
   double ping_seconds = 30;                // of silence, then a comment in a stream of events
 };
@@ -88,6 +88,7 @@ class HttpServer {
   HttpLimits limits_;
   Handler handler_;
   asio::ip::tcp::acceptor acceptor_;
+  asio::steady_timer again_;
   int connections_ = 0;
   bool stopping_ = false;
   std::vector<std::weak_ptr<class HttpConnection>> open_;

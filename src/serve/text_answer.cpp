@@ -34,6 +34,12 @@ Task<std::vector<decode::Completion>> work(std::shared_ptr<PromptJob> job, std::
                                            decode::PieceSink sink) {
   if (job->scores_prompt) {
     job->scores = co_await decode::score_prompt(*job->engine, request, job->prompt, job->options.sampling.logprobs);
+    if (job->options.max_tokens == 0) {
+      request->statistics.prompt_tokens = job->prompt.size();
+      decode::Completion nothing;
+      nothing.finish = decode::Finish::kLength;
+      co_return std::vector<decode::Completion>(size_t(job->options.n), nothing);
+    }
   }
   co_return co_await decode::generate(*job->engine, *job->tokenizer, request, job->prompt, job->options, sink);
 }
@@ -314,7 +320,10 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
               {"tokens_per_forward", forwards > 0 ? double(tokens) / double(forwards) : 0.0}}}};
   }
 
-  std::string token_text(int32_t id) const { return std::string(model_.tokenizer->token_bytes(id)); }
+  // Models have more ids than their tokenizers have tokens; those stand for nothing.
+  std::string token_text(int32_t id) const {
+    return id < model_.tokenizer->vocab_size() ? std::string(model_.tokenizer->token_bytes(id)) : std::string();
+  }
 
   Json one_logprob(int32_t id, float value) const {
     const std::string bytes = token_text(id);

@@ -65,7 +65,10 @@ class Fields {
     if (!value) return std::nullopt;
     const bool whole = value->is_number_integer() || (value->is_number_float() && std::floor(value->get<double>()) == value->get<double>());
     const double x = whole ? value->get<double>() : NAN;
-    if (!(x >= double(least) && x <= double(most))) {
+    // Floats at the end of int64's range round to a number beyond it.
+    const bool fits = value->is_number_integer() || std::fabs(x) <= 9e15;
+    const bool huge = value->is_number_unsigned() && value->get<uint64_t>() > uint64_t(INT64_MAX);
+    if (!(x >= double(least) && x <= double(most)) || !fits || huge) {
       throw invalid(name + ": must be a whole number from " + std::to_string(least) + " to " + std::to_string(most), name);
     }
     return value->is_number_integer() ? value->get<int64_t>() : int64_t(x);
@@ -226,6 +229,9 @@ void read_grammar(Fields& fields, const RequestLimits& limits, std::optional<Gra
     grammar.schema(inner.find("json"), "structured_outputs");
     grammar.choices(inner.find("choice"), "structured_outputs");
     if (inner.flag("json_object", false)) grammar.set({GrammarSource::kJsonObject, "", {}}, "structured_outputs");
+    if (!inner.unknown().empty()) {
+      throw unsupported("structured_outputs: " + inner.unknown().front() + " is not supported; leave it out", "structured_outputs");
+    }
   }
 }
 
@@ -243,6 +249,8 @@ void read_method(Fields& fields, decode::GenerationOptions& o) {
   if (!options) return;
   if (!options->is_object()) throw invalid("method_options: must be an object", "method_options");
   for (const auto& [name, value] : options->items()) {
+    // A client must not name files of the server's.
+    if (name == "filter") throw invalid("method_options: filter names a file, which a request may not", "method_options");
     if (value.is_string()) {
       o.method_options[name] = value;
     } else if (value.is_boolean()) {
@@ -354,8 +362,16 @@ void read_prompts(Fields& fields, const RequestLimits& limits, TextRequest& requ
 Json read_body(std::string_view body, int depth) {
   Json json;
   try {
-    json = Json::parse(body, [&](int level, Json::parse_event_t, Json&) {
+    // An object finds a key by looking through all of them, so their number is bounded.
+    constexpr size_t kMostKeys = 4096;
+    std::vector<size_t> keys(size_t(depth) + 2, 0);
+    json = Json::parse(body, [&](int level, Json::parse_event_t event, Json&) {
       if (level > depth) throw invalid("body: is nested deeper than " + std::to_string(depth) + " levels");
+      // A key's level is one more than its object's beginning and end.
+      if (event == Json::parse_event_t::object_start) keys[size_t(level) + 1] = 0;
+      if (event == Json::parse_event_t::key && ++keys[size_t(level)] > kMostKeys) {
+        throw invalid("body: has an object of more than " + std::to_string(kMostKeys) + " keys");
+      }
       return true;
     });
   } catch (const nlohmann::json::exception& error) {

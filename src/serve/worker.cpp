@@ -1,6 +1,7 @@
 #include "serve/worker.h"
 
 #include <algorithm>
+#include <cstdio>
 
 #include "serve/api_error.h"
 
@@ -28,7 +29,7 @@ std::shared_ptr<Run> Worker::start(Program program, std::function<void(const dec
     error.retry_after = 5;
     throw error;
   }
-  if (running_ >= limits_.running && int(queue_.size()) >= limits_.queued) {
+  if (running_ + int(queue_.size()) >= limits_.running + limits_.queued) {
     ++metrics_.refused;
     ApiError error(429, "overloaded", "the queue of " + std::to_string(limits_.queued) + " requests is full; try later");
     error.retry_after = 1;
@@ -50,7 +51,7 @@ void Worker::arm(const std::shared_ptr<Run>& run) {
   run->timer.expires_at(run->admitted + seconds(waits ? limits_.queue_seconds : limits_.run_seconds));
   run->timer.async_wait([this, weak = std::weak_ptr<Run>(run), waits](const boost::system::error_code& error) {
     const auto run = weak.lock();
-    if (error || !run || run->state == Run::State::kEnded) return;
+    if (error || !run || run->state == Run::State::kEnded || (waits && run->state != Run::State::kQueued)) return;
     stop(run, waits ? Run::Stop::kQueueTime : Run::Stop::kRunTime);
   });
 }
@@ -99,7 +100,14 @@ void Worker::piece(Run& run, const decode::Piece& piece) {
     metrics_.between_tokens.observe((now - run.last_piece) / double(piece.ids.size()));
   }
   run.last_piece = now;
-  if (run.on_piece) run.on_piece(piece);
+  if (!run.on_piece) return;
+  try {
+    run.on_piece(piece);
+  } catch (...) {
+    // One answer's mistake must not end the server: it is that request's error.
+    run.failure = std::current_exception();
+    run.on_piece = {};
+  }
 }
 
 void Worker::cancel(const std::shared_ptr<Run>& run) { stop(run, Run::Stop::kCancelled); }
@@ -140,10 +148,15 @@ void Worker::end(const std::shared_ptr<Run>& run, RunResult result) {
       result.error = std::make_exception_ptr(ApiError(408, "timeout", "the request took longer than this server allows; ask for less"));
       break;
   }
+  if (run->failure && !result.error) result.error = run->failure;
   count(*run, result);
   const auto on_end = std::exchange(run->on_end, {});
   run->on_piece = {};
-  if (on_end) on_end(result);
+  try {
+    if (on_end) on_end(result);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "serve: an answer could not be written: %s\n", e.what());
+  }
   dispatch();
   if (draining_ && running_ == 0 && queue_.empty()) {
     if (auto idle = std::exchange(idle_, {})) idle();

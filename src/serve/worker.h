@@ -55,6 +55,7 @@ class Run {
   std::function<void(const decode::Piece&)> on_piece;
   std::function<void(const RunResult&)> on_end;
   boost::asio::steady_timer timer;
+  std::exception_ptr failure;  // of on_piece
   std::shared_ptr<engine::Request> request;  // the engine's thread alone
 };
 

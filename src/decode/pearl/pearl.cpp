@@ -51,13 +51,14 @@ class Pearl {
     }
     if (!g_.output().empty()) ++g_.statistics().forwards;
     while (!g_.done()) {
-      const bool drafts = can_draft() && (suffix_.empty() || post_);
+      bool drafts = can_draft() && (suffix_.empty() || post_);
       if (drafts && suffix_.empty() && !pre_) {
         // Without pre-verification the target waits for a whole draft.
         const DraftResult drafted = co_await draft();
         count(drafted);
         suffix_ = chain_after(drafted.tree, Tree::kRoot);
         if (!suffix_.empty()) continue;
+        drafts = false;  // the draft would end the text: the target says whether it does
       }
       const size_t unverified = suffix_.size();
       const Tree tree = tree_of_suffix();

@@ -26,6 +26,7 @@ struct RemoteDraft::Remote {
     held.insert(held.end(), order.tokens.begin() + ptrdiff_t(same), order.tokens.end());
     order.tokens.erase(order.tokens.begin(), order.tokens.begin() + ptrdiff_t(same));
     DraftResult result = co_await run_draft(engine, context, std::move(order));
+    if (result.forwards == 0) held.resize(size_t(context.size()));  // nothing was fed
     int node = Tree::kRoot;
     for (int i = 0; i < result.fed; ++i) {
       node = result.tree.children(node).front();
