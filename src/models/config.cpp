@@ -105,7 +105,10 @@ void require_causal(const Config& config, const std::string& who) {
   if (config.attention == AttentionKind::kCausal) return;
   throw Error(ErrorKind::kUnsupported, who + ": reads a causal model, but this one (" +
                                            config.architecture +
-                                           ") fills in blanks; use a causal model");
+                                           (config.attention == AttentionKind::kPermutation
+                                                ? ") predicts in any order"
+                                                : ") fills in masked tokens") +
+                                           "; use a causal model");
 }
 
 void require_mask_token(const Config& config, const std::string& who) {

@@ -23,7 +23,7 @@ def refused(done, code, *words):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["bogus"], ["unknown command bogus", "run, chat"]),
+    (["bogus"], ["unknown command bogus", "run, serve, chat"]),
     (["run", "-p", "x"], ["--model is required"]),
     (["run", "-m", "smollm2"], ["exactly one of -p PROMPT, -f FILE and --prompts"]),
     (["run", "-m", "smollm2", "-p", "x", "-f", "y"], ["exactly one"]),

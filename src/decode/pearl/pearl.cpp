@@ -80,9 +80,10 @@ class Pearl {
       run_ += size_t(accepted.drafts());
       suffix_.clear();
       if (all && drafts) take(drafted.tree, accepted.picked.back().token);
-      if (!all) end_run();
+      // What is left out of the tree lies behind the end of the text.
+      if (accepted.drafts() < tree.drafted()) end_run();
     }
-    end_run();
+    if (run_ > 0) end_run();
   }
 
  private:

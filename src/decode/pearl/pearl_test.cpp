@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 
 #include "decode/speculative/lossless.h"
@@ -149,8 +150,10 @@ Simulated simulate(const Ids& prompt, const Ids& answer, int gamma, Oracle& draf
     if (!first) ++s.forwards;
     first = false;
     size_t stood = 0;
-    while (stood < old.size() && old[stood] == all[verified + stood]) ++stood;
-    const bool whole = stood == old.size();
+    // The forward itself picks one token more than it verifies.
+    const size_t tested = std::min(old.size(), room() - 1);
+    while (stood < tested && old[stood] == all[verified + stood]) ++stood;
+    const bool whole = stood == tested;
     run += stood;
     verified += stood;
     const int32_t picked = all[verified++];
@@ -166,7 +169,7 @@ Simulated simulate(const Ids& prompt, const Ids& answer, int gamma, Oracle& draf
       }
     }
   }
-  close_run();
+  if (run > 0) close_run();
   return s;
 }
 
