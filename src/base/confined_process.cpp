@@ -31,7 +31,8 @@ class Pipe {
  public:
   Pipe() {
     if (::pipe2(ends_.data(), O_CLOEXEC) != 0) {
-      throw Error(ErrorKind::kSystem, std::string("pipe: ") + std::strerror(errno) + "; close files and try again");
+      throw Error(ErrorKind::kSystem,
+                  std::string("pipe: ") + std::strerror(errno) + "; close files and try again");
     }
   }
   ~Pipe() {
@@ -66,19 +67,21 @@ bool limit(int resource, rlim_t value) {
   return ::setrlimit(__rlimit_resource_t(resource), &r) == 0;
 }
 
-[[noreturn]] void become(char* const* arguments, char* const* environment, int input, int output, int report,
-                         const ProcessLimits& limits, bool root) {
+[[noreturn]] void become(char* const* arguments, char* const* environment, int input, int output,
+                         int report, const ProcessLimits& limits, bool root) {
   // The first process of its namespace: when it goes, the kernel kills everything in it.
   if (::setsid() < 0 || ::chdir("/") != 0) give_up(report, Failure::kLimits);
-  if (::dup2(input, 0) < 0 || ::dup2(output, 1) < 0 || ::dup2(output, 2) < 0) give_up(report, Failure::kLimits);
+  if (::dup2(input, 0) < 0 || ::dup2(output, 1) < 0 || ::dup2(output, 2) < 0)
+    give_up(report, Failure::kLimits);
   const rlim_t seconds = rlim_t(std::ceil(limits.seconds)) + 1;
-  if (!limit(RLIMIT_AS, limits.memory) || !limit(RLIMIT_FSIZE, limits.file) || !limit(RLIMIT_CPU, seconds) ||
-      !limit(RLIMIT_CORE, 0) || !limit(RLIMIT_NOFILE, 64)) {
+  if (!limit(RLIMIT_AS, limits.memory) || !limit(RLIMIT_FSIZE, limits.file) ||
+      !limit(RLIMIT_CPU, seconds) || !limit(RLIMIT_CORE, 0) || !limit(RLIMIT_NOFILE, 64)) {
     give_up(report, Failure::kLimits);
   }
   constexpr uid_t kNobody = 65534;
   // The kernel counts all processes of a user: nobody's are few.
-  if (root && (!limit(RLIMIT_NPROC, 256) || ::setgroups(0, nullptr) != 0 || ::setgid(kNobody) != 0 || ::setuid(kNobody) != 0)) {
+  if (root && (!limit(RLIMIT_NPROC, 256) || ::setgroups(0, nullptr) != 0 ||
+               ::setgid(kNobody) != 0 || ::setuid(kNobody) != 0)) {
     give_up(report, Failure::kLimits);
   }
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) give_up(report, Failure::kLimits);
@@ -90,12 +93,14 @@ bool limit(int resource, rlim_t value) {
   give_up(report, Failure::kProgram);
 }
 
-// The process that holds the namespaces: starts the program as their first process and ends as it ends.
-[[noreturn]] void hold(char* const* arguments, char* const* environment, int input, int output, int report,
-                       const ProcessLimits& limits) {
+// The process that holds the namespaces: starts the program as their first process and ends as it
+// ends.
+[[noreturn]] void hold(char* const* arguments, char* const* environment, int input, int output,
+                       int report, const ProcessLimits& limits) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   constexpr int kNamespaces = CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC;
-  // Root may make them as it is, unless a container took that away; everybody else inside a namespace of users.
+  // Root may make them as it is, unless a container took that away; everybody else inside a
+  // namespace of users.
   const bool root = ::geteuid() == 0 && ::unshare(kNamespaces) == 0;
   if (!root && ::unshare(CLONE_NEWUSER | kNamespaces) != 0) give_up(report, Failure::kNamespaces);
   const pid_t child = ::fork();
@@ -123,8 +128,8 @@ double since(std::chrono::steady_clock::time_point start) {
 }
 
 // Feeds input and collects output until the program has closed its output, or a limit is met.
-ProcessResult::End exchange(int input, int output, std::string_view text, const ProcessLimits& limits,
-                            std::string& collected, Pipe& in) {
+ProcessResult::End exchange(int input, int output, std::string_view text,
+                            const ProcessLimits& limits, std::string& collected, Pipe& in) {
   const auto start = std::chrono::steady_clock::now();
   ::fcntl(input, F_SETFL, O_NONBLOCK);
   std::array<char, 1 << 16> buffer;
@@ -133,7 +138,8 @@ ProcessResult::End exchange(int input, int output, std::string_view text, const 
     const double left = limits.seconds - since(start);
     if (left <= 0) return ProcessResult::kTimeout;
     std::array<pollfd, 2> wanted{{{output, POLLIN, 0}, {text.empty() ? -1 : input, POLLOUT, 0}}};
-    if (::poll(wanted.data(), 2, int(std::min(left, 3600.0) * 1000) + 1) < 0 && errno != EINTR) break;
+    if (::poll(wanted.data(), 2, int(std::min(left, 3600.0) * 1000) + 1) < 0 && errno != EINTR)
+      break;
     if (wanted[1].revents & (POLLERR | POLLHUP)) {
       text = {};  // it does not read on
     } else if (wanted[1].revents & POLLOUT) {
@@ -161,7 +167,8 @@ bool wait_for(pid_t pid, double seconds, int& status) {
   for (;;) {
     const pid_t got = ::waitpid(pid, &status, WNOHANG);
     if (got == pid) return true;
-    if (got < 0 && errno != EINTR) throw Error(ErrorKind::kSystem, std::string("waitpid: ") + std::strerror(errno));
+    if (got < 0 && errno != EINTR)
+      throw Error(ErrorKind::kSystem, std::string("waitpid: ") + std::strerror(errno));
     if (since(start) > seconds) return false;
     ::usleep(1000);
   }
@@ -169,7 +176,8 @@ bool wait_for(pid_t pid, double seconds, int& status) {
 
 }  // namespace
 
-ProcessResult run_confined(const std::vector<std::string>& arguments, std::string_view input, const ProcessLimits& limits) {
+ProcessResult run_confined(const std::vector<std::string>& arguments, std::string_view input,
+                           const ProcessLimits& limits) {
   if (arguments.empty()) throw Error(ErrorKind::kUsage, "run_confined: no program is named");
   std::vector<char*> argv;
   for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
@@ -184,7 +192,8 @@ ProcessResult run_confined(const std::vector<std::string>& arguments, std::strin
   const auto start = std::chrono::steady_clock::now();
   const pid_t holder = ::fork();
   if (holder < 0) {
-    throw Error(ErrorKind::kSystem, std::string("fork: ") + std::strerror(errno) + "; end other programs and try again");
+    throw Error(ErrorKind::kSystem, std::string("fork: ") + std::strerror(errno) +
+                                        "; end other programs and try again");
   }
   if (holder == 0) {
     ::signal(SIGPIPE, SIG_DFL);
@@ -192,7 +201,8 @@ ProcessResult run_confined(const std::vector<std::string>& arguments, std::strin
     in.close_write();
     out.close_read();
     report.close_read();
-    hold(argv.data(), environment.data(), in.read_end(), out.write_end(), report.write_end(), limits);
+    hold(argv.data(), environment.data(), in.read_end(), out.write_end(), report.write_end(),
+         limits);
   }
   in.close_read();
   out.close_write();
@@ -200,7 +210,8 @@ ProcessResult run_confined(const std::vector<std::string>& arguments, std::strin
   ProcessResult result;
   result.end = exchange(in.write_end(), out.read_end(), input, limits, result.output, in);
   int status = 0;
-  if (result.end == ProcessResult::kExit && !wait_for(holder, limits.seconds - since(start), status)) {
+  if (result.end == ProcessResult::kExit &&
+      !wait_for(holder, limits.seconds - since(start), status)) {
     result.end = ProcessResult::kTimeout;  // closed its output and runs on
   }
   if (result.end != ProcessResult::kExit) {
@@ -215,11 +226,13 @@ ProcessResult run_confined(const std::vector<std::string>& arguments, std::strin
     const std::string why = std::strerror(failure.error);
     switch (failure.step) {
       case Failure::kNamespaces:
-        throw Error(ErrorKind::kUnsupported, "confined process: the kernel gives no namespaces (" + why +
-                                                 "); allow user namespaces, or run as root");
+        throw Error(ErrorKind::kUnsupported, "confined process: the kernel gives no namespaces (" +
+                                                 why + "); allow user namespaces, or run as root");
       case Failure::kProgram:
-        throw Error(ErrorKind::kNotFound, arguments[0] + ": cannot be started (" + why + "); install it");
-      default: throw Error(ErrorKind::kSystem, "confined process: its limits cannot be set (" + why + ")");
+        throw Error(ErrorKind::kNotFound,
+                    arguments[0] + ": cannot be started (" + why + "); install it");
+      default:
+        throw Error(ErrorKind::kSystem, "confined process: its limits cannot be set (" + why + ")");
     }
   }
   if (result.end == ProcessResult::kExit) {

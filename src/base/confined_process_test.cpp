@@ -1,7 +1,7 @@
 #include "base/confined_process.h"
 
-#include <gtest/gtest.h>
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -71,7 +71,11 @@ TEST_F(Confined, KillsWhatRunsTooLong) {
   ProcessLimits limits;
   limits.seconds = 0.3;
   const std::string mark = "tutti-survivor-" + std::to_string(::getpid());
-  EXPECT_EQ(run_confined({"python3", "-I", "-c", "import time\nwhile True: time.sleep(0.1) # " + mark}, "", limits).end, ProcessResult::kTimeout);
+  EXPECT_EQ(
+      run_confined({"python3", "-I", "-c", "import time\nwhile True: time.sleep(0.1) # " + mark},
+                   "", limits)
+          .end,
+      ProcessResult::kTimeout);
   ::usleep(200'000);
   for (const auto& process : std::filesystem::directory_iterator("/proc")) {
     std::ifstream file(process.path() / "cmdline");
@@ -81,7 +85,8 @@ TEST_F(Confined, KillsWhatRunsTooLong) {
 }
 
 TEST_F(Confined, InheritsNoDescriptors) {
-  const int mine = ::open("/dev/null", O_WRONLY);  // as a stream would be open: without close-on-exec
+  const int mine =
+      ::open("/dev/null", O_WRONLY);  // as a stream would be open: without close-on-exec
   ASSERT_GE(mine, 3);
   EXPECT_EQ(shell("ls /proc/self/fd | wc -l\n").output, "4\n");  // three, and the one that lists
   ::close(mine);

@@ -8,7 +8,7 @@ namespace tutti {
 
 // What went wrong, as far as an exit code or an HTTP status needs to know.
 enum class ErrorKind {
-  kUsage,        // the caller asked for something that does not exist or makes no sense: exit 2, HTTP 400
+  kUsage,  // the caller asked for something that does not exist or makes no sense: exit 2, HTTP 400
   kNotFound,     // a named file, model or object is absent: exit 1, HTTP 404
   kBadFile,      // a file is malformed, truncated or hostile: exit 1
   kUnsupported,  // well-formed, but nothing we can run: exit 1, HTTP 400

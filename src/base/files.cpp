@@ -40,14 +40,16 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
 }
 
 void MappedFile::map(int fd) {
-  struct stat info {};
+  struct stat info{};
   if (::fstat(fd, &info) != 0) fail(path_, "stat");
   if (!S_ISREG(info.st_mode)) {
     throw Error(ErrorKind::kBadFile, path_.string() + ": is not a regular file");
   }
-  const auto nanoseconds = [](const timespec& t) { return int64_t(t.tv_sec) * 1'000'000'000 + t.tv_nsec; };
-  stamp_ = {uint64_t(info.st_dev), uint64_t(info.st_ino), uint64_t(info.st_size), nanoseconds(info.st_mtim),
-            nanoseconds(info.st_ctim)};
+  const auto nanoseconds = [](const timespec& t) {
+    return int64_t(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
+  };
+  stamp_ = {uint64_t(info.st_dev), uint64_t(info.st_ino), uint64_t(info.st_size),
+            nanoseconds(info.st_mtim), nanoseconds(info.st_ctim)};
   size_ = size_t(info.st_size);
   if (size_ == 0) return;
   void* map = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -96,7 +98,8 @@ UnnamedFile::UnnamedFile(std::filesystem::path folder, size_t size) : folder_(st
   if (file.fd < 0) fail(folder_, "make a file in it");
   if (::ftruncate(file.fd, off_t(size)) != 0) fail(folder_, "make room in it");
   // Where the file system can reserve the room, a full disk shows now.
-  if (::fallocate(file.fd, 0, 0, off_t(size)) != 0 && errno != EOPNOTSUPP) fail(folder_, "make room in it");
+  if (::fallocate(file.fd, 0, 0, off_t(size)) != 0 && errno != EOPNOTSUPP)
+    fail(folder_, "make room in it");
   fd_ = std::exchange(file.fd, -1);
 }
 
@@ -147,7 +150,8 @@ void write_file_atomically(const std::filesystem::path& path,
     }
   } remove{temporary};
   {
-    const Descriptor file{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)};
+    const Descriptor file{
+        ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)};
     if (file.fd < 0) fail(temporary, "create");
     std::vector<std::byte> buffer;
     buffer.reserve(size_t(1) << 20);

@@ -1,4 +1,5 @@
-// Files as the loaders and writers need them: read-only maps, and writes that are either whole or absent.
+// Files as the loaders and writers need them: read-only maps, and writes that are either whole or
+// absent.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +12,8 @@
 
 namespace tutti {
 
-// Which file it is and when it last changed, as the file system says: a copy, a replaced file and one that was written
-// to have another stamp. Times in nanoseconds since 1970.
+// Which file it is and when it last changed, as the file system says: a copy, a replaced file and
+// one that was written to have another stamp. Times in nanoseconds since 1970.
 struct FileStamp {
   uint64_t device = 0, inode = 0, size = 0;
   int64_t modified = 0, changed = 0;  // contents; contents or attributes
@@ -36,8 +37,8 @@ class MappedFile {
   void prefetch() const;
   // Asks for huge pages where the file system can cache the file in them; a hint.
   void prefer_huge_pages() const;
-  // Takes the pages of `part`, which may lie anywhere, out of this process's memory as far as they are this map's. The
-  // file's cached pages stay: reading them again costs a page fault.
+  // Takes the pages of `part`, which may lie anywhere, out of this process's memory as far as they
+  // are this map's. The file's cached pages stay: reading them again costs a page fault.
   void forget(std::span<const std::byte> part) const;
 
  private:
@@ -50,11 +51,12 @@ class MappedFile {
   std::filesystem::path path_;
 };
 
-// A file in the making that has no name until it is whole: a process that is killed before leaves nothing behind.
+// A file in the making that has no name until it is whole: a process that is killed before leaves
+// nothing behind.
 class UnnamedFile {
  public:
-  // In `folder`, for its owner alone. Throws Error(kNotFound | kSystem), also where the file system has no such files (O_TMPFILE)
-  // or less room than `size`.
+  // In `folder`, for its owner alone. Throws Error(kNotFound | kSystem), also where the file system
+  // has no such files (O_TMPFILE) or less room than `size`.
   UnnamedFile(std::filesystem::path folder, size_t size);
   ~UnnamedFile();
   UnnamedFile(const UnnamedFile&) = delete;
@@ -64,8 +66,9 @@ class UnnamedFile {
   void write(size_t at, std::span<const std::byte> bytes);
   // Of what is written so far; outlives this object.
   MappedFile map() const;
-  // Gives it the name `file` in its folder; false when there is such a file. Nothing is flushed to the disk: after a
-  // power failure the contents may be wrong, so they need a checksum. Throws Error(kSystem).
+  // Gives it the name `file` in its folder; false when there is such a file. Nothing is flushed to
+  // the disk: after a power failure the contents may be wrong, so they need a checksum. Throws
+  // Error(kSystem).
   bool publish(const std::string& file);
 
  private:
@@ -73,16 +76,20 @@ class UnnamedFile {
   int fd_;
 };
 
-// The whole file as text. Throws Error(kNotFound | kLimit) when absent or longer than `limit` bytes.
+// The whole file as text. Throws Error(kNotFound | kLimit) when absent or longer than `limit`
+// bytes.
 std::string read_file(const std::filesystem::path& path, size_t limit = size_t(1) << 30);
 
-// Writes a file so that a crash at any moment leaves either the old file or the new one: a temporary file
-// beside it, fsync, rename. `write` receives a sink that appends bytes. Throws Error(kSystem).
+// Writes a file so that a crash at any moment leaves either the old file or the new one: a
+// temporary file beside it, fsync, rename. `write` receives a sink that appends bytes. Throws
+// Error(kSystem).
 using Sink = std::function<void(std::span<const std::byte>)>;
-void write_file_atomically(const std::filesystem::path& path, const std::function<void(const Sink&)>& write);
+void write_file_atomically(const std::filesystem::path& path,
+                           const std::function<void(const Sink&)>& write);
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
-// Where the program keeps what it can make again: TUTTI_CACHE, else XDG_CACHE_HOME/tutti, else ~/.cache/tutti.
+// Where the program keeps what it can make again: TUTTI_CACHE, else XDG_CACHE_HOME/tutti, else
+// ~/.cache/tutti.
 std::filesystem::path cache_folder();
 
 }  // namespace tutti

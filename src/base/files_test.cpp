@@ -140,7 +140,8 @@ TEST_F(Files, StampsTellFilesApart) {
   EXPECT_FALSE(MappedFile(dir_ / "b").stamp() == a);  // a copy
   EXPECT_EQ(a.size, 3u);
   EXPECT_GT(a.modified, 0);
-  std::filesystem::last_write_time(dir_ / "a", std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+  std::filesystem::last_write_time(
+      dir_ / "a", std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
   const FileStamp touched = MappedFile(dir_ / "a").stamp();
   EXPECT_LT(touched.modified, a.modified);
   EXPECT_GE(touched.changed, a.changed);
@@ -188,7 +189,8 @@ TEST_F(Files, UnnamedUntilPublished) {
   EXPECT_EQ(count(), 1);
   EXPECT_EQ(kind_of([&] { UnnamedFile(dir_ / "a", 3); }, "a"), ErrorKind::kSystem);
   EXPECT_EQ(kind_of([&] { UnnamedFile(dir_ / "none", 3); }, "none"), ErrorKind::kNotFound);
-  EXPECT_EQ(kind_of([&] { UnnamedFile(dir_, size_t(1) << 60); }, dir_.string()), ErrorKind::kSystem);
+  EXPECT_EQ(kind_of([&] { UnnamedFile(dir_, size_t(1) << 60); }, dir_.string()),
+            ErrorKind::kSystem);
 }
 
 }  // namespace

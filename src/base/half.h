@@ -24,7 +24,8 @@ static inline uint16_t float_to_half(float f) {
   const uint16_t sign = uint16_t((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude >= 0x7f800000u) {  // infinity stays, NaN stays quiet with its top payload bits
-    return uint16_t(sign | 0x7c00u | (magnitude > 0x7f800000u ? 0x200u | ((magnitude >> 13) & 0x3ffu) : 0));
+    return uint16_t(sign | 0x7c00u |
+                    (magnitude > 0x7f800000u ? 0x200u | ((magnitude >> 13) & 0x3ffu) : 0));
   }
   if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00u);  // rounds to 65536 or more
   if (magnitude < 0x38800000u) {                                  // below 2^-14: subnormal or zero
@@ -43,7 +44,9 @@ static inline uint16_t float_to_half(float f) {
   return uint16_t(sign | (value >> 13));
 }
 
-static inline float bfloat16_to_float(uint16_t b) { return std::bit_cast<float>(uint32_t(b) << 16); }
+static inline float bfloat16_to_float(uint16_t b) {
+  return std::bit_cast<float>(uint32_t(b) << 16);
+}
 
 static inline uint16_t float_to_bfloat16(float f) {
   uint32_t bits = std::bit_cast<uint32_t>(f);

@@ -43,7 +43,8 @@ void Xxh64::add(std::span<const std::byte> bytes) {
     block(buffer_);
     buffered_ = 0;
   }
-  for (; bytes.size() >= sizeof(buffer_); bytes = bytes.subspan(sizeof(buffer_))) block(bytes.data());
+  for (; bytes.size() >= sizeof(buffer_); bytes = bytes.subspan(sizeof(buffer_)))
+    block(bytes.data());
   if (!bytes.empty()) std::memcpy(buffer_, bytes.data(), bytes.size());
   buffered_ = bytes.size();
 }
@@ -64,7 +65,8 @@ uint64_t Xxh64::digest() const {
     hash = std::rotl(hash ^ (read<uint32_t>(buffer_ + at) * kPrime1), 23) * kPrime2 + kPrime3;
     at += 4;
   }
-  for (; at < buffered_; ++at) hash = std::rotl(hash ^ (uint64_t(buffer_[at]) * kPrime5), 11) * kPrime1;
+  for (; at < buffered_; ++at)
+    hash = std::rotl(hash ^ (uint64_t(buffer_[at]) * kPrime5), 11) * kPrime1;
   hash = (hash ^ (hash >> 33)) * kPrime2;
   hash = (hash ^ (hash >> 29)) * kPrime3;
   return hash ^ (hash >> 32);

@@ -1,5 +1,5 @@
-// XXH64 (Collet, the xxHash specification 0.1.1): a fast 64-bit hash for checksums and identities of files. It finds
-// accidents, not forgers.
+// XXH64 (Collet, the xxHash specification 0.1.1): a fast 64-bit hash for checksums and identities
+// of files. It finds accidents, not forgers.
 #pragma once
 
 #include <cstddef>

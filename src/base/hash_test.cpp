@@ -27,7 +27,8 @@ TEST(Hash, EqualsTheReference) {
 TEST(Hash, PiecesDoNotMatter) {
   std::vector<std::byte> bytes(517);
   for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = std::byte(i * 31 + 1);
-  for (const size_t piece : {size_t(1), size_t(7), size_t(31), size_t(32), size_t(33), size_t(100)}) {
+  for (const size_t piece :
+       {size_t(1), size_t(7), size_t(31), size_t(32), size_t(33), size_t(100)}) {
     Xxh64 hash(9);
     for (size_t at = 0; at < bytes.size(); at += piece) {
       hash.add(std::span(bytes).subspan(at, std::min(piece, bytes.size() - at)));

@@ -1,5 +1,5 @@
-// For tests: whether a sanitizer is at work. It slows everything many times and keeps memory that was freed, so that
-// bounds on seconds and bytes say nothing about the program.
+// For tests: whether a sanitizer is at work. It slows everything many times and keeps memory that
+// was freed, so that bounds on seconds and bytes say nothing about the program.
 #pragma once
 
 namespace tutti {
@@ -9,8 +9,8 @@ namespace tutti {
 #else
 #define TUTTI_HAS_FEATURE(x) 0
 #endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || TUTTI_HAS_FEATURE(address_sanitizer) || \
-    TUTTI_HAS_FEATURE(thread_sanitizer)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
+    TUTTI_HAS_FEATURE(address_sanitizer) || TUTTI_HAS_FEATURE(thread_sanitizer)
 inline constexpr bool kInstrumented = true;
 #else
 inline constexpr bool kInstrumented = false;

@@ -19,7 +19,8 @@ void pin(int core) {
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET(size_t(core), &set);
-  pthread_setaffinity_np(pthread_self(), sizeof(set), &set);  // best effort: a container may forbid it
+  pthread_setaffinity_np(pthread_self(), sizeof(set),
+                         &set);  // best effort: a container may forbid it
 }
 
 // Waits until `value` differs from `old`: spins for 50 us, then sleeps in the kernel.
@@ -81,7 +82,8 @@ void ComputePool::start(int threads, std::vector<int> cores) {
   cores_ = std::move(cores);
   errors_.resize(size_t(threads));
   const uint32_t generation = generation_.load(std::memory_order_relaxed);
-  for (int i = 1; i < threads; ++i) threads_.emplace_back([this, i, generation] { serve(i, generation); });
+  for (int i = 1; i < threads; ++i)
+    threads_.emplace_back([this, i, generation] { serve(i, generation); });
 }
 
 void ComputePool::stop() {
@@ -98,7 +100,8 @@ void ComputePool::run(const std::function<void(Worker&)>& job) {
   set_float_environment();
   // The caller's own mask comes back afterwards: threads that it starts must not inherit one core.
   cpu_set_t saved_cores;
-  const bool pinned = !cores_.empty() && sched_getaffinity(0, sizeof(saved_cores), &saved_cores) == 0;
+  const bool pinned =
+      !cores_.empty() && sched_getaffinity(0, sizeof(saved_cores), &saved_cores) == 0;
   if (pinned) pin(cores_.front());
   job_ = &job;
   const uint32_t helpers = uint32_t(threads_.size());

@@ -1,5 +1,6 @@
-// The compute pool: SPMD workers over a fixed set of cores. The caller is worker 0, so a forward that fits one
-// core never leaves it. Workers spin for at most 50 us between jobs and at barriers, then sleep.
+// The compute pool: SPMD workers over a fixed set of cores. The caller is worker 0, so a forward
+// that fits one core never leaves it. Workers spin for at most 50 us between jobs and at barriers,
+// then sleep.
 #pragma once
 
 #include <atomic>
@@ -43,21 +44,21 @@ int available_cores();
 
 class ComputePool {
  public:
-  // `threads` >= 1 workers including the caller. `cores`, when not empty, names the core of each worker
-  // (worker 0, the calling thread, is pinned while it runs a job). Throws Error(kUsage).
+  // `threads` >= 1 workers including the caller. `cores`, when not empty, names the core of each
+  // worker (worker 0, the calling thread, is pinned while it runs a job). Throws Error(kUsage).
   explicit ComputePool(int threads, std::vector<int> cores = {});
   ~ComputePool();
   ComputePool(const ComputePool&) = delete;
   ComputePool& operator=(const ComputePool&) = delete;
 
   int threads() const { return int(threads_.size()) + 1; }
-  // Changes the number of workers and their cores, as in the constructor. Not while a job runs; costs about as much
-  // as starting the threads.
+  // Changes the number of workers and their cores, as in the constructor. Not while a job runs;
+  // costs about as much as starting the threads.
   void resize(int threads, std::vector<int> cores = {});
 
-  // Runs `job` on every worker and returns when all are done. An exception of any worker is rethrown here
-  // (the first by worker index); a job that throws between barriers must throw on all workers alike.
-  // Not reentrant, and called by one thread at a time.
+  // Runs `job` on every worker and returns when all are done. An exception of any worker is
+  // rethrown here (the first by worker index); a job that throws between barriers must throw on all
+  // workers alike. Not reentrant, and called by one thread at a time.
   void run(const std::function<void(Worker&)>& job);
 
  private:

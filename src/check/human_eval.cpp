@@ -59,8 +59,8 @@ std::string python_program(const PythonTask& task, std::string_view completion) 
 }
 
 PythonVerdict run_python(const std::string& program, double seconds) {
-  // The source comes by standard input, so that nothing is written. A program that exits early has not passed its
-  // tests: only the mark behind them says so, and it cannot be guessed.
+  // The source comes by standard input, so that nothing is written. A program that exits early has
+  // not passed its tests: only the mark behind them says so, and it cannot be guessed.
   std::random_device random;
   const std::string mark = "tutti-" + std::to_string(random()) + std::to_string(random());
   ProcessLimits limits;
@@ -70,10 +70,17 @@ PythonVerdict run_python(const std::string& program, double seconds) {
   PythonVerdict verdict;
   verdict.output = done.output;
   switch (done.end) {
-    case ProcessResult::kTimeout: verdict.status = "timed out"; return verdict;
-    case ProcessResult::kOutput: verdict.status = "too much output"; return verdict;
-    case ProcessResult::kSignal: verdict.status = "stopped by a signal"; return verdict;
-    case ProcessResult::kExit: break;
+    case ProcessResult::kTimeout:
+      verdict.status = "timed out";
+      return verdict;
+    case ProcessResult::kOutput:
+      verdict.status = "too much output";
+      return verdict;
+    case ProcessResult::kSignal:
+      verdict.status = "stopped by a signal";
+      return verdict;
+    case ProcessResult::kExit:
+      break;
   }
   const std::string line = "\n" + mark + "\n";
   verdict.passed = done.code == 0 && verdict.output.ends_with(line);

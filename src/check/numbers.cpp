@@ -38,7 +38,8 @@ std::string boxed(std::string_view text) {
   int depth = 1;
   for (size_t i = at + kOpen.size(); i < text.size(); ++i) {
     if (text[i] == '{') ++depth;
-    if (text[i] == '}' && --depth == 0) return std::string(text.substr(at + kOpen.size(), i - at - kOpen.size()));
+    if (text[i] == '}' && --depth == 0)
+      return std::string(text.substr(at + kOpen.size(), i - at - kOpen.size()));
   }
   return {};
 }
@@ -49,7 +50,8 @@ std::string normalised_number(std::string_view text) {
   for (const char c : text) {
     if (c != '$' && c != ',') out += c >= 'A' && c <= 'Z' ? char(c - 'A' + 'a') : c;
   }
-  if (const size_t mark = out.rfind(kMark); mark != std::string::npos) out.erase(0, mark + kMark.size());
+  if (const size_t mark = out.rfind(kMark); mark != std::string::npos)
+    out.erase(0, mark + kMark.size());
   if (!out.empty() && out.back() == '.') out.pop_back();
   return out;
 }

@@ -15,9 +15,11 @@ TEST(LastNumber, IsTheExpressionsLastMatch) {
   Draws draws(3);
   for (int round = 0; round < 20000; ++round) {
     std::string text;
-    for (int i = draws.below(14); i > 0; --i) text += kAlphabet[size_t(draws.below(int(kAlphabet.size())))];
+    for (int i = draws.below(14); i > 0; --i)
+      text += kAlphabet[size_t(draws.below(int(kAlphabet.size())))];
     std::string last;
-    for (auto it = std::sregex_iterator(text.begin(), text.end(), expression); it != std::sregex_iterator(); ++it) {
+    for (auto it = std::sregex_iterator(text.begin(), text.end(), expression);
+         it != std::sregex_iterator(); ++it) {
       last = it->str();
     }
     ASSERT_EQ(last_number(text), last) << text;
@@ -26,14 +28,16 @@ TEST(LastNumber, IsTheExpressionsLastMatch) {
 
 TEST(NormalisedNumber, IsTheHarnessesRules) {
   const auto by_rules = [](std::string text) {
-    for (const char* rule : {",", "\\$", "[^]*#### ", "\\.$"}) text = std::regex_replace(text, std::regex(rule), "");
+    for (const char* rule : {",", "\\$", "[^]*#### ", "\\.$"})
+      text = std::regex_replace(text, std::regex(rule), "");
     return text;
   };
   constexpr std::string_view kAlphabet = "#### $1,2.3 #### ";
   Draws draws(4);
   for (int round = 0; round < 5000; ++round) {
     std::string text = draws.below(2) ? "a#### " : "";
-    for (int i = draws.below(10); i > 0; --i) text += kAlphabet[size_t(draws.below(int(kAlphabet.size())))];
+    for (int i = draws.below(10); i > 0; --i)
+      text += kAlphabet[size_t(draws.below(int(kAlphabet.size())))];
     if (draws.below(3) == 0) text += "#### 12.";
     ASSERT_EQ(normalised_number(text), by_rules(text)) << text;
   }

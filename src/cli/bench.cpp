@@ -37,7 +37,9 @@ struct BenchOptions {
   std::string svg;
 };
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 // Any tokens do for speed; drawn, so that no two sequences share cached pages.
 std::vector<int32_t> random_tokens(int n, int vocab, uint32_t stream) {
@@ -45,7 +47,8 @@ std::vector<int32_t> random_tokens(int n, int vocab, uint32_t stream) {
   DrawKey key;
   key.purpose = Purpose::kTrace;
   key.path = stream;
-  for (int i = 0; i < n; ++i) tokens.push_back(int32_t(draw_word(key, uint32_t(i)) % uint32_t(vocab)));
+  for (int i = 0; i < n; ++i)
+    tokens.push_back(int32_t(draw_word(key, uint32_t(i)) % uint32_t(vocab)));
   return tokens;
 }
 
@@ -99,8 +102,9 @@ double decode_speed(Session& session, const DecodePoint& point, int count, uint3
     contexts.emplace_back(engine, engine.new_request());
     if (depth == 0) continue;
     programs.push_back([&, s]() -> Task<void> {
-      co_await engine.forward(contexts[size_t(s)],
-                              engine::Rows::append(random_tokens(depth, vocab, stream + uint32_t(s)), 0, std::nullopt));
+      co_await engine.forward(
+          contexts[size_t(s)],
+          engine::Rows::append(random_tokens(depth, vocab, stream + uint32_t(s)), 0, std::nullopt));
     });
   }
   run_all(engine, std::move(programs));
@@ -124,8 +128,8 @@ double decode_speed(Session& session, const DecodePoint& point, int count, uint3
   return double(point.streams) * count / seconds_since(start);
 }
 
-// The most memory that this program has held at once, in bytes; 0 where the system does not say. The count of getrusage
-// would not do: it begins with what the parent held when it started us.
+// The most memory that this program has held at once, in bytes; 0 where the system does not say.
+// The count of getrusage would not do: it begins with what the parent held when it started us.
 size_t peak_resident_bytes() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
@@ -140,7 +144,8 @@ std::string_view in_words(models::PackedWeights::From from) {
 }
 
 [[noreturn]] void too_long(const std::string& what, int context) {
-  throw Error(ErrorKind::kUsage, what + ": do not fit the model's context of " + std::to_string(context));
+  throw Error(ErrorKind::kUsage,
+              what + ": do not fit the model's context of " + std::to_string(context));
 }
 
 // What the machine can do at best.
@@ -171,10 +176,11 @@ std::string plot_of(const std::string& title, const Json& decode) {
   std::map<std::string, std::vector<std::pair<double, double>>> lines;
   for (const Json& j : decode) {
     const double streams = j["streams"], speed = j["tok_s"];
-    const std::string name =
-        (j["forks"].get<bool>() ? "forks at depth " : "depth ") + std::to_string(j["depth"].get<int>());
+    const std::string name = (j["forks"].get<bool>() ? "forks at depth " : "depth ") +
+                             std::to_string(j["depth"].get<int>());
     lines[name].emplace_back(streams, speed);
-    const double used = std::max(j["bandwidth_fraction"].get<double>(), j["compute_fraction"].get<double>());
+    const double used =
+        std::max(j["bandwidth_fraction"].get<double>(), j["compute_fraction"].get<double>());
     lines[name + ", roof"].emplace_back(streams, speed / used);
   }
   eval::Plot plot(title, "concurrent streams", "tokens per second");
@@ -184,11 +190,13 @@ std::string plot_of(const std::string& title, const Json& decode) {
 
 void print(const Json& d) {
   std::printf("%s, %s, %d threads, KV %s, %s; %d tokens per stream, median of %d [low–high]\n",
-              d["model"].get<std::string>().c_str(), d["isa"].get<std::string>().c_str(), d["threads"].get<int>(),
-              d["kv"].get<std::string>().c_str(), d["arithmetic"].get<std::string>().c_str(), d["tokens"].get<int>(),
+              d["model"].get<std::string>().c_str(), d["isa"].get<std::string>().c_str(),
+              d["threads"].get<int>(), d["kv"].get<std::string>().c_str(),
+              d["arithmetic"].get<std::string>().c_str(), d["tokens"].get<int>(),
               d["repeats"].get<int>());
   std::printf(
-      "weights %.1f MiB, loaded in %.3f s (from %s), peak memory %.1f MiB; reading %.1f GB/s of that size, %.1f of 1 "
+      "weights %.1f MiB, loaded in %.3f s (from %s), peak memory %.1f MiB; reading %.1f GB/s of "
+      "that size, %.1f of 1 "
       "GiB; from registers %.0f GMAC/s of bytes, %.0f of exact-q8\n",
       d["weight_bytes"].get<double>() / (1 << 20), d["load_seconds"].get<double>(),
       d["weights_from"].get<std::string>().c_str(), d["peak_rss_bytes"].get<double>() / (1 << 20),
@@ -196,15 +204,19 @@ void print(const Json& d) {
       d["peak_dots_gmac_s"].get<double>(), d["peak_exact_gmac_s"].get<double>());
   std::printf("\n  prompt rows      tok/s\n");
   for (const auto& j : d["prompt"]) {
-    std::printf("  %11d %10.1f  [%.1f–%.1f]\n", j["rows"].get<int>(), j["tok_s"].get<double>(), j["low"].get<double>(),
-                j["high"].get<double>());
+    std::printf("  %11d %10.1f  [%.1f–%.1f]\n", j["rows"].get<int>(), j["tok_s"].get<double>(),
+                j["low"].get<double>(), j["high"].get<double>());
   }
-  std::printf("\n  streams  depth          tok/s                     of bandwidth   GMAC/s   of exact-q8\n");
+  std::printf(
+      "\n  streams  depth          tok/s                     of bandwidth   GMAC/s   of "
+      "exact-q8\n");
   for (const auto& j : d["decode"]) {
-    std::printf("  %7d %6d %5s %8.1f  [%8.1f–%8.1f]   %6.0f %%     %8.1f   %6.0f %%\n", j["streams"].get<int>(),
-                j["depth"].get<int>(), j["forks"].get<bool>() ? "forks" : "", j["tok_s"].get<double>(),
-                j["low"].get<double>(), j["high"].get<double>(), 100 * j["bandwidth_fraction"].get<double>(),
-                j["gmac_s"].get<double>(), 100 * j["compute_fraction"].get<double>());
+    std::printf("  %7d %6d %5s %8.1f  [%8.1f–%8.1f]   %6.0f %%     %8.1f   %6.0f %%\n",
+                j["streams"].get<int>(), j["depth"].get<int>(),
+                j["forks"].get<bool>() ? "forks" : "", j["tok_s"].get<double>(),
+                j["low"].get<double>(), j["high"].get<double>(),
+                100 * j["bandwidth_fraction"].get<double>(), j["gmac_s"].get<double>(),
+                100 * j["compute_fraction"].get<double>());
   }
 }
 
@@ -222,7 +234,9 @@ void bench(const BenchOptions& o) {
   }
   const std::string_view isa = tensor::name(tensor::kernels().isa);
   const size_t bytes = model.bytes_per_forward();
-  const auto row = [](const Spread& s) { return Json{{"tok_s", s.median}, {"low", s.low}, {"high", s.high}}; };
+  const auto row = [](const Spread& s) {
+    return Json{{"tok_s", s.median}, {"low", s.low}, {"high", s.high}};
+  };
   uint32_t stream = 1;
 
   Json prompt = Json::array(), decode = Json::array();
@@ -241,7 +255,8 @@ void bench(const BenchOptions& o) {
     }
   }
   const size_t peak = peak_resident_bytes();
-  const Roofs roofs = measure_roofs(*session.pool(), bytes);  // holds as much memory again: after the peak
+  const Roofs roofs =
+      measure_roofs(*session.pool(), bytes);  // holds as much memory again: after the peak
   for (size_t i = 0; i < o.prompt_rows.size(); ++i) {
     Json j{{"rows", o.prompt_rows[i]}};
     j.update(row(spread_of(prompt_samples[i])));
@@ -254,8 +269,8 @@ void bench(const BenchOptions& o) {
     Json j{{"streams", p.streams}, {"depth", p.depth}, {"forks", p.forks}};
     const Spread speed = spread_of(decode_samples[i]);
     j.update(row(speed));
-    // Weights are read once a forward for all streams, each stream reads its own keys and values, forks those of their
-    // prompt together.
+    // Weights are read once a forward for all streams, each stream reads its own keys and values,
+    // forks those of their prompt together.
     const double shared = p.forks ? p.depth : double(p.depth) * p.streams;
     const double per_forward = double(bytes) + slot_bytes * (shared + p.streams * o.tokens / 2.0);
     j["bandwidth_fraction"] = speed.median / p.streams * per_forward / roofs.bandwidth;
@@ -281,8 +296,8 @@ void bench(const BenchOptions& o) {
                       {"prompt", prompt},
                       {"decode", decode}};
   if (!o.svg.empty()) {
-    const std::string title = "decode throughput, " + o.model.model + " (" + std::string(isa) + ", " +
-                              std::to_string(session.pool()->threads()) + " threads)";
+    const std::string title = "decode throughput, " + o.model.model + " (" + std::string(isa) +
+                              ", " + std::to_string(session.pool()->threads()) + " threads)";
     write_file_atomically(o.svg, plot_of(title, decode));
   }
   if (o.json) {
@@ -296,19 +311,26 @@ void bench(const BenchOptions& o) {
 
 void add_bench(CLI::App& app) {
   auto o = std::make_shared<BenchOptions>();
-  CLI::App* command = app.add_subcommand("bench", "throughput by prompt rows and by concurrent sequences");
+  CLI::App* command =
+      app.add_subcommand("bench", "throughput by prompt rows and by concurrent sequences");
   o->model.add_to(*command);
-  command->add_option("--prompt-rows", o->prompt_rows, "prompt lengths, separated by commas; 0: none")
+  command
+      ->add_option("--prompt-rows", o->prompt_rows, "prompt lengths, separated by commas; 0: none")
       ->delimiter(',')
       ->default_str("1,32,512");
   command->add_option("--streams", o->streams, "numbers of concurrent sequences; 0: none")
       ->delimiter(',')
       ->default_str("1,4,16,32");
-  command->add_option("--depth", o->depths, "tokens already in each sequence")->delimiter(',')->default_str("0");
-  command->add_flag("--forks", o->forks,
-                    "beside sequences of their own prompts, forks of one prompt, at every depth above 0");
-  command->add_option("-n,--tokens", o->tokens, "tokens decoded per sequence")->capture_default_str();
-  command->add_option("--repeats", o->repeats, "measurements; the median counts")->capture_default_str();
+  command->add_option("--depth", o->depths, "tokens already in each sequence")
+      ->delimiter(',')
+      ->default_str("0");
+  command->add_flag(
+      "--forks", o->forks,
+      "beside sequences of their own prompts, forks of one prompt, at every depth above 0");
+  command->add_option("-n,--tokens", o->tokens, "tokens decoded per sequence")
+      ->capture_default_str();
+  command->add_option("--repeats", o->repeats, "measurements; the median counts")
+      ->capture_default_str();
   command->add_flag("--json", o->json, "one JSON document on stdout");
   command->add_option("--svg", o->svg, "write a plot of the decode throughput");
   add_bench_matmul(*command);
@@ -319,7 +341,9 @@ void add_bench(CLI::App& app) {
     if (o->model.model.empty()) throw Error(ErrorKind::kUsage, "bench: --model is required");
     const auto positive = [](const std::vector<int>& list, int least, const char* what) {
       for (const int x : list) {
-        if (x < least) throw Error(ErrorKind::kUsage, std::string(what) + ": " + std::to_string(x) + " is too small");
+        if (x < least)
+          throw Error(ErrorKind::kUsage,
+                      std::string(what) + ": " + std::to_string(x) + " is too small");
       }
     };
     for (auto* list : {&o->prompt_rows, &o->streams}) {

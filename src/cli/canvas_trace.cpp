@@ -21,7 +21,8 @@ using Json = nlohmann::ordered_json;
 constexpr int kColumns = 100;
 
 Error unwritable(const std::string& path) {
-  return Error(ErrorKind::kSystem, path + ": cannot be written; check the folder and its permissions");
+  return Error(ErrorKind::kSystem,
+               path + ": cannot be written; check the folder and its permissions");
 }
 
 }  // namespace
@@ -34,7 +35,9 @@ CanvasTrace::CanvasTrace(const CanvasTraceOptions& options, const text::Tokenize
   }
 }
 
-std::string CanvasTrace::text_of(int32_t token) const { return tokenizer_.decode(std::span(&token, 1)); }
+std::string CanvasTrace::text_of(int32_t token) const {
+  return tokenizer_.decode(std::span(&token, 1));
+}
 
 void CanvasTrace::show(const decode::CanvasStep& step) {
   if (!options_.lines.empty() || !options_.page.empty()) {
@@ -88,14 +91,15 @@ void CanvasTrace::draw(const decode::CanvasStep& step) {
     std::string text = text_of(token);
     std::ranges::replace(text, '\n', ' ');
     std::erase_if(text, [](char c) { return c >= 0 && c < ' '; });
-    const bool fresh = std::ranges::any_of(step.written, [&](const auto& w) { return w.position == p; });
+    const bool fresh =
+        std::ranges::any_of(step.written, [&](const auto& w) { return w.position == p; });
     const int width = int(std::ranges::count_if(text, [](char c) { return (c & 0xC0) != 0x80; }));
     put(fresh ? "\x1b[1;32m" + text + "\x1b[0m" : text, width);
   }
   char line[120];
   std::snprintf(line, sizeof line, "\n\x1b[2mforward %llu (%.*s, %d rows), %d of %d open\x1b[0m\n",
-                static_cast<unsigned long long>(step.forward), int(step.kind.size()), step.kind.data(), step.rows, open,
-                int(step.tokens.size()) - step.prompt);
+                static_cast<unsigned long long>(step.forward), int(step.kind.size()),
+                step.kind.data(), step.rows, open, int(step.tokens.size()) - step.prompt);
   out += line;
   drawn_lines_ += 1;
   std::fputs(out.c_str(), stderr);

@@ -1,5 +1,5 @@
-// What a method that fills in a sequence out of order did, forward by forward: live on the terminal, as a file of JSON
-// lines, as a page to step through.
+// What a method that fills in a sequence out of order did, forward by forward: live on the
+// terminal, as a file of JSON lines, as a page to step through.
 #pragma once
 
 #include <filesystem>

@@ -36,7 +36,8 @@ constexpr const char* kHelp =
     "/save FILE    write the conversation as JSON\n"
     "/stats        tokens and speed of the last answer\n"
     "/quit         leave (or Ctrl-D)\n"
-    "A line that ends with \\ goes on in the next. Ctrl-C stops an answer; at the prompt it clears the line.\n";
+    "A line that ends with \\ goes on in the next. Ctrl-C stops an answer; at the prompt it clears "
+    "the line.\n";
 
 // Lines from a terminal, with editing keys and history, or from a pipe.
 class Lines {
@@ -123,11 +124,14 @@ class Lines {
 class Chat {
  public:
   explicit Chat(const ChatOptions& options)
-      : session_(options.model), options_(options), sampling_(options.sampling.resolve()),
+      : session_(options.model),
+        options_(options),
+        sampling_(options.sampling.resolve()),
         ignore_interrupt_(session_.engine().io(), SIGINT) {
     if (!session_.has_chat_template()) {
-      throw Error(ErrorKind::kUnsupported, "model " + options.model.model +
-                                               ": has no chat template (a base model); use 'tutti run --raw -p TEXT'");
+      throw Error(ErrorKind::kUnsupported,
+                  "model " + options.model.model +
+                      ": has no chat template (a base model); use 'tutti run --raw -p TEXT'");
     }
     // Wrong options are wrong before the first question.
     engine::validate(sampling_.sampling, session_.model().config().vocab);
@@ -168,7 +172,8 @@ class Chat {
       reset(rest);
     } else if (name == "/save" && !rest.empty()) {
       try {
-        write_file_atomically(rest, messages_.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+        write_file_atomically(rest,
+                              messages_.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
         std::fprintf(stderr, "%zu messages written to %s\n", messages_.size(), rest.c_str());
       } catch (const Error& error) {
         std::fprintf(stderr, "%s\n", error.what());
@@ -211,7 +216,8 @@ class Chat {
           request,
           [&]() -> Task<void> {
             const auto completions = co_await decode::generate(
-                engine, session_.tokenizer(), request, prompt, sampling_, [&](const decode::Piece& piece) {
+                engine, session_.tokenizer(), request, prompt, sampling_,
+                [&](const decode::Piece& piece) {
                   said += piece.text;
                   tokens += piece.ids.size();
                   std::fwrite(piece.text.data(), 1, piece.text.size(), stdout);
@@ -234,11 +240,13 @@ class Chat {
       return;
     }
     std::fputs(stopped ? " [stopped]\n" : "\n", stdout);
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const auto& s = request->statistics;
-    stats_ = std::to_string(s.prompt_tokens) + " prompt tokens (" + std::to_string(s.cached_tokens) +
-             " cached), " + std::to_string(tokens) + " generated in " + std::to_string(seconds).substr(0, 5) +
-             " s, " + std::to_string(double(tokens) / seconds).substr(0, 5) + "/s";
+    stats_ = std::to_string(s.prompt_tokens) + " prompt tokens (" +
+             std::to_string(s.cached_tokens) + " cached), " + std::to_string(tokens) +
+             " generated in " + std::to_string(seconds).substr(0, 5) + " s, " +
+             std::to_string(double(tokens) / seconds).substr(0, 5) + "/s";
     messages_.push_back({{"role", "assistant"}, {"content", said}});
   }
 
@@ -257,7 +265,8 @@ void add_chat(CLI::App& app) {
   auto o = std::make_shared<ChatOptions>();
   o->sampling.generation.max_tokens = -1;
   o->sampling.generation.sampling.temperature = 0.7f;
-  CLI::App* command = app.add_subcommand("chat", "talk with a model: history, editing keys, Ctrl-C stops the answer");
+  CLI::App* command = app.add_subcommand(
+      "chat", "talk with a model: history, editing keys, Ctrl-C stops the answer");
   o->model.add_to(*command);
   o->sampling.add_to(*command);
   command->add_option("--system", o->system, "system message (also -sys)");

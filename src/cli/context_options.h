@@ -1,4 +1,5 @@
-// Texts that a request reads as passages (decode/ape): their options, and the way from names and texts to tokens.
+// Texts that a request reads as passages (decode/ape): their options, and the way from names and
+// texts to tokens.
 #pragma once
 
 #include <memory>
@@ -40,8 +41,8 @@ struct ContextOptions {
   ContextFolderOptions folder;
 
   void add_to(CLI::App& app);
-  void resolve(decode::Passages& defaults) const;      // mode, temperature, scale
-  std::vector<ContextText> texts() const;              // reads the files
+  void resolve(decode::Passages& defaults) const;  // mode, temperature, scale
+  std::vector<ContextText> texts() const;          // reads the files
   std::shared_ptr<decode::ContextStore> open_store(Session& session) const;
 };
 
@@ -50,15 +51,21 @@ struct SplitPrompt {
   std::vector<int32_t> tokens;
   int at = 0;  // passages stand before this token
 };
-// The conversation through the chat template, or `raw` text; the place is behind `prefix`, which goes before the text,
-// or before that of the last user message. Throws Error(kUsage) when there is none, or no text behind the passages.
-SplitPrompt encode_around(const Session& session, nlohmann::ordered_json messages, const std::string& prefix);
-SplitPrompt encode_raw_around(const Session& session, const std::string& text, const std::string& prefix);
+// The conversation through the chat template, or `raw` text; the place is behind `prefix`, which
+// goes before the text, or before that of the last user message. Throws Error(kUsage) when there is
+// none, or no text behind the passages.
+SplitPrompt encode_around(const Session& session, nlohmann::ordered_json messages,
+                          const std::string& prefix);
+SplitPrompt encode_raw_around(const Session& session, const std::string& text,
+                              const std::string& prefix);
 
-// The tokens of one passage: of its text with an empty line behind it, control tokens taken as text.
+// The tokens of one passage: of its text with an empty line behind it, control tokens taken as
+// text.
 std::vector<int32_t> encode_passage(const text::Tokenizer& tokenizer, std::string text);
-// Of texts and stored ones. A stored one that was read behind other tokens than `prefix` is computed again; `note` says so.
-std::vector<std::vector<int32_t>> encode_passages(const Session& session, const decode::ContextFolder& folder,
+// Of texts and stored ones. A stored one that was read behind other tokens than `prefix` is
+// computed again; `note` says so.
+std::vector<std::vector<int32_t>> encode_passages(const Session& session,
+                                                  const decode::ContextFolder& folder,
                                                   const std::vector<ContextText>& texts,
                                                   std::span<const int32_t> prefix);
 

@@ -1,4 +1,5 @@
-// tutti eval: perplexity of a text, look-up in passages, and raw logits for comparison with other implementations.
+// tutti eval: perplexity of a text, look-up in passages, and raw logits for comparison with other
+// implementations.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -52,7 +53,8 @@ std::vector<int32_t> parse_ids(const std::string& text) {
       ids.push_back(std::stoi(part, &used));
       if (part.find_first_not_of(' ', used) != std::string::npos) throw std::invalid_argument(part);
     } catch (const std::exception&) {
-      throw Error(ErrorKind::kUsage, "--ids: '" + part + "' is not a token id; give numbers separated by commas");
+      throw Error(ErrorKind::kUsage,
+                  "--ids: '" + part + "' is not a token id; give numbers separated by commas");
     }
   }
   return ids;
@@ -70,16 +72,21 @@ void perplexity(const EvalOptions& o) {
   });
   line.clear();
   if (o.json) {
-    std::cout << nlohmann::ordered_json{{"nll", result.nll}, {"tokens", result.tokens}, {"ppl", result.ppl()}}.dump()
+    std::cout << nlohmann::ordered_json{{"nll", result.nll},
+                                        {"tokens", result.tokens},
+                                        {"ppl", result.ppl()}}
+                     .dump()
               << '\n';
   } else {
-    std::printf("perplexity %.4f over %lld tokens (%.5f nats a token), windows of %d\n", result.ppl(),
-                static_cast<long long>(result.tokens), result.nll / double(result.tokens), o.window);
+    std::printf("perplexity %.4f over %lld tokens (%.5f nats a token), windows of %d\n",
+                result.ppl(), static_cast<long long>(result.tokens),
+                result.nll / double(result.tokens), o.window);
   }
 }
 
 // The rows of a window whose image tokens stand for the cells of these images.
-std::shared_ptr<const decode::PromptRows> image_rows(Session& session, const std::vector<int32_t>& window,
+std::shared_ptr<const decode::PromptRows> image_rows(Session& session,
+                                                     const std::vector<int32_t>& window,
                                                      const std::vector<std::string>& files) {
   const ImageReader reader(session.model().checkpoint());
   std::shared_ptr<const decode::PromptRows> rows;
@@ -93,8 +100,9 @@ std::shared_ptr<const decode::PromptRows> image_rows(Session& session, const std
 
 void logits(const EvalOptions& o) {
   Session session(o.model, {}, o.ids.empty() ? Session::Input::kText : Session::Input::kIds);
-  // --ids are taken as they are. A window of a model that reads BOS begins with it, in place of the window's last
-  // token, which predicts nothing inside it: each of the window's tokens is predicted by one row.
+  // --ids are taken as they are. A window of a model that reads BOS begins with it, in place of the
+  // window's last token, which predicts nothing inside it: each of the window's tokens is predicted
+  // by one row.
   std::vector<std::vector<int32_t>> windows;
   if (!o.ids.empty()) {
     windows.push_back(parse_ids(o.ids));
@@ -110,7 +118,8 @@ void logits(const EvalOptions& o) {
     }
   }
   const int first = o.first_window;
-  const int last = o.windows > 0 ? std::min(int(windows.size()), first + o.windows) : int(windows.size());
+  const int last =
+      o.windows > 0 ? std::min(int(windows.size()), first + o.windows) : int(windows.size());
   if (first < 0 || first >= int(windows.size())) {
     throw Error(ErrorKind::kUsage, "--first-window " + std::to_string(first) + ": the text has " +
                                        std::to_string(windows.size()) + " windows");
@@ -121,12 +130,15 @@ void logits(const EvalOptions& o) {
   write_file_atomically(o.out, [&](const Sink& sink) {
     for (int w = first; w < last; ++w) {
       ids.push_back(windows[size_t(w)]);
-      eval::window_logits(session.engine(), windows[size_t(w)],
-                          [&](int, std::span<const float> row) { sink(std::as_bytes(row)); }, rows.get());
+      eval::window_logits(
+          session.engine(), windows[size_t(w)],
+          [&](int, std::span<const float> row) { sink(std::as_bytes(row)); }, rows.get());
     }
   });
   if (o.json) {
-    std::cout << nlohmann::ordered_json{{"vocab", session.model().config().vocab}, {"windows", std::move(ids)}}.dump()
+    std::cout << nlohmann::ordered_json{{"vocab", session.model().config().vocab},
+                                        {"windows", std::move(ids)}}
+                     .dump()
               << '\n';
   }
 }
@@ -155,13 +167,16 @@ void passages(const PassageOptions& o) {
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   ProgressLine line(o.model.quiet);
   for (const int count : o.passages) {
-    std::vector<ModeScore> modes{{"sequential", decode::PassageMode::kSequential, 1, 1},
-                                 {"pcw", decode::PassageMode::kPcw, 1, 1},
-                                 {"prefix", decode::PassageMode::kApe, 1, 1},
-                                 {"prefix, temperature", decode::PassageMode::kApe, o.temperature, 1 / o.temperature},
-                                 {"ape", decode::PassageMode::kApe, o.temperature, o.scale}};
+    std::vector<ModeScore> modes{
+        {"sequential", decode::PassageMode::kSequential, 1, 1},
+        {"pcw", decode::PassageMode::kPcw, 1, 1},
+        {"prefix", decode::PassageMode::kApe, 1, 1},
+        {"prefix, temperature", decode::PassageMode::kApe, o.temperature, 1 / o.temperature},
+        {"ape", decode::PassageMode::kApe, o.temperature, o.scale}};
     for (int i = 0; i < o.items; ++i) {
-      if (line.due()) line.show(std::to_string(count) + " passages, item " + std::to_string(i) + " of " + std::to_string(o.items));
+      if (line.due())
+        line.show(std::to_string(count) + " passages, item " + std::to_string(i) + " of " +
+                  std::to_string(o.items));
       const auto item = eval::lookup_item(uint32_t(o.first + i), count, o.facts);
       const SplitPrompt prompt = encode_raw_around(session, item.question, "Facts:\n\n");
       std::vector<eval::PassageQuestion> questions;
@@ -178,7 +193,9 @@ void passages(const PassageOptions& o) {
         question.answer = session.tokenizer().encode(item.answer);
       }
       const auto scores = eval::score(engine, questions);
-      const auto top = [](const std::vector<float>& x) { return std::max_element(x.begin(), x.end()) - x.begin(); };
+      const auto top = [](const std::vector<float>& x) {
+        return std::max_element(x.begin(), x.end()) - x.begin();
+      };
       for (size_t m = 0; m < modes.size(); ++m) {
         modes[m].exact += scores[m].exact;
         modes[m].log_probability += scores[m].log_probability;
@@ -196,31 +213,39 @@ void passages(const PassageOptions& o) {
     }
   }
   line.clear();
-  const nlohmann::ordered_json document{{"model", o.model.model}, {"items", o.items}, {"facts_per_passage", o.facts},
-                                        {"temperature", o.temperature}, {"scale", o.scale}, {"kv", o.model.kv},
+  const nlohmann::ordered_json document{{"model", o.model.model},
+                                        {"items", o.items},
+                                        {"facts_per_passage", o.facts},
+                                        {"temperature", o.temperature},
+                                        {"scale", o.scale},
+                                        {"kv", o.model.kv},
                                         {"rows", rows}};
   if (o.json) {
     std::cout << document.dump() << '\n';
     return;
   }
-  std::printf("look-up in generated facts, %d items, %d facts a passage, T %.1f, S %.1f\n\n", o.items, o.facts,
-              double(o.temperature), double(o.scale));
-  std::printf("%8s  %-20s %8s %16s %14s %10s\n", "passages", "read", "exact", "log-probability", "KL from seq.", "same top-1");
+  std::printf("look-up in generated facts, %d items, %d facts a passage, T %.1f, S %.1f\n\n",
+              o.items, o.facts, double(o.temperature), double(o.scale));
+  std::printf("%8s  %-20s %8s %16s %14s %10s\n", "passages", "read", "exact", "log-probability",
+              "KL from seq.", "same top-1");
   for (const auto& r : rows) {
     std::printf("%8d  %-20s %7.1f%% %16.3f %14.3f %9.1f%%\n", r["passages"].get<int>(),
-                r["mode"].get<std::string>().c_str(), 100 * r["exact"].get<double>(), r["log_probability"].get<double>(),
-                r["kl_from_sequential"].get<double>(), 100 * r["top_1_agreement"].get<double>());
+                r["mode"].get<std::string>().c_str(), 100 * r["exact"].get<double>(),
+                r["log_probability"].get<double>(), r["kl_from_sequential"].get<double>(),
+                100 * r["top_1_agreement"].get<double>());
   }
 }
 
 }  // namespace
 
 void add_eval(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("eval", "measure a model: perplexity, passages, tasks, likelihood, shapes, logits");
+  CLI::App* command = app.add_subcommand(
+      "eval", "measure a model: perplexity, passages, tasks, likelihood, shapes, logits");
   command->require_subcommand(1);
 
   auto p = std::make_shared<EvalOptions>();
-  CLI::App* ppl = command->add_subcommand("perplexity", "perplexity of a text over disjoint windows");
+  CLI::App* ppl =
+      command->add_subcommand("perplexity", "perplexity of a text over disjoint windows");
   p->model.add_to(*ppl);
   ppl->add_option("-f,--file", p->file, "the text")->required();
   ppl->add_option("-c,--window", p->window, "text tokens per window")
@@ -231,19 +256,30 @@ void add_eval(CLI::App& app) {
   ppl->callback([p] { perplexity(*p); });
 
   auto s = std::make_shared<PassageOptions>();
-  CLI::App* reading = command->add_subcommand("passages", "what reading contexts side by side costs: look-up questions");
+  CLI::App* reading = command->add_subcommand(
+      "passages", "what reading contexts side by side costs: look-up questions");
   s->model.add_to(*reading);
   reading->add_option("--passages", s->passages, "numbers of passages, separated by commas")
       ->delimiter(',')
       ->check(CLI::Range(1, 24))
       ->default_str("2,4,8,16");
-  reading->add_option("--items", s->items, "questions")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  reading->add_option("--facts", s->facts, "facts per passage")->check(CLI::Range(1, 96))->capture_default_str();
-  reading->add_option("--first", s->first, "number of the first question; tune on others than you report")
+  reading->add_option("--items", s->items, "questions")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  reading->add_option("--facts", s->facts, "facts per passage")
+      ->check(CLI::Range(1, 96))
+      ->capture_default_str();
+  reading
+      ->add_option("--first", s->first,
+                   "number of the first question; tune on others than you report")
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
-  reading->add_option("--context-temperature", s->temperature, "T of ape")->check(CLI::Range(0.01f, 10.0f))->capture_default_str();
-  reading->add_option("--context-scale", s->scale, "S of ape")->check(CLI::Range(0.01f, 10.0f))->capture_default_str();
+  reading->add_option("--context-temperature", s->temperature, "T of ape")
+      ->check(CLI::Range(0.01f, 10.0f))
+      ->capture_default_str();
+  reading->add_option("--context-scale", s->scale, "S of ape")
+      ->check(CLI::Range(0.01f, 10.0f))
+      ->capture_default_str();
   reading->add_flag("--json", s->json, "one JSON document on stdout");
   reading->callback([s] { passages(*s); });
 
@@ -256,7 +292,8 @@ void add_eval(CLI::App& app) {
   l->model.add_to(*raw);
   raw->add_option("-f,--file", l->file, "the text");
   raw->add_option("--ids", l->ids, "token ids, separated by commas, instead of a text");
-  raw->add_option("--image", l->images, "with --ids: an image whose cells the ids' image tokens stand for; again for "
+  raw->add_option("--image", l->images,
+                  "with --ids: an image whose cells the ids' image tokens stand for; again for "
                   "each further one")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->allow_extra_args(false);
@@ -264,13 +301,16 @@ void add_eval(CLI::App& app) {
       ->check(CLI::Range(2, 1 << 24))
       ->capture_default_str();
   raw->add_option("--tokens", l->tokens, "only the first N tokens of the text");
-  raw->add_option("--first-window", l->first_window, "first window to write")->capture_default_str();
+  raw->add_option("--first-window", l->first_window, "first window to write")
+      ->capture_default_str();
   raw->add_option("--windows", l->windows, "how many windows (default: all)");
   raw->add_option("--out", l->out, "file of float32 values, row after row")->required();
   raw->add_flag("--json", l->json, "the windows' ids, as one JSON document on stdout");
   raw->callback([l] {
-    if (l->file.empty() == l->ids.empty()) throw Error(ErrorKind::kUsage, "eval logits: give -f FILE or --ids");
-    if (!l->images.empty() && l->ids.empty()) throw Error(ErrorKind::kUsage, "eval logits: --image goes with --ids");
+    if (l->file.empty() == l->ids.empty())
+      throw Error(ErrorKind::kUsage, "eval logits: give -f FILE or --ids");
+    if (!l->images.empty() && l->ids.empty())
+      throw Error(ErrorKind::kUsage, "eval logits: --image goes with --ids");
     logits(*l);
   });
 }

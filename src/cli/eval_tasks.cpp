@@ -61,15 +61,18 @@ std::vector<std::string> swept(const std::string& value) {
   std::vector<std::string> values;
   std::istringstream in(value.substr(1, value.size() - 2));
   for (std::string one; std::getline(in, one, ',');) values.push_back(one);
-  if (values.empty()) throw Error(ErrorKind::kUsage, "--try: {} holds no value; give some, apart by commas");
+  if (values.empty())
+    throw Error(ErrorKind::kUsage, "--try: {} holds no value; give some, apart by commas");
   return values;
 }
 
-// "freedave policy=static draft_steps={4,8}": a method, then its options; a trial for every combination of values.
+// "freedave policy=static draft_steps={4,8}": a method, then its options; a trial for every
+// combination of values.
 std::vector<Trial> parse_trials(const std::string& text) {
   std::istringstream in(text);
   Trial trial;
-  if (!(in >> trial.method)) throw Error(ErrorKind::kUsage, "--try: is empty; give METHOD [OPTION=VALUE …]");
+  if (!(in >> trial.method))
+    throw Error(ErrorKind::kUsage, "--try: is empty; give METHOD [OPTION=VALUE …]");
   if (trial.method != "auto") decode::find_method(trial.method);
   trial.curve = trial.label = trial.method;
   std::vector<Trial> trials{trial};
@@ -90,7 +93,8 @@ std::vector<Trial> parse_trials(const std::string& text) {
     }
     trials = std::move(longer);
     if (trials.size() > kMostTrials) {
-      throw Error(ErrorKind::kUsage, "--try " + text + ": more than " + std::to_string(kMostTrials) +
+      throw Error(ErrorKind::kUsage, "--try " + text + ": more than " +
+                                         std::to_string(kMostTrials) +
                                          " combinations; sweep fewer values at a time");
     }
   }
@@ -109,7 +113,10 @@ std::vector<Trial> matrix(const models::Config& config, int tokens) {
   };
   const std::vector<Sweep> sweeps{
       {"diffusion", "static", "", {""}},
-      {"diffusion", "schedule", "steps", {std::to_string(tokens), std::to_string(tokens / 2), std::to_string(tokens / 4)}},
+      {"diffusion",
+       "schedule",
+       "steps",
+       {std::to_string(tokens), std::to_string(tokens / 2), std::to_string(tokens / 4)}},
       {"diffusion", "threshold", "threshold", {"0.99", "0.95", "0.9", "0.8", "0.7", "0.6", "0.5"}},
       {"diffusion", "factor", "factor", {"0.1", "0.5", "1", "2", "4"}},
       {"diffusion", "entropy", "entropy", {"0.05", "0.1", "0.3", "0.5", "1"}},
@@ -123,8 +130,10 @@ std::vector<Trial> matrix(const models::Config& config, int tokens) {
   std::vector<Trial> trials;
   for (const std::string& cache : caches) {
     for (const Sweep& s : sweeps) {
-      if (s.method == "freedave" && cache == "delayed") continue;  // what it sees depends on the forwards before
-      if (blocks && s.policy == "schedule") continue;              // its steps are shared by blocks of a few positions
+      if (s.method == "freedave" && cache == "delayed")
+        continue;  // what it sees depends on the forwards before
+      if (blocks && s.policy == "schedule")
+        continue;  // its steps are shared by blocks of a few positions
       for (const std::string& value : s.values) {
         Trial t;
         t.method = s.method;
@@ -145,18 +154,22 @@ std::vector<Trial> matrix(const models::Config& config, int tokens) {
 }
 
 // How many answers differ from those of diffusion with the same policy.
-int differences(Session& session, const std::vector<eval::TaskItem>& items, decode::GenerationOptions how,
-                const eval::TaskOptions& options, const eval::TaskResult& fast) {
+int differences(Session& session, const std::vector<eval::TaskItem>& items,
+                decode::GenerationOptions how, const eval::TaskOptions& options,
+                const eval::TaskResult& fast) {
   how.method = "diffusion";
   for (const char* own : {"draft_steps", "verify", "eager"}) how.method_options.erase(own);
   if (!how.method_options.contains("policy")) how.method_options["policy"] = "static";
-  const eval::TaskResult slow = eval::run_task(session.engine(), session.tokenizer(), items, how, options, {});
+  const eval::TaskResult slow =
+      eval::run_task(session.engine(), session.tokenizer(), items, how, options, {});
   int different = 0;
-  for (size_t i = 0; i < slow.answers.size(); ++i) different += slow.answers[i].text != fast.answers[i].text;
+  for (size_t i = 0; i < slow.answers.size(); ++i)
+    different += slow.answers[i].text != fast.answers[i].text;
   return different;
 }
 
-Json front_json(const std::vector<Trial>& trials, const std::vector<std::pair<double, double>>& points,
+Json front_json(const std::vector<Trial>& trials,
+                const std::vector<std::pair<double, double>>& points,
                 const std::vector<size_t>& front) {
   Json rows = Json::array();
   for (const size_t i : front) {
@@ -174,29 +187,39 @@ std::vector<eval::TaskItem> items_of_file(const Session& session, const TasksOpt
     return session.encode_chat(Json::array({{{"role", "user"}, {"content", prompt}}}));
   };
   const auto named = std::ranges::find(eval::kChecks, o.check, &eval::NamedCheck::name);
-  return eval::items_of_lines(read_input(o.file), o.file == "-" ? "standard input" : o.file, named->check, encode, o.task);
+  return eval::items_of_lines(read_input(o.file), o.file == "-" ? "standard input" : o.file,
+                              named->check, encode, o.task);
 }
 
 void check(const TasksOptions& o, const decode::GenerationOptions& base) {
   const auto refuse = [](const char* what) { throw Error(ErrorKind::kUsage, what); };
   const bool named = !o.trials.empty() || o.matrix;
   if (base.n != 1) refuse("eval tasks: --samples is not 1; an answer counts once");
-  if (base.max_tokens < 1) refuse("eval tasks: -n must be at least 1: masked models write an answer of a fixed length");
+  if (base.max_tokens < 1)
+    refuse("eval tasks: -n must be at least 1: masked models write an answer of a fixed length");
   if (named && (base.method != "auto" || !base.method_options.empty())) {
-    refuse("eval tasks: --method and -o do not go with --try or --matrix; write them into the trials");
+    refuse(
+        "eval tasks: --method and -o do not go with --try or --matrix; write them into the trials");
   }
   if (o.file.empty() && (o.check != "exact" || o.chat || o.run_code)) {
     refuse("eval tasks: --check, --chat and --run-code are for problems of a --file");
   }
   if (!o.file.empty() && o.trained_or_task) {
-    refuse("eval tasks: --task and --trained are for generated problems; leave them out beside --file");
+    refuse(
+        "eval tasks: --task and --trained are for generated problems; leave them out beside "
+        "--file");
   }
   if (o.check == "python" && !o.run_code) {
-    refuse("eval tasks: --check python runs what the model writes, without network and with bounds on time, memory and "
-           "output, but with your own rights to files (as root: nobody's); give --run-code if you want that");
+    refuse(
+        "eval tasks: --check python runs what the model writes, without network and with bounds on "
+        "time, memory and "
+        "output, but with your own rights to files (as root: nobody's); give --run-code if you "
+        "want that");
   }
   if (!o.write.empty() && (o.trials.size() > 1 || o.matrix || o.batches.size() > 1)) {
-    refuse("eval tasks: --write keeps the answers of one trial at one batch size; leave the others out");
+    refuse(
+        "eval tasks: --write keeps the answers of one trial at one batch size; leave the others "
+        "out");
   }
 }
 
@@ -213,8 +236,9 @@ void tasks(const TasksOptions& o) {
   const auto task = o.file.empty() ? train::make_problems(o.name) : nullptr;
   const std::vector<eval::TaskItem> items =
       task ? eval::generated_items(*task, session.tokenizer(), o.task) : items_of_file(session, o);
-  const std::string what = task ? (o.task.trained ? "trainable problems of " : "held-out problems of ") + o.name
-                                : "problems of " + o.file + ", checked by " + o.check;
+  const std::string what =
+      task ? (o.task.trained ? "trainable problems of " : "held-out problems of ") + o.name
+           : "problems of " + o.file + ", checked by " + o.check;
   if (trials.empty() && !o.matrix) {
     trials.push_back({base.method, base.method, base.method, base.method_options});
   }
@@ -225,18 +249,22 @@ void tasks(const TasksOptions& o) {
   ProgressLine line(o.model.quiet);
   Json rows = Json::array();
   std::map<std::string, std::vector<std::pair<double, double>>> curves;
-  std::vector<std::pair<double, double>> points;  // forwards and accuracy of the trials at the first batch size
+  std::vector<std::pair<double, double>>
+      points;  // forwards and accuracy of the trials at the first batch size
   if (!o.json) {
     std::printf("%zu %s, at most %d tokens each; %s\n", items.size(), what.c_str(), tokens,
-                session.model().config().name.empty() ? o.model.model.c_str() : session.model().config().name.c_str());
-    std::printf("%5s  %8s  %8s  %8s  %9s  %9s  %9s  %6s  %s\n", "batch", "solved", "forwards", "tokens/f", "tokens/s",
-                "s/answer", "rows/f", "waited", "method");
+                session.model().config().name.empty() ? o.model.model.c_str()
+                                                      : session.model().config().name.c_str());
+    std::printf("%5s  %8s  %8s  %8s  %9s  %9s  %9s  %6s  %s\n", "batch", "solved", "forwards",
+                "tokens/f", "tokens/s", "s/answer", "rows/f", "waited", "method");
   }
   int different_in_all = 0;
   std::ofstream out;
   if (!o.write.empty()) {
     out.open(o.write);
-    if (!out) throw Error(ErrorKind::kSystem, o.write + ": cannot be written; check the folder and its permissions");
+    if (!out)
+      throw Error(ErrorKind::kSystem,
+                  o.write + ": cannot be written; check the folder and its permissions");
   }
   for (const int batch : o.batches) {
     for (const Trial& trial : trials) {
@@ -249,8 +277,8 @@ void tasks(const TasksOptions& o) {
       const eval::TaskResult r =
           eval::run_task(session.engine(), session.tokenizer(), items, how, options, [&](int done) {
             if (line.due()) {
-              line.show(trial.label + ", batch " + std::to_string(batch) + ": " + std::to_string(done) + " of " +
-                        std::to_string(items.size()));
+              line.show(trial.label + ", batch " + std::to_string(batch) + ": " +
+                        std::to_string(done) + " of " + std::to_string(items.size()));
             }
           });
       line.clear();
@@ -289,18 +317,21 @@ void tasks(const TasksOptions& o) {
                         {"waits", r.waits}});
         if (different) rows.back()["different"] = *different;
       } else {
-        std::printf("%5d  %6.2f %%  %8.2f  %8.2f  %9.1f  %9.5f  %9.1f  %6.2f  %s%s\n", batch, r.accuracy(), each,
-                    r.tokens_per_forward(), r.tokens_per_second(), r.seconds / r.problems,
-                    r.ticks ? double(r.rows) / double(r.ticks) : 0.0, r.mean_wait(), trial.label.c_str(),
+        std::printf("%5d  %6.2f %%  %8.2f  %8.2f  %9.1f  %9.5f  %9.1f  %6.2f  %s%s\n", batch,
+                    r.accuracy(), each, r.tokens_per_forward(), r.tokens_per_second(),
+                    r.seconds / r.problems, r.ticks ? double(r.rows) / double(r.ticks) : 0.0,
+                    r.mean_wait(), trial.label.c_str(),
                     different ? (" [" + std::to_string(*different) + " differ]").c_str() : "");
         std::fflush(stdout);
       }
     }
   }
-  if (out.is_open() && !out.flush()) throw Error(ErrorKind::kSystem, o.write + ": cannot be written; is the disk full?");
+  if (out.is_open() && !out.flush())
+    throw Error(ErrorKind::kSystem, o.write + ": cannot be written; is the disk full?");
   const std::vector<size_t> front = o.front ? eval::pareto_front(points) : std::vector<size_t>();
   Json areas = Json::object();
-  for (const auto& [curve, points] : curves) areas[curve] = eval::accuracy_under_parallelism(points);
+  for (const auto& [curve, points] : curves)
+    areas[curve] = eval::accuracy_under_parallelism(points);
   if (o.json) {
     std::cout << print_json({{"model", o.model.model},
                              {"task", task ? o.name : o.file},
@@ -311,16 +342,19 @@ void tasks(const TasksOptions& o) {
               << '\n';
   } else if (curves.size() > 1 || curves.begin()->second.size() > 1) {
     std::printf("\n%10s  accuracy under parallelism\n", "AUP");
-    for (const auto& [curve, area] : areas.items()) std::printf("%10.1f  %s\n", area.get<double>(), curve.c_str());
+    for (const auto& [curve, area] : areas.items())
+      std::printf("%10.1f  %s\n", area.get<double>(), curve.c_str());
   }
   if (!o.json && o.front) {
     std::printf("\n%8s  %8s  not beaten in both\n", "solved", "forwards");
     for (const size_t i : front) {
-      std::printf("%6.2f %%  %8.2f  %s\n", points[i].second, points[i].first, trials[i].label.c_str());
+      std::printf("%6.2f %%  %8.2f  %s\n", points[i].second, points[i].first,
+                  trials[i].label.c_str());
     }
   }
   if (!o.svg.empty()) {
-    eval::Plot plot((task ? o.name : o.file) + ": accuracy by tokens per forward", "tokens per forward", "solved, %");
+    eval::Plot plot((task ? o.name : o.file) + ": accuracy by tokens per forward",
+                    "tokens per forward", "solved, %");
     plot.set_log_x(false);
     for (auto& [curve, points] : curves) {
       std::sort(points.begin(), points.end());
@@ -329,8 +363,9 @@ void tasks(const TasksOptions& o) {
     write_file_atomically(o.svg, plot.svg());
   }
   if (different_in_all > 0) {
-    throw Error(ErrorKind::kSystem, "eval tasks: " + std::to_string(different_in_all) +
-                                        " answers of freedave are not those of the policy; please report this");
+    throw Error(ErrorKind::kSystem,
+                "eval tasks: " + std::to_string(different_in_all) +
+                    " answers of freedave are not those of the policy; please report this");
   }
 }
 
@@ -338,40 +373,53 @@ void tasks(const TasksOptions& o) {
 
 void add_eval_tasks(CLI::App& eval) {
   auto o = std::make_shared<TasksOptions>();
-  CLI::App* command = eval.add_subcommand("tasks", "solve held-out problems with checkable answers, by any methods");
+  CLI::App* command = eval.add_subcommand(
+      "tasks", "solve held-out problems with checkable answers, by any methods");
   o->model.add_to(*command);
   o->sampling.generation.max_tokens = 64;
   o->sampling.add_to(*command);
-  const CLI::Option* task = command->add_option("--task", o->name, train::problem_list())->capture_default_str();
-  command->add_option("--file", o->file,
-                      "problems of a file of JSON lines instead ('-': standard input): {\"prompt\", \"answer\"}, GSM8K's "
-                      "{\"question\", \"answer\"}, HumanEval's {\"prompt\", \"test\", \"entry_point\"}");
+  const CLI::Option* task =
+      command->add_option("--task", o->name, train::problem_list())->capture_default_str();
+  command->add_option(
+      "--file", o->file,
+      "problems of a file of JSON lines instead ('-': standard input): {\"prompt\", \"answer\"}, "
+      "GSM8K's "
+      "{\"question\", \"answer\"}, HumanEval's {\"prompt\", \"test\", \"entry_point\"}");
   std::vector<std::string> checks;
   for (const eval::NamedCheck& c : eval::kChecks) checks.emplace_back(c.name);
   command
       ->add_option("--check", o->check,
-                   "of a file's answers: exact: the text; number: its last number, or the one in \\boxed{}; python: the "
+                   "of a file's answers: exact: the text; number: its last number, or the one in "
+                   "\\boxed{}; python: the "
                    "function passes its test")
       ->check(CLI::IsMember(checks))
       ->capture_default_str();
-  command->add_flag("--chat", o->chat, "a file's prompts are a user's words in the model's chat template");
+  command->add_flag("--chat", o->chat,
+                    "a file's prompts are a user's words in the model's chat template");
   command->add_flag("--run-code", o->run_code, "let --check python run what the model writes");
-  command->add_option("--problems", o->task.problems, "how many")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  command->add_option("--first", o->task.first, "number of the first; tune on others than you report")
+  command->add_option("--problems", o->task.problems, "how many")
+      ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  const CLI::Option* trained =
-      command->add_flag("--trained", o->task.trained, "problems that may be trained on, instead of held-out ones");
-  command->add_option("--write", o->write, "a file of JSON lines {\"prompt\", \"answer\"}, as 'tutti train' reads them");
+  command
+      ->add_option("--first", o->task.first, "number of the first; tune on others than you report")
+      ->capture_default_str();
+  const CLI::Option* trained = command->add_flag(
+      "--trained", o->task.trained, "problems that may be trained on, instead of held-out ones");
+  command->add_option("--write", o->write,
+                      "a file of JSON lines {\"prompt\", \"answer\"}, as 'tutti train' reads them");
   command->add_flag("--solved-only", o->solved_only, "leave wrong answers out of that file");
   command->add_option("--batch", o->batches, "answered at the same time, separated by commas")
       ->delimiter(',')
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   command->add_option("--try", o->trials,
-                      "METHOD [OPTION=VALUE …]; may be repeated: a row of the table each. OPTION={A,B}: one for each value");
-  command->add_flag("--front", o->front, "at the end, the trials that no other one beats in accuracy and forwards");
+                      "METHOD [OPTION=VALUE …]; may be repeated: a row of the table each. "
+                      "OPTION={A,B}: one for each value");
+  command->add_flag("--front", o->front,
+                    "at the end, the trials that no other one beats in accuracy and forwards");
   command->add_flag("--matrix", o->matrix, "every policy, swept, with every cache");
-  command->add_flag("--verify-lossless", o->verify, "compare every answer of freedave with that of its policy");
+  command->add_flag("--verify-lossless", o->verify,
+                    "compare every answer of freedave with that of its policy");
   command->add_flag("--json", o->json, "one JSON document on stdout");
   command->add_option("--svg", o->svg, "write a plot: accuracy by tokens per forward");
   command->callback([o, task, trained] {

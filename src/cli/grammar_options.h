@@ -24,6 +24,7 @@ struct GrammarOptions {
 };
 
 // Null without a source. Throws what the source has against itself.
-std::shared_ptr<const decode::Constraint> constraint_of(const std::optional<text::GrammarSource>& source, const Session& session);
+std::shared_ptr<const decode::Constraint> constraint_of(
+    const std::optional<text::GrammarSource>& source, const Session& session);
 
 }  // namespace tutti::cli

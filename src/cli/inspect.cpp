@@ -38,7 +38,8 @@ Json value_json(const formats::GgufValue& v) {
   if (!array) return scalar_json(v);
   Json shown = Json::array();
   const size_t count = (*array)->size();
-  for (size_t i = 0; i < std::min(count, kShownElements); ++i) shown.push_back(value_json((*array)->at(i)));
+  for (size_t i = 0; i < std::min(count, kShownElements); ++i)
+    shown.push_back(value_json((*array)->at(i)));
   return {{"count", count}, {"first", std::move(shown)}};
 }
 
@@ -54,11 +55,13 @@ void inspect(const std::string& model, int context, bool json) {
   const auto path = models::find_model(model);
   Json metadata = Json::object(), tensors = Json::array();
   std::map<std::string, std::pair<int, uint64_t>> by_type;
-  const auto add_tensor = [&](const std::string& name, tensor::Type type, Json shape, uint64_t bytes) {
+  const auto add_tensor = [&](const std::string& name, tensor::Type type, Json shape,
+                              uint64_t bytes) {
     const std::string type_name(tensor::info(type).name);
     ++by_type[type_name].first;
     by_type[type_name].second += bytes;
-    tensors.push_back({{"name", name}, {"type", type_name}, {"shape", std::move(shape)}, {"bytes", bytes}});
+    tensors.push_back(
+        {{"name", name}, {"type", type_name}, {"shape", std::move(shape)}, {"bytes", bytes}});
   };
   std::shared_ptr<const models::Checkpoint> checkpoint;
   std::string problem;
@@ -72,7 +75,10 @@ void inspect(const std::string& model, int context, bool json) {
     metadata = Json::parse(folder.config().dump());
     if (checkpoint) {
       for (const auto& t : folder.weights().tensors()) {
-        tensors.push_back({{"name", t.name}, {"type", std::string(formats::info(t.dtype).name)}, {"shape", t.shape}, {"bytes", t.data.size()}});
+        tensors.push_back({{"name", t.name},
+                           {"type", std::string(formats::info(t.dtype).name)},
+                           {"shape", t.shape},
+                           {"bytes", t.data.size()}});
         ++by_type[std::string(formats::info(t.dtype).name)].first;
         by_type[std::string(formats::info(t.dtype).name)].second += t.data.size();
       }
@@ -89,15 +95,27 @@ void inspect(const std::string& model, int context, bool json) {
     const auto& c = checkpoint->config();
     const int tokens = context > 0 ? context : c.context_length;
     Json kv;
-    for (const auto& [name, type] : {std::pair{"f16", tensor::KvType::kF16}, {"f32", tensor::KvType::kF32}, {"i8", tensor::KvType::kI8}}) {
+    for (const auto& [name, type] : {std::pair{"f16", tensor::KvType::kF16},
+                                     {"f32", tensor::KvType::kF32},
+                                     {"i8", tensor::KvType::kI8}}) {
       const tensor::KvLayout layout{type, c.layers, c.kv_heads, c.head_dim};
-      kv[name] = {{"bytes_per_token", layout.page_bytes() / tensor::kPageSlots},
-                  {"bytes_per_context", layout.page_bytes() * size_t((tokens + tensor::kPageSlots - 1) / tensor::kPageSlots)}};
+      kv[name] = {
+          {"bytes_per_token", layout.page_bytes() / tensor::kPageSlots},
+          {"bytes_per_context",
+           layout.page_bytes() * size_t((tokens + tensor::kPageSlots - 1) / tensor::kPageSlots)}};
     }
-    plan = {{"architecture", c.architecture}, {"layers", c.layers},       {"hidden", c.hidden},
-            {"heads", c.heads},               {"kv_heads", c.kv_heads},   {"head_dim", c.head_dim},
-            {"intermediate", c.intermediate}, {"vocab", c.vocab},         {"context_length", c.context_length},
-            {"experts", c.experts.count},     {"weight_bytes", weight_bytes}, {"context_tokens", tokens},
+    plan = {{"architecture", c.architecture},
+            {"layers", c.layers},
+            {"hidden", c.hidden},
+            {"heads", c.heads},
+            {"kv_heads", c.kv_heads},
+            {"head_dim", c.head_dim},
+            {"intermediate", c.intermediate},
+            {"vocab", c.vocab},
+            {"context_length", c.context_length},
+            {"experts", c.experts.count},
+            {"weight_bytes", weight_bytes},
+            {"context_tokens", tokens},
             {"kv", std::move(kv)}};
   }
   if (json) {
@@ -108,14 +126,17 @@ void inspect(const std::string& model, int context, bool json) {
     return;
   }
   std::printf("%s\n\nmetadata\n", path.c_str());
-  for (const auto& [key, value] : metadata.items()) std::printf("  %-44s %s\n", key.c_str(), short_text(value).c_str());
+  for (const auto& [key, value] : metadata.items())
+    std::printf("  %-44s %s\n", key.c_str(), short_text(value).c_str());
   std::printf("\ntensors by type\n");
   for (const auto& [type, entry] : by_type) {
-    std::printf("  %-6s %5d tensors %10.1f MiB\n", type.c_str(), entry.first, double(entry.second) / (1 << 20));
+    std::printf("  %-6s %5d tensors %10.1f MiB\n", type.c_str(), entry.first,
+                double(entry.second) / (1 << 20));
   }
   std::printf("\ntensors\n");
   for (const auto& t : tensors) {
-    std::printf("  %-44s %-6s %s\n", t["name"].get<std::string>().c_str(), t["type"].get<std::string>().c_str(), t["shape"].dump().c_str());
+    std::printf("  %-44s %-6s %s\n", t["name"].get<std::string>().c_str(),
+                t["type"].get<std::string>().c_str(), t["shape"].dump().c_str());
   }
   if (!problem.empty()) {
     std::printf("\ncannot be run: %s\n", problem.c_str());
@@ -124,7 +145,8 @@ void inspect(const std::string& model, int context, bool json) {
   std::printf("\nmemory\n  weights %.1f MiB\n", double(weight_bytes) / (1 << 20));
   for (const auto& [name, kv] : plan["kv"].items()) {
     std::printf("  keys and values, %s: %zu bytes a token, %.1f MiB for %d tokens\n", name.c_str(),
-                kv["bytes_per_token"].get<size_t>(), kv["bytes_per_context"].get<double>() / (1 << 20),
+                kv["bytes_per_token"].get<size_t>(),
+                kv["bytes_per_context"].get<double>() / (1 << 20),
                 plan["context_tokens"].get<int>());
   }
 }
@@ -138,9 +160,14 @@ void add_inspect(CLI::App& app) {
     bool json = false;
   };
   auto o = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("inspect", "metadata, tensor types and memory plan of a model");
-  command->add_option("model,-m,--model", o->model, "a .gguf file, a folder, or a short name")->required()->envname("TUTTI_MODEL");
-  command->add_option("-c,--ctx-size", o->context, "plan the memory for this many tokens; 0: the model's context")
+  CLI::App* command =
+      app.add_subcommand("inspect", "metadata, tensor types and memory plan of a model");
+  command->add_option("model,-m,--model", o->model, "a .gguf file, a folder, or a short name")
+      ->required()
+      ->envname("TUTTI_MODEL");
+  command
+      ->add_option("-c,--ctx-size", o->context,
+                   "plan the memory for this many tokens; 0: the model's context")
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   command->add_flag("--json", o->json, "one JSON document on stdout");

@@ -124,10 +124,13 @@ const std::map<std::string, Setter>& setters() {
         {"contexts", [](auto& j, auto& k, auto& v) { j.contexts = contexts_of(k, v); }},
         {"context_prefix", [](auto& j, auto& k, auto& v) { j.context_prefix = text_of(k, v); }},
         {"context_mode",
-         [](auto& j, auto& k, auto& v) { j.options.passages.mode = decode::parse_passage_mode(text_of(k, v)); }},
+         [](auto& j, auto& k, auto& v) {
+           j.options.passages.mode = decode::parse_passage_mode(text_of(k, v));
+         }},
         {"context_temperature",
          [](auto& j, auto& k, auto& v) { j.options.passages.temperature = number_of(k, v); }},
-        {"context_scale", [](auto& j, auto& k, auto& v) { j.options.passages.scale = number_of(k, v); }},
+        {"context_scale",
+         [](auto& j, auto& k, auto& v) { j.options.passages.scale = number_of(k, v); }},
         {"id", [](auto& j, auto&, auto& v) { j.id = v; }},
         {"seed", [](auto& j, auto& k, auto& v) { j.options.seed = seed_of(k, v); }},
         {"n", max_tokens},

@@ -88,7 +88,8 @@ Json json_of(const convert::LinearReport& t) {
 }
 
 Json json_of(const convert::Source& source, const QuantizeOptions& o,
-             const convert::ConvertReport& report, const std::vector<convert::LinearReport>& linears) {
+             const convert::ConvertReport& report,
+             const std::vector<convert::LinearReport>& linears) {
   Json tensors = Json::array();
   for (const auto& t : report.tensors) tensors.push_back(json_of(t, o.dry_run));
   Json total{{"tensors", report.tensors.size()},
@@ -134,9 +135,10 @@ void print_totals(const convert::ConvertReport& report, bool with_error) {
 }
 
 void print_linear(const convert::LinearReport& t, int done, int total) {
-  std::printf("[%4d/%4d] %-36s groups of %-4d output error %.4f (nearest %.4f)  scales %.2e %.2e %.2e\n", done, total,
-              t.name.c_str(), t.group, t.error, t.nearest_error, double(t.scale_low), double(t.scale_median),
-              double(t.scale_high));
+  std::printf(
+      "[%4d/%4d] %-36s groups of %-4d output error %.4f (nearest %.4f)  scales %.2e %.2e %.2e\n",
+      done, total, t.name.c_str(), t.group, t.error, t.nearest_error, double(t.scale_low),
+      double(t.scale_median), double(t.scale_high));
   std::fflush(stdout);
 }
 
@@ -145,14 +147,17 @@ convert::Source on_grid(const convert::Source& source, const QuantizeOptions& o,
                         const convert::ConvertOptions& options, ComputePool& pool,
                         std::vector<convert::LinearReport>& linears) {
   convert::CalibrationOptions calibration;
-  calibration.method = o.method == "gptq" ? convert::GridMethod::kGptq : convert::GridMethod::kNearest;
+  calibration.method =
+      o.method == "gptq" ? convert::GridMethod::kGptq : convert::GridMethod::kNearest;
   calibration.gptq.group = o.group;
   calibration.gptq.damping = o.damping;
   calibration.gptq.clip = o.clip;
-  calibration.gptq.order = o.order == "activation" ? convert::InputOrder::kActivation : convert::InputOrder::kNatural;
+  calibration.gptq.order =
+      o.order == "activation" ? convert::InputOrder::kActivation : convert::InputOrder::kNatural;
   calibration.window = o.window;
   if (calibration.method == convert::GridMethod::kGptq && o.calibration.empty()) {
-    throw Error(ErrorKind::kUsage, "--method gptq: needs text like what the model will read; give --calibration FILE");
+    throw Error(ErrorKind::kUsage,
+                "--method gptq: needs text like what the model will read; give --calibration FILE");
   }
   convert::check_conversion(source, o.out, options);
   std::vector<int32_t> tokens;
@@ -161,17 +166,19 @@ convert::Source on_grid(const convert::Source& source, const QuantizeOptions& o,
     tokens = tokenizer.encode(read_input(o.calibration));
     if (tokens.size() > size_t(o.calibration_tokens)) tokens.resize(size_t(o.calibration_tokens));
     if (tokenizer.add_bos_default()) calibration.bos = tokenizer.bos();
-    if (tokens.empty()) throw Error(ErrorKind::kUsage, "--calibration " + o.calibration + ": the text is empty");
+    if (tokens.empty())
+      throw Error(ErrorKind::kUsage, "--calibration " + o.calibration + ": the text is empty");
   }
   ProgressLine line(o.quiet);
-  return convert::on_grid(source, options, calibration, tokens, pool,
-                          [&](const convert::LinearReport& t, int done, int total) {
-                            linears.push_back(t);
-                            line.clear();
-                            if (!o.json) print_linear(t, done, total);
-                            if (line.due())
-                              line.show("matrix " + std::to_string(done) + " of " + std::to_string(total));
-                          });
+  return convert::on_grid(
+      source, options, calibration, tokens, pool,
+      [&](const convert::LinearReport& t, int done, int total) {
+        linears.push_back(t);
+        line.clear();
+        if (!o.json) print_linear(t, done, total);
+        if (line.due())
+          line.show("matrix " + std::to_string(done) + " of " + std::to_string(total));
+      });
 }
 
 void quantize(const QuantizeOptions& o) {
@@ -268,13 +275,17 @@ void add_quantize(CLI::App& app) {
                       "importances of columns, a file of llama-imatrix (GGUF form)");
   command
       ->add_option("--method", o->method,
-                   "put the layers' matrices on a symmetric 4-bit grid (type Q4_0): rtn rounds to nearest, gptq makes "
+                   "put the layers' matrices on a symmetric 4-bit grid (type Q4_0): rtn rounds to "
+                   "nearest, gptq makes "
                    "up for each error with the weights that are still free")
       ->check(CLI::IsMember({"rtn", "gptq"}));
-  command->add_option("--group", o->group, "inputs that share a scale: 32, 64, 128 ...; the file repeats it every 32")
+  command
+      ->add_option("--group", o->group,
+                   "inputs that share a scale: 32, 64, 128 ...; the file repeats it every 32")
       ->capture_default_str();
   command->add_option("--calibration", o->calibration, "text for --method; - reads standard input");
-  command->add_option("--calibration-tokens", o->calibration_tokens, "only the first N tokens of it")
+  command
+      ->add_option("--calibration-tokens", o->calibration_tokens, "only the first N tokens of it")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   command->add_option("--window", o->window, "calibration tokens that see each other")
@@ -282,9 +293,13 @@ void add_quantize(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--damping", o->damping, "of the Hessian, a part of the mean of its diagonal")
       ->capture_default_str();
-  command->add_option("--clip", o->clip, "also try scales shrunk by up to this many per cent (75 is the paper's)")
+  command
+      ->add_option("--clip", o->clip,
+                   "also try scales shrunk by up to this many per cent (75 is the paper's)")
       ->capture_default_str();
-  command->add_option("--order", o->order, "which inputs are decided first: natural, or activation (the largest)")
+  command
+      ->add_option("--order", o->order,
+                   "which inputs are decided first: natural, or activation (the largest)")
       ->check(CLI::IsMember({"natural", "activation"}))
       ->capture_default_str();
   command->add_flag("--allow-requantize", o->requantize,

@@ -62,8 +62,8 @@ struct Job {
   std::exception_ptr error;
   Clock::time_point start, first, end;
   std::optional<decode::PassageMass> mass;
-  size_t tokens = 0;        // so far
-  size_t first_tokens = 0;  // in the first piece
+  size_t tokens = 0;            // so far
+  size_t first_tokens = 0;      // in the first piece
   uint64_t first_forwards = 0;  // when it came
   bool streaming = false;
 };
@@ -73,9 +73,12 @@ Json logprobs_json(const decode::Completion& c, const text::Tokenizer& tokenizer
   for (const auto& picked : c.picked) {
     Json top = Json::array();
     for (const auto& t : picked.top) {
-      top.push_back({{"id", t.token}, {"text", tokenizer.decode(std::span(&t.token, 1))}, {"logprob", t.log_probability}});
+      top.push_back({{"id", t.token},
+                     {"text", tokenizer.decode(std::span(&t.token, 1))},
+                     {"logprob", t.log_probability}});
     }
-    list.push_back({{"id", picked.token}, {"logprob", picked.raw_log_probability}, {"top", std::move(top)}});
+    list.push_back(
+        {{"id", picked.token}, {"logprob", picked.raw_log_probability}, {"top", std::move(top)}});
   }
   return list;
 }
@@ -91,7 +94,8 @@ Json stats_json(const Job& job) {
   for (const auto& c : job.completions) tokens += c.ids.size();
   double prompt_seconds = std::chrono::duration<double>(job.first - job.start).count();
   double decode_seconds = std::chrono::duration<double>(job.end - job.first).count();
-  // The first piece came with the prompt; but a text that comes at the end (beam search) took the whole time.
+  // The first piece came with the prompt; but a text that comes at the end (beam search) took the
+  // whole time.
   size_t later = tokens - std::min(tokens, job.first_tokens);
   if (s.forwards == 0) {
     prompt_seconds = decode_seconds = 0;  // nothing was computed
@@ -100,19 +104,19 @@ Json stats_json(const Job& job) {
     later = tokens;
   }
   Json json{{"prompt_tokens", s.prompt_tokens},
-          {"cached_tokens", s.cached_tokens},
-          {"prompt_cache_tokens", job.line.contexts ? 0 : s.loaded_tokens},
-          {"context_store_tokens", job.line.contexts ? s.loaded_tokens : 0},
-          {"tokens", tokens},
-          {"forwards", s.forwards},
-          {"rows", s.rows},
-          {"tokens_per_forward", s.forwards ? double(tokens) / double(s.forwards) : 0.0},
-          {"rows_per_forward", s.forwards ? double(s.rows) / double(s.forwards) : 0.0},
-          {"preemptions", s.preemptions},
-          {"prompt_seconds", prompt_seconds},
-          {"decode_seconds", decode_seconds},
-          {"prompt_tok_s", prompt_seconds > 0 ? double(s.prompt_tokens) / prompt_seconds : 0.0},
-          {"tok_s", decode_seconds > 0 ? double(later) / decode_seconds : 0.0}};
+            {"cached_tokens", s.cached_tokens},
+            {"prompt_cache_tokens", job.line.contexts ? 0 : s.loaded_tokens},
+            {"context_store_tokens", job.line.contexts ? s.loaded_tokens : 0},
+            {"tokens", tokens},
+            {"forwards", s.forwards},
+            {"rows", s.rows},
+            {"tokens_per_forward", s.forwards ? double(tokens) / double(s.forwards) : 0.0},
+            {"rows_per_forward", s.forwards ? double(s.rows) / double(s.forwards) : 0.0},
+            {"preemptions", s.preemptions},
+            {"prompt_seconds", prompt_seconds},
+            {"decode_seconds", decode_seconds},
+            {"prompt_tok_s", prompt_seconds > 0 ? double(s.prompt_tokens) / prompt_seconds : 0.0},
+            {"tok_s", decode_seconds > 0 ? double(later) / decode_seconds : 0.0}};
   decode::MethodStatistics m;
   for (const auto& c : job.completions) {
     m.forwards += c.statistics.forwards;
@@ -128,12 +132,10 @@ Json stats_json(const Job& job) {
     add_positions(m.accepted_at, c.statistics.accepted_at);
   }
   if (m.forwards > 0) {
-    json["method"] = {{"forwards", m.forwards},
-                      {"tokens_per_forward", double(tokens) / double(m.forwards)},
-                      {"refreshes", m.refreshes},
-                      {"stores", m.stores},
-                      {"proposed", m.proposed},
-                      {"accepted", m.accepted}};
+    json["method"] = {
+        {"forwards", m.forwards},   {"tokens_per_forward", double(tokens) / double(m.forwards)},
+        {"refreshes", m.refreshes}, {"stores", m.stores},
+        {"proposed", m.proposed},   {"accepted", m.accepted}};
     if (!m.drafted_at.empty()) {
       json["method"]["drafted_by_position"] = m.drafted_at;
       json["method"]["accepted_by_position"] = m.accepted_at;
@@ -165,14 +167,16 @@ Json job_json(const Job& job, const text::Tokenizer& tokenizer) {
     j["choices"] = std::move(choices);
   }
   if (job.mass) {
-    j["context_mass"] = {{"prefix", job.mass->prefix}, {"contexts", job.mass->passages}, {"layers", job.mass->by_layer}};
+    j["context_mass"] = {{"prefix", job.mass->prefix},
+                         {"contexts", job.mass->passages},
+                         {"layers", job.mass->by_layer}};
   }
   j["stats"] = stats_json(job);
   return j;
 }
 
-// The prompt's tokens; those of its contexts go to the line's options. Throws what the chat template or the tokenizer has
-// against it.
+// The prompt's tokens; those of its contexts go to the line's options. Throws what the chat
+// template or the tokenizer has against it.
 std::vector<int32_t> encode(const Session& session, const RunOptions& o, JobLine& line) {
   const bool raw = !line.messages && (line.raw.value_or(o.raw) || !session.has_chat_template());
   Json messages = line.messages.value_or(Json::array());
@@ -182,11 +186,12 @@ std::vector<int32_t> encode(const Session& session, const RunOptions& o, JobLine
     messages.push_back(user_turn(line.prompt, line.images.size()));
   }
   if (!line.contexts || line.contexts->empty()) {
-    return raw ? session.encode_raw(with_image_places(line.prompt, line.images.size())) : session.encode_chat(messages);
+    return raw ? session.encode_raw(with_image_places(line.prompt, line.images.size()))
+               : session.encode_chat(messages);
   }
   const std::string prefix = line.context_prefix.value_or(o.contexts.prefix);
-  SplitPrompt prompt =
-      raw ? encode_raw_around(session, line.prompt, prefix) : encode_around(session, std::move(messages), prefix);
+  SplitPrompt prompt = raw ? encode_raw_around(session, line.prompt, prefix)
+                           : encode_around(session, std::move(messages), prefix);
   decode::Passages& passages = line.options.passages;
   passages.at = prompt.at;
   passages.tokens = encode_passages(session, o.contexts.folder.open(), *line.contexts,
@@ -194,7 +199,8 @@ std::vector<int32_t> encode(const Session& session, const RunOptions& o, JobLine
   return std::move(prompt.tokens);
 }
 
-// All lines of a --prompts file, so that a mistake in the last one shows before the first one costs anything.
+// All lines of a --prompts file, so that a mistake in the last one shows before the first one costs
+// anything.
 std::vector<Job> read_jobs(const RunOptions& o, const decode::GenerationOptions& defaults) {
   std::vector<Job> jobs;
   std::istringstream in(read_input(o.prompts));
@@ -212,11 +218,13 @@ std::vector<Job> read_jobs(const RunOptions& o, const decode::GenerationOptions&
     }
     for (const std::string& key : job.line.unknown) {
       if (o.model.quiet) break;
-      std::fprintf(stderr, "note: %sunknown key %s is ignored\n", place.c_str(), print_json(key).c_str());
+      std::fprintf(stderr, "note: %sunknown key %s is ignored\n", place.c_str(),
+                   print_json(key).c_str());
     }
     jobs.push_back(std::move(job));
   }
-  if (jobs.empty()) throw Error(ErrorKind::kUsage, o.prompts + ": holds no prompts; give a JSON object a line");
+  if (jobs.empty())
+    throw Error(ErrorKind::kUsage, o.prompts + ": holds no prompts; give a JSON object a line");
   return jobs;
 }
 
@@ -234,9 +242,11 @@ struct Total {
   double seconds = 0;
 };
 
-void print_total(const Total& t, const engine::EngineStatistics& s, const char* what, size_t count) {
-  std::fprintf(stderr, "[%zu %s, %zu prompt tokens, %zu tokens, %.1f/s; %.2f rows per forward]\n", count, what,
-               t.prompt_tokens, t.tokens, t.seconds > 0 ? double(t.tokens) / t.seconds : 0.0, s.rows_per_forward());
+void print_total(const Total& t, const engine::EngineStatistics& s, const char* what,
+                 size_t count) {
+  std::fprintf(stderr, "[%zu %s, %zu prompt tokens, %zu tokens, %.1f/s; %.2f rows per forward]\n",
+               count, what, t.prompt_tokens, t.tokens,
+               t.seconds > 0 ? double(t.tokens) / t.seconds : 0.0, s.rows_per_forward());
 }
 
 // Attention to each context, the most read first.
@@ -244,12 +254,14 @@ void print_mass(const decode::PassageMass& mass, const std::vector<ContextText>&
                 const std::vector<std::string>& names) {
   std::vector<size_t> order(mass.passages.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return mass.passages[a] > mass.passages[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return mass.passages[a] > mass.passages[b]; });
   std::fprintf(stderr, "attention of the answer: %.1f %% to the prefix\n", 100 * mass.prefix);
   for (const size_t i : order) {
-    const std::string& name = i < names.size() && names.size() == texts.size() ? names[i] : texts[i].stored;
-    std::fprintf(stderr, "  %5.1f %%  context %zu%s%s\n", 100 * mass.passages[i], i + 1, name.empty() ? "" : ", ",
-                 name.c_str());
+    const std::string& name =
+        i < names.size() && names.size() == texts.size() ? names[i] : texts[i].stored;
+    std::fprintf(stderr, "  %5.1f %%  context %zu%s%s\n", 100 * mass.passages[i], i + 1,
+                 name.empty() ? "" : ", ", name.c_str());
   }
 }
 
@@ -258,7 +270,8 @@ void run(const RunOptions& o) {
   o.contexts.resolve(defaults.passages);
   o.draft.resolve(defaults);
   const auto grammar = o.grammar.source();
-  if (defaults.method != "auto") decode::find_method(defaults.method);  // a misspelt name need not wait for the model
+  if (defaults.method != "auto")
+    decode::find_method(defaults.method);  // a misspelt name need not wait for the model
   std::vector<Job> jobs;
   if (o.from == RunOptions::From::kLines) {
     jobs = read_jobs(o, defaults);
@@ -281,7 +294,8 @@ void run(const RunOptions& o) {
   }
   const bool lines = o.from == RunOptions::From::kLines;
   if (!o.prompt_cache.empty() && lines) {
-    throw Error(ErrorKind::kUsage, "run: --prompt-cache holds one prompt; use it with -p or -f, not with --prompts");
+    throw Error(ErrorKind::kUsage,
+                "run: --prompt-cache holds one prompt; use it with -p or -f, not with --prompts");
   }
   const auto lease = o.draft.lease();
   Session session(o.model, {}, Session::Input::kText, lease);
@@ -290,26 +304,35 @@ void run(const RunOptions& o) {
   const text::Tokenizer& tokenizer = session.tokenizer();
   const auto constraint = constraint_of(grammar, session);
   if (!o.raw && !session.has_chat_template() && !o.model.quiet) {
-    std::fprintf(stderr, "note: %s has no chat template (a base model); the prompt is taken as it is\n",
+    std::fprintf(stderr,
+                 "note: %s has no chat template (a base model); the prompt is taken as it is\n",
                  o.model.model.c_str());
   }
   engine::Engine& engine = session.engine();
   std::optional<CanvasTrace> trace;
   if (o.trace.live || !o.trace.lines.empty() || !o.trace.page.empty()) {
-    if (lines) throw Error(ErrorKind::kUsage, "run: --visual and --trace show one prompt; use -p or -f, not --prompts");
+    if (lines)
+      throw Error(ErrorKind::kUsage,
+                  "run: --visual and --trace show one prompt; use -p or -f, not --prompts");
     if (session.model().config().attention == models::AttentionKind::kCausal) {
-      throw Error(ErrorKind::kUsage, "run: --visual and --trace show how a masked model fills in its answer; this model (" +
-                                         session.model().config().architecture + ") writes from left to right");
+      throw Error(
+          ErrorKind::kUsage,
+          "run: --visual and --trace show how a masked model fills in its answer; this model (" +
+              session.model().config().architecture + ") writes from left to right");
     }
     trace.emplace(o.trace, tokenizer);
-    jobs[0].line.options.on_canvas = [&trace](const decode::CanvasStep& step) { trace->show(step); };
+    jobs[0].line.options.on_canvas = [&trace](const decode::CanvasStep& step) {
+      trace->show(step);
+    };
   }
   std::optional<ImageReader> images;
-  if (std::any_of(jobs.begin(), jobs.end(), [](const Job& job) { return !job.line.images.empty(); })) {
+  if (std::any_of(jobs.begin(), jobs.end(),
+                  [](const Job& job) { return !job.line.images.empty(); })) {
     images.emplace(session.model().checkpoint());
   }
   std::shared_ptr<decode::ContextStore> store;
-  if (std::any_of(jobs.begin(), jobs.end(), [](const Job& job) { return job.line.contexts.has_value(); })) {
+  if (std::any_of(jobs.begin(), jobs.end(),
+                  [](const Job& job) { return job.line.contexts.has_value(); })) {
     store = o.contexts.open_store(session);
   }
   const auto start = Clock::now();
@@ -338,7 +361,8 @@ void run(const RunOptions& o) {
                 co_await images->rows(engine, job.request, job.prompt, std::move(job.images));
           }
           job.completions = co_await decode::generate(
-              engine, tokenizer, job.request, job.prompt, job.line.options, [&job](const decode::Piece& piece) {
+              engine, tokenizer, job.request, job.prompt, job.line.options,
+              [&job](const decode::Piece& piece) {
                 if (job.tokens == 0) {
                   job.first = Clock::now();
                   job.first_tokens = piece.ids.size();
@@ -369,8 +393,8 @@ void run(const RunOptions& o) {
         if (!live.due()) return;
         const Total t = total_now();
         char text[120];
-        std::snprintf(text, sizeof text, "%zu tokens, %.1f/s; %d requests, %d rows in this forward", t.tokens,
-                      double(t.tokens) / t.seconds, tick.requests, tick.rows);
+        std::snprintf(text, sizeof text, "%zu tokens, %.1f/s; %d requests, %d rows in this forward",
+                      t.tokens, double(t.tokens) / t.seconds, tick.requests, tick.rows);
         live.show(text);
       });
     }
@@ -386,7 +410,8 @@ void run(const RunOptions& o) {
       engine.spawn(
           request,
           [&engine, &job, request]() -> Task<void> {
-            job.mass = co_await decode::passage_mass(engine, request, job.prompt, job.line.options.passages,
+            job.mass = co_await decode::passage_mass(engine, request, job.prompt,
+                                                     job.line.options.passages,
                                                      job.completions.front().ids);
           },
           [&job](std::exception_ptr error) { job.error = error; });
@@ -437,13 +462,16 @@ void run(const RunOptions& o) {
       print_total(total, engine.statistics(), "samples", jobs[0].completions.size());
     } else {
       const Json s = stats_json(jobs[0]);
-      std::fprintf(stderr, "[%d prompt tokens, %.0f/s; %d tokens, %.1f/s; %.2f tokens and %.2f rows per forward]\n",
-                   s["prompt_tokens"].get<int>(), s["prompt_tok_s"].get<double>(), s["tokens"].get<int>(),
-                   s["tok_s"].get<double>(), s["tokens_per_forward"].get<double>(),
-                   s["rows_per_forward"].get<double>());
+      std::fprintf(
+          stderr,
+          "[%d prompt tokens, %.0f/s; %d tokens, %.1f/s; %.2f tokens and %.2f rows per forward]\n",
+          s["prompt_tokens"].get<int>(), s["prompt_tok_s"].get<double>(), s["tokens"].get<int>(),
+          s["tok_s"].get<double>(), s["tokens_per_forward"].get<double>(),
+          s["rows_per_forward"].get<double>());
       if (jobs[0].line.contexts) {
-        std::fprintf(stderr, "[%zu contexts, %zu tokens, %d of them stored; %s]\n", jobs[0].line.contexts->size(),
-                     jobs[0].line.options.passages.total(), s["context_store_tokens"].get<int>(),
+        std::fprintf(stderr, "[%zu contexts, %zu tokens, %d of them stored; %s]\n",
+                     jobs[0].line.contexts->size(), jobs[0].line.options.passages.total(),
+                     s["context_store_tokens"].get<int>(),
                      std::string(decode::name(jobs[0].line.options.passages.mode)).c_str());
         if (jobs[0].mass) print_mass(*jobs[0].mass, *jobs[0].line.contexts, o.contexts.contexts);
       }
@@ -454,7 +482,8 @@ void run(const RunOptions& o) {
     }
   }
   if (failed > 0) {
-    throw Error(ErrorKind::kLimit, o.prompts + ": " + std::to_string(failed) + " of " + std::to_string(jobs.size()) +
+    throw Error(ErrorKind::kLimit, o.prompts + ": " + std::to_string(failed) + " of " +
+                                       std::to_string(jobs.size()) +
                                        " prompts failed; their lines say why");
   }
 }
@@ -463,40 +492,53 @@ void run(const RunOptions& o) {
 
 void add_run(CLI::App& app) {
   auto o = std::make_shared<RunOptions>();
-  CLI::App* command = app.add_subcommand("run", "answer a prompt, or a file of prompts all at once");
+  CLI::App* command =
+      app.add_subcommand("run", "answer a prompt, or a file of prompts all at once");
   o->model.add_to(*command);
   o->sampling.add_to(*command);
   o->contexts.add_to(*command);
-  CLI::Option* prompt =
-      command->add_option("-p,--prompt", o->prompt, "the prompt, put through the model's chat template");
-  CLI::Option* file = command->add_option("-f,--file", o->file, "read the prompt from a file; -: standard input");
-  CLI::Option* lines = command->add_option(
-      "--prompts", o->prompts,
-      "a .jsonl file: {\"prompt\" | \"messages\", \"seed\", \"temp\", \"n\" (tokens), \"method\" …} a line; all run in one "
-      "engine, one JSON line each, in order; -: standard input");
-  command->add_option("--image", o->images, "a PNG or JPEG file that the prompt is about, for models that read images; "
-                      "again for each further one (also \"images\" in a line of --prompts)")
+  CLI::Option* prompt = command->add_option("-p,--prompt", o->prompt,
+                                            "the prompt, put through the model's chat template");
+  CLI::Option* file =
+      command->add_option("-f,--file", o->file, "read the prompt from a file; -: standard input");
+  CLI::Option* lines =
+      command->add_option("--prompts", o->prompts,
+                          "a .jsonl file: {\"prompt\" | \"messages\", \"seed\", \"temp\", \"n\" "
+                          "(tokens), \"method\" …} a line; all run in one "
+                          "engine, one JSON line each, in order; -: standard input");
+  command
+      ->add_option("--image", o->images,
+                   "a PNG or JPEG file that the prompt is about, for models that read images; "
+                   "again for each further one (also \"images\" in a line of --prompts)")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->allow_extra_args(false);
   CLI::Option* system = command->add_option("--system", o->system, "system message (also -sys)");
-  CLI::Option* cache =
-      command->add_option("--prompt-cache", o->prompt_cache,
-                          "a file that keeps the prompt's keys and values: what it shares with this prompt is not "
-                          "computed again, then it holds this prompt");
-  command->add_flag("--prompt-cache-ro", o->prompt_cache_read_only, "use the prompt cache, do not change it")
+  CLI::Option* cache = command->add_option(
+      "--prompt-cache", o->prompt_cache,
+      "a file that keeps the prompt's keys and values: what it shares with this prompt is not "
+      "computed again, then it holds this prompt");
+  command
+      ->add_flag("--prompt-cache-ro", o->prompt_cache_read_only,
+                 "use the prompt cache, do not change it")
       ->needs(cache);
-  command->add_flag("--visual", o->trace.live, "masked models: draw the answer on stderr as it fills in");
-  command->add_option("--trace", o->trace.lines, "masked models: a file for one JSON line per forward: what it wrote, where");
-  command->add_option("--trace-page", o->trace.page, "masked models: an HTML file that steps through the forwards");
-  command->add_flag("--raw", o->raw, "take the text as it is, without the chat template")->excludes(system);
+  command->add_flag("--visual", o->trace.live,
+                    "masked models: draw the answer on stderr as it fills in");
+  command->add_option("--trace", o->trace.lines,
+                      "masked models: a file for one JSON line per forward: what it wrote, where");
+  command->add_option("--trace-page", o->trace.page,
+                      "masked models: an HTML file that steps through the forwards");
+  command->add_flag("--raw", o->raw, "take the text as it is, without the chat template")
+      ->excludes(system);
   command->add_flag("--json", o->json, "one JSON document on stdout");
   o->draft.add_to(*command);
   o->grammar.add_to(*command);
-  command->add_flag("--verify-only", o->verify_only,
-                    "no text: run the method, then plain decoding, and fail at the first token that differs");
+  command->add_flag(
+      "--verify-only", o->verify_only,
+      "no text: run the method, then plain decoding, and fail at the first token that differs");
   command->callback([o, prompt, file, lines] {
     if ((prompt->count() > 0) + (file->count() > 0) + (lines->count() > 0) != 1) {
-      throw Error(ErrorKind::kUsage, "run: give exactly one of -p PROMPT, -f FILE and --prompts FILE.jsonl");
+      throw Error(ErrorKind::kUsage,
+                  "run: give exactly one of -p PROMPT, -f FILE and --prompts FILE.jsonl");
     }
     using From = RunOptions::From;
     o->from = prompt->count() ? From::kPrompt : file->count() ? From::kFile : From::kLines;

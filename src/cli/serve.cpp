@@ -49,28 +49,36 @@ std::vector<std::string> keys_of_file(const std::string& path) {
   return keys;
 }
 
-void log_line(const std::string& format, const serve::HttpRequest& request, const std::string& id, int status, double seconds) {
+void log_line(const std::string& format, const serve::HttpRequest& request, const std::string& id,
+              int status, double seconds) {
   // As JSON, so that nothing in a path can begin a line of its own.
   if (format == "json") {
-    const std::string line = print_json({{"time", int64_t(std::time(nullptr))}, {"id", id}, {"method", request.method},
-                                         {"path", request.path}, {"status", status}, {"seconds", seconds}});
+    const std::string line = print_json({{"time", int64_t(std::time(nullptr))},
+                                         {"id", id},
+                                         {"method", request.method},
+                                         {"path", request.path},
+                                         {"status", status},
+                                         {"seconds", seconds}});
     std::fprintf(stderr, "%s\n", line.c_str());
     return;
   }
-  std::fprintf(stderr, "%s %s %d %.3f s, %s\n", print_json(request.method).c_str(), print_json(request.path).c_str(), status, seconds, id.c_str());
+  std::fprintf(stderr, "%s %s %d %.3f s, %s\n", print_json(request.method).c_str(),
+               print_json(request.path).c_str(), status, seconds, id.c_str());
 }
 
-void print_start(const ServeOptions& o, const serve::ServedModel& model, Session& session, uint16_t port) {
+void print_start(const ServeOptions& o, const serve::ServedModel& model, Session& session,
+                 uint16_t port) {
   const auto& pages = session.engine().pages();
   const long slots = long(pages.total()) * tensor::kPageSlots;
-  std::fprintf(stderr,
-               "model %s (%s), context %d, %s keys and values, %s arithmetic, loaded in %.2f s\n"
-               "%d pages hold %ld tokens, %.1f requests of full length; %d run at a time, %d more may wait\n"
-               "listening at http://%s:%u/v1%s\n",
-               model.name.c_str(), o.model.model.c_str(), model.config().context_length, o.model.kv.c_str(),
-               o.model.arithmetic.c_str(), session.load_seconds(), pages.total(), slots,
-               double(slots) / model.config().context_length, o.worker.running, o.worker.queued, o.host.c_str(), unsigned(port),
-               o.api.keys.empty() ? "" : ", with a key");
+  std::fprintf(
+      stderr,
+      "model %s (%s), context %d, %s keys and values, %s arithmetic, loaded in %.2f s\n"
+      "%d pages hold %ld tokens, %.1f requests of full length; %d run at a time, %d more may wait\n"
+      "listening at http://%s:%u/v1%s\n",
+      model.name.c_str(), o.model.model.c_str(), model.config().context_length, o.model.kv.c_str(),
+      o.model.arithmetic.c_str(), session.load_seconds(), pages.total(), slots,
+      double(slots) / model.config().context_length, o.worker.running, o.worker.queued,
+      o.host.c_str(), unsigned(port), o.api.keys.empty() ? "" : ", with a key");
 }
 
 // Every connection is a descriptor; the usual soft limit is no more than our own.
@@ -83,7 +91,8 @@ void raise_descriptor_limit() {
 
 void run_server(ServeOptions o) {
   for (const std::string& key : o.keys) {
-    if (key.empty()) throw Error(ErrorKind::kUsage, "--api-key: is empty; give a key, or leave it out for none");
+    if (key.empty())
+      throw Error(ErrorKind::kUsage, "--api-key: is empty; give a key, or leave it out for none");
   }
   o.api.keys = o.keys;
   if (!o.key_file.empty()) {
@@ -96,7 +105,8 @@ void run_server(ServeOptions o) {
   Session session(o.model);
   serve::Worker worker(net, session.engine(), o.worker);
   serve::ServedModel model;
-  model.name = o.names.empty() ? std::filesystem::path(o.model.model).filename().string() : o.names.front();
+  model.name =
+      o.names.empty() ? std::filesystem::path(o.model.model).filename().string() : o.names.front();
   if (model.name.empty()) model.name = o.model.model;
   if (!o.names.empty()) model.aliases.assign(o.names.begin() + 1, o.names.end());
   model.created = int64_t(std::time(nullptr));
@@ -105,11 +115,14 @@ void run_server(ServeOptions o) {
   model.worker = &worker;
   serve::Api api(o.api, {&model});
   if (!o.model.quiet) {
-    api.on_log([format = o.log_format](const serve::HttpRequest& request, const std::string& id, int status, double seconds) {
+    api.on_log([format = o.log_format](const serve::HttpRequest& request, const std::string& id,
+                                       int status, double seconds) {
       log_line(format, request, id, status, seconds);
     });
   }
-  serve::HttpServer http(net, o.host, o.port, o.http, [&](std::shared_ptr<serve::HttpExchange> exchange) { api.handle(std::move(exchange)); });
+  serve::HttpServer http(
+      net, o.host, o.port, o.http,
+      [&](std::shared_ptr<serve::HttpExchange> exchange) { api.handle(std::move(exchange)); });
   print_start(o, model, session, http.port());
 
   // The first signal lets what was accepted end, within the time of grace; the second does not.
@@ -132,7 +145,8 @@ void run_server(ServeOptions o) {
       if (std::exchange(stopping, true)) {
         worker.cancel_all();
       } else {
-        std::fprintf(stderr, "stopping: %d requests run, %d wait\n", worker.running(), worker.queued());
+        std::fprintf(stderr, "stopping: %d requests run, %d wait\n", worker.running(),
+                     worker.queued());
         api.begin_drain();
         grace.expires_after(std::chrono::milliseconds(int64_t(o.grace_seconds * 1000)));
         grace.async_wait([&](const boost::system::error_code& e) {
@@ -172,34 +186,72 @@ void run_server(ServeOptions o) {
 
 void add_serve(CLI::App& app) {
   auto o = std::make_shared<ServeOptions>();
-  CLI::App* command = app.add_subcommand("serve", "OpenAI's API over HTTP: chat and completions, streamed or whole");
+  CLI::App* command = app.add_subcommand(
+      "serve", "OpenAI's API over HTTP: chat and completions, streamed or whole");
   o->model.add_to(*command);
   const auto option = [&](const char* flags, auto& value, const char* help, const char* variable) {
     return command->add_option(flags, value, help)->envname(variable)->capture_default_str();
   };
-  option("--served-model-name,-a,--alias", o->names, "names of the model; any of them may be asked for (default: its file's)", "TUTTI_SERVED_MODEL_NAME");
+  option("--served-model-name,-a,--alias", o->names,
+         "names of the model; any of them may be asked for (default: its file's)",
+         "TUTTI_SERVED_MODEL_NAME");
   option("--host", o->host, "address to listen at", "TUTTI_HOST");
   option("--port", o->port, "port; 0: any free one", "TUTTI_PORT");
-  option("--api-key", o->keys, "a key that opens every route but /health; may be repeated", "TUTTI_API_KEY");
-  option("--api-key-file", o->key_file, "a file of keys, one a line, # before comments", "TUTTI_API_KEY_FILE");
-  option("--cors-origin", o->api.allowed_origin, "an origin that browsers may call from, or *", "TUTTI_CORS_ORIGIN");
-  option("--max-num-seqs,-N,--parallel", o->worker.running, "requests that run at the same time", "TUTTI_MAX_NUM_SEQS")->check(CLI::Range(1, 4096));
-  option("--max-queue", o->worker.queued, "requests that may wait for that; more are refused (429)", "TUTTI_MAX_QUEUE")->check(CLI::Range(0, 1 << 20));
-  option("--queue-timeout", o->worker.queue_seconds, "seconds that one may wait (503)", "TUTTI_QUEUE_TIMEOUT")->check(CLI::Range(1e-3, 1e7));
-  option("--timeout", o->worker.run_seconds, "seconds that a request may take (408)", "TUTTI_TIMEOUT")->check(CLI::Range(1e-3, 1e7));
-  option("--max-tokens", o->api.limits.max_tokens, "most tokens that a request may ask for; 0: the context", "TUTTI_MAX_TOKENS")->check(CLI::NonNegativeNumber);
-  option("--max-choices", o->api.limits.choices, "greatest n", "TUTTI_MAX_CHOICES")->check(CLI::Range(1, 1024));
-  option("--max-connections", o->http.connections, "connections at the same time (503)", "TUTTI_MAX_CONNECTIONS")->check(CLI::Range(1, 1 << 20));
-  option("--max-body", o->http.body_bytes, "bytes of a body (413)", "TUTTI_MAX_BODY")->check(CLI::Range(size_t(1), size_t(1) << 32));
-  option("--max-header", o->http.header_bytes, "bytes of a request's header (431)", "TUTTI_MAX_HEADER")->check(CLI::Range(size_t(256), size_t(1) << 24));
-  option("--read-timeout", o->http.read_seconds, "seconds for a whole request to arrive", "TUTTI_READ_TIMEOUT")->check(CLI::Range(1e-3, 1e7));
-  option("--idle-timeout", o->http.idle_seconds, "seconds that an idle connection stays", "TUTTI_IDLE_TIMEOUT")->check(CLI::Range(1e-3, 1e7));
-  option("--write-timeout", o->http.write_seconds, "seconds that a client may take nothing", "TUTTI_WRITE_TIMEOUT")->check(CLI::Range(1e-3, 1e7));
-  option("--stream-buffer", o->http.stream_bytes, "bytes that a slow client may leave unread; then it is dropped", "TUTTI_STREAM_BUFFER")->check(CLI::Range(size_t(1024), size_t(1) << 30));
-  option("--ping", o->http.ping_seconds, "seconds of silence before a comment goes out in a stream", "TUTTI_PING")->check(CLI::Range(1e-3, 1e7));
-  option("--grace", o->grace_seconds, "seconds that running requests have after SIGTERM", "TUTTI_GRACE")->check(CLI::Range(0.0, 1e7));
-  option("--log-format", o->log_format, "of the lines about requests on stderr", "TUTTI_LOG_FORMAT")->check(CLI::IsMember({"text", "json"}));
-  command->add_flag("--strict-api", o->api.limits.strict, "refuse fields that are not known, instead of ignoring them")->envname("TUTTI_STRICT_API");
+  option("--api-key", o->keys, "a key that opens every route but /health; may be repeated",
+         "TUTTI_API_KEY");
+  option("--api-key-file", o->key_file, "a file of keys, one a line, # before comments",
+         "TUTTI_API_KEY_FILE");
+  option("--cors-origin", o->api.allowed_origin, "an origin that browsers may call from, or *",
+         "TUTTI_CORS_ORIGIN");
+  option("--max-num-seqs,-N,--parallel", o->worker.running, "requests that run at the same time",
+         "TUTTI_MAX_NUM_SEQS")
+      ->check(CLI::Range(1, 4096));
+  option("--max-queue", o->worker.queued, "requests that may wait for that; more are refused (429)",
+         "TUTTI_MAX_QUEUE")
+      ->check(CLI::Range(0, 1 << 20));
+  option("--queue-timeout", o->worker.queue_seconds, "seconds that one may wait (503)",
+         "TUTTI_QUEUE_TIMEOUT")
+      ->check(CLI::Range(1e-3, 1e7));
+  option("--timeout", o->worker.run_seconds, "seconds that a request may take (408)",
+         "TUTTI_TIMEOUT")
+      ->check(CLI::Range(1e-3, 1e7));
+  option("--max-tokens", o->api.limits.max_tokens,
+         "most tokens that a request may ask for; 0: the context", "TUTTI_MAX_TOKENS")
+      ->check(CLI::NonNegativeNumber);
+  option("--max-choices", o->api.limits.choices, "greatest n", "TUTTI_MAX_CHOICES")
+      ->check(CLI::Range(1, 1024));
+  option("--max-connections", o->http.connections, "connections at the same time (503)",
+         "TUTTI_MAX_CONNECTIONS")
+      ->check(CLI::Range(1, 1 << 20));
+  option("--max-body", o->http.body_bytes, "bytes of a body (413)", "TUTTI_MAX_BODY")
+      ->check(CLI::Range(size_t(1), size_t(1) << 32));
+  option("--max-header", o->http.header_bytes, "bytes of a request's header (431)",
+         "TUTTI_MAX_HEADER")
+      ->check(CLI::Range(size_t(256), size_t(1) << 24));
+  option("--read-timeout", o->http.read_seconds, "seconds for a whole request to arrive",
+         "TUTTI_READ_TIMEOUT")
+      ->check(CLI::Range(1e-3, 1e7));
+  option("--idle-timeout", o->http.idle_seconds, "seconds that an idle connection stays",
+         "TUTTI_IDLE_TIMEOUT")
+      ->check(CLI::Range(1e-3, 1e7));
+  option("--write-timeout", o->http.write_seconds, "seconds that a client may take nothing",
+         "TUTTI_WRITE_TIMEOUT")
+      ->check(CLI::Range(1e-3, 1e7));
+  option("--stream-buffer", o->http.stream_bytes,
+         "bytes that a slow client may leave unread; then it is dropped", "TUTTI_STREAM_BUFFER")
+      ->check(CLI::Range(size_t(1024), size_t(1) << 30));
+  option("--ping", o->http.ping_seconds, "seconds of silence before a comment goes out in a stream",
+         "TUTTI_PING")
+      ->check(CLI::Range(1e-3, 1e7));
+  option("--grace", o->grace_seconds, "seconds that running requests have after SIGTERM",
+         "TUTTI_GRACE")
+      ->check(CLI::Range(0.0, 1e7));
+  option("--log-format", o->log_format, "of the lines about requests on stderr", "TUTTI_LOG_FORMAT")
+      ->check(CLI::IsMember({"text", "json"}));
+  command
+      ->add_flag("--strict-api", o->api.limits.strict,
+                 "refuse fields that are not known, instead of ignoring them")
+      ->envname("TUTTI_STRICT_API");
   command->callback([o] { run_server(*o); });
 }
 

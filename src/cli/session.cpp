@@ -21,7 +21,8 @@ std::vector<std::string> arithmetic_names() {
 }
 
 void ModelOptions::add_to(CLI::App& app) {
-  app.add_option("-m,--model", model, "a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m)")
+  app.add_option("-m,--model", model,
+                 "a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m)")
       ->required()
       ->envname("TUTTI_MODEL");
   app.add_option("-t,--threads", threads, "compute threads; 0: all cores")
@@ -39,11 +40,13 @@ void ModelOptions::add_to(CLI::App& app) {
                  "int8 with one scale per output and per row, for prompts")
       ->check(CLI::IsMember(arithmetic_names()))
       ->capture_default_str();
-  app.add_option("--kv-pages", kv_pages, "KV pool in pages of 32 slots; 0: as many as a quarter of the memory holds")
+  app.add_option("--kv-pages", kv_pages,
+                 "KV pool in pages of 32 slots; 0: as many as a quarter of the memory holds")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
   app.add_option("--pack-cache", pack_cache,
-                 "folder that keeps packed weights, for any later run to map; off: pack at each start (default: "
+                 "folder that keeps packed weights, for any later run to map; off: pack at each "
+                 "start (default: "
                  "~/.cache/tutti/packed)")
       ->envname("TUTTI_PACK_CACHE");
   app.add_flag("-q,--quiet", quiet, "no progress or notes on stderr");
@@ -66,9 +69,12 @@ text::Tokenizer tokenizer_of(const formats::ModelFolder& folder) {
                                         (folder.path() / "spiece.model").string());
   }
   if (!json) {
-    throw Error(ErrorKind::kNotFound, folder.path().string() + ": has no tokenizer.json; save the tokenizer beside the weights");
+    throw Error(
+        ErrorKind::kNotFound,
+        folder.path().string() + ": has no tokenizer.json; save the tokenizer beside the weights");
   }
-  text::Tokenizer tokenizer = text::Tokenizer::from_hf(*json, folder.tokenizer_config().dump(), folder.path().string());
+  text::Tokenizer tokenizer =
+      text::Tokenizer::from_hf(*json, folder.tokenizer_config().dump(), folder.path().string());
   if (const auto chat = folder.chat_template()) tokenizer.set_chat_template(*chat);
   // generation_config.json may list more end tokens than the tokenizer knows of.
   const auto& generation = folder.generation_config();
@@ -95,9 +101,11 @@ models::LoadProgress loading_line(bool quiet) {
 std::optional<models::PackCache> pack_cache(const ModelOptions& options) {
   if (options.pack_cache == "off") return std::nullopt;
   models::PackCache::Options cache;
-  cache.folder = options.pack_cache.empty() ? cache_folder() / "packed" : std::filesystem::path(options.pack_cache);
+  cache.folder = options.pack_cache.empty() ? cache_folder() / "packed"
+                                            : std::filesystem::path(options.pack_cache);
   cache.say_unwritable = !options.pack_cache.empty();
-  if (!options.quiet) cache.note = [](const std::string& text) { std::cerr << "note: " << text << '\n'; };
+  if (!options.quiet)
+    cache.note = [](const std::string& text) { std::cerr << "note: " << text << '\n'; };
   return models::PackCache(std::move(cache));
 }
 
@@ -106,16 +114,19 @@ std::optional<models::PackCache> pack_cache(const ModelOptions& options) {
 text::Tokenizer load_tokenizer(const std::string& model) {
   const auto path = models::find_model(model);
   if (std::filesystem::is_directory(path)) {
-    if (std::filesystem::exists(path / "config.json")) return tokenizer_of(formats::ModelFolder::open(path));
+    if (std::filesystem::exists(path / "config.json"))
+      return tokenizer_of(formats::ModelFolder::open(path));
     // A tokenizer saved on its own.
     const auto config = path / "tokenizer_config.json";
-    if (!std::filesystem::exists(path / "tokenizer.json") && std::filesystem::exists(path / "spiece.model")) {
+    if (!std::filesystem::exists(path / "tokenizer.json") &&
+        std::filesystem::exists(path / "spiece.model")) {
       return text::Tokenizer::from_spiece(read_file(path / "spiece.model"),
                                           std::filesystem::exists(config) ? read_file(config) : "",
                                           (path / "spiece.model").string());
     }
     return text::Tokenizer::from_hf(read_file(path / "tokenizer.json"),
-                                    std::filesystem::exists(config) ? read_file(config) : "", path.string());
+                                    std::filesystem::exists(config) ? read_file(config) : "",
+                                    path.string());
   }
   return text::Tokenizer::from_gguf(formats::Gguf::open(path));
 }
@@ -125,18 +136,21 @@ Session::Session(const ModelOptions& options, engine::EngineOptions engine_optio
     : options_(options) {
   const auto start = std::chrono::steady_clock::now();
   pool_ = std::make_shared<ComputePool>(options.threads > 0 ? options.threads : available_cores());
-  auto checkpoint = std::make_shared<models::Checkpoint>(models::Checkpoint::open(models::find_model(options.model)));
+  auto checkpoint = std::make_shared<models::Checkpoint>(
+      models::Checkpoint::open(models::find_model(options.model)));
   // The tokenizer is made beside the weights, which need memory more than cores.
   std::future<text::Tokenizer> tokenizer;
   if (input == Input::kText) {
-    tokenizer = std::async(pool_->threads() > 1 ? std::launch::async : std::launch::deferred, [checkpoint] {
-      return checkpoint->gguf() ? text::Tokenizer::from_gguf(*checkpoint->gguf()) : tokenizer_of(*checkpoint->folder());
-    });
+    tokenizer =
+        std::async(pool_->threads() > 1 ? std::launch::async : std::launch::deferred, [checkpoint] {
+          return checkpoint->gguf() ? text::Tokenizer::from_gguf(*checkpoint->gguf())
+                                    : tokenizer_of(*checkpoint->folder());
+        });
   }
   const auto arithmetic = tensor::find_arithmetic(options.arithmetic).value();
   const auto cache = pack_cache(options);
-  model_ = std::make_shared<models::Model>(checkpoint, arithmetic, *pool_, loading_line(options.quiet),
-                                           cache ? &*cache : nullptr);
+  model_ = std::make_shared<models::Model>(checkpoint, arithmetic, *pool_,
+                                           loading_line(options.quiet), cache ? &*cache : nullptr);
   if (input == Input::kText) {
     tokenizer_ = std::make_unique<text::Tokenizer>(tokenizer.get());
     chat_ = chat_template_of(*tokenizer_);
@@ -151,8 +165,9 @@ Session::Session(const ModelOptions& options, engine::EngineOptions engine_optio
 
 std::string Session::render_chat(const nlohmann::ordered_json& messages) const {
   if (!chat_) {
-    throw Error(ErrorKind::kUnsupported, "model " + options_.model +
-                                             ": has no chat template (a base model); use 'tutti run --raw'");
+    throw Error(
+        ErrorKind::kUnsupported,
+        "model " + options_.model + ": has no chat template (a base model); use 'tutti run --raw'");
   }
   text::ChatOptions chat;
   chat.add_generation_prompt = true;

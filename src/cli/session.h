@@ -1,4 +1,5 @@
-// What every command that runs a model needs: the options that name and load it, and the loaded parts.
+// What every command that runs a model needs: the options that name and load it, and the loaded
+// parts.
 #pragma once
 
 #include <memory>
@@ -39,8 +40,8 @@ class Session {
  public:
   // What a command works on: text, or ids alone (a model file without a tokenizer serves as well).
   enum class Input { kText, kIds };
-  // Opens, packs (with a progress line on stderr when it takes long and stderr is a terminal) and starts an
-  // engine, which takes turns by `lease` with others on the same cores. Throws Error.
+  // Opens, packs (with a progress line on stderr when it takes long and stderr is a terminal) and
+  // starts an engine, which takes turns by `lease` with others on the same cores. Throws Error.
   explicit Session(const ModelOptions& options, engine::EngineOptions engine_options = {},
                    Input input = Input::kText, std::shared_ptr<engine::CoreLease> lease = {});
 
@@ -53,8 +54,8 @@ class Session {
   double load_seconds() const { return load_seconds_; }
 
   bool has_chat_template() const { return chat_.has_value(); }
-  // The prompt ids of a conversation through the model's own template, generation prompt added. Throws
-  // Error(kUnsupported) when the model has none.
+  // The prompt ids of a conversation through the model's own template, generation prompt added.
+  // Throws Error(kUnsupported) when the model has none.
   std::string render_chat(const nlohmann::ordered_json& messages) const;
   std::vector<int32_t> encode_chat(const nlohmann::ordered_json& messages) const;
   // Plain text, with BOS when the model wants one.

@@ -48,7 +48,9 @@ void tokenize_lines(const TokenizeOptions& o, const text::Tokenizer& tokenizer) 
   std::optional<text::ChatTemplate> chat;
   if (o.chat) {
     chat = chat_template_of(tokenizer);
-    if (!chat) throw Error(ErrorKind::kUnsupported, "model " + o.model + ": has no chat template (a base model)");
+    if (!chat)
+      throw Error(ErrorKind::kUnsupported,
+                  "model " + o.model + ": has no chat template (a base model)");
   }
   size_t number = 0;
   for (std::string line; std::getline(std::cin, line);) {
@@ -59,23 +61,27 @@ void tokenize_lines(const TokenizeOptions& o, const text::Tokenizer& tokenizer) 
         text::ChatOptions options;
         options.add_generation_prompt = true;
         const std::string prompt = chat->render(j, options);
-        std::cout << print_json(Json{{"prompt", prompt}, {"ids", tokenizer.encode(prompt)}}) << '\n';
+        std::cout << print_json(Json{{"prompt", prompt}, {"ids", tokenizer.encode(prompt)}})
+                  << '\n';
       } else if (o.decode) {
         std::cout << print_json(Json(tokenizer.decode(ids_of(j)))) << '\n';
       } else {
         std::cout << print_json(Json(tokenizer.encode(string_of(j)))) << '\n';
       }
     } catch (const Error& error) {
-      throw Error(error.kind(), "standard input, line " + std::to_string(number) + ": " + error.what());
+      throw Error(error.kind(),
+                  "standard input, line " + std::to_string(number) + ": " + error.what());
     }
   }
 }
 
 void tokenize(const TokenizeOptions& o) {
   if ((o.decode || o.chat) && !o.jsonl) {
-    throw Error(ErrorKind::kUsage, "tokenize: --decode and --chat read lines of JSON; give --jsonl with them");
+    throw Error(ErrorKind::kUsage,
+                "tokenize: --decode and --chat read lines of JSON; give --jsonl with them");
   }
-  if (o.decode && o.chat) throw Error(ErrorKind::kUsage, "tokenize: give one of --decode and --chat");
+  if (o.decode && o.chat)
+    throw Error(ErrorKind::kUsage, "tokenize: give one of --decode and --chat");
   const text::Tokenizer tokenizer = load_tokenizer(o.model);
   if (o.jsonl) return tokenize_lines(o, tokenizer);
   const auto ids = tokenizer.encode(o.has_text ? o.text : read_input(o.file));
@@ -83,7 +89,8 @@ void tokenize(const TokenizeOptions& o) {
     std::cout << print_json(Json{{"ids", ids}}) << '\n';
     return;
   }
-  for (const int32_t id : ids) std::cout << id << '\t' << print_json(Json(tokenizer.vocabulary()[id].text)) << '\n';
+  for (const int32_t id : ids)
+    std::cout << id << '\t' << print_json(Json(tokenizer.vocabulary()[id].text)) << '\n';
 }
 
 }  // namespace
@@ -91,18 +98,22 @@ void tokenize(const TokenizeOptions& o) {
 void add_tokenize(CLI::App& app) {
   auto o = std::make_shared<TokenizeOptions>();
   CLI::App* command = app.add_subcommand("tokenize", "text to token ids and back");
-  command->add_option("-m,--model", o->model, "a .gguf file (vocabulary alone will do), a folder, or a short name")
+  command
+      ->add_option("-m,--model", o->model,
+                   "a .gguf file (vocabulary alone will do), a folder, or a short name")
       ->required()
       ->envname("TUTTI_MODEL");
   CLI::Option* text = command->add_option("-p,--text,--prompt", o->text, "the text");
-  CLI::Option* file = command->add_option("-f,--file", o->file, "read the text from a file; -: standard input")
-                          ->capture_default_str()
-                          ->excludes(text);
+  CLI::Option* file =
+      command->add_option("-f,--file", o->file, "read the text from a file; -: standard input")
+          ->capture_default_str()
+          ->excludes(text);
   command->add_flag("--jsonl", o->jsonl, "standard input: a JSON string a line; out: [ids] a line")
       ->excludes(text)
       ->excludes(file);
   command->add_flag("--decode", o->decode, "with --jsonl: [ids] a line to a string a line");
-  command->add_flag("--chat", o->chat, "with --jsonl: an array of messages a line to {\"prompt\", \"ids\"}");
+  command->add_flag("--chat", o->chat,
+                    "with --jsonl: an array of messages a line to {\"prompt\", \"ids\"}");
   command->add_flag("--json", o->json, "one JSON document on stdout");
   command->callback([o, text] {
     o->has_text = text->count() > 0;

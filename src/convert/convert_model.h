@@ -56,7 +56,8 @@ using TensorDone = std::function<void(const TensorReport& tensor)>;
 ConvertReport plan_conversion(const Source& source, const ConvertOptions& options);
 
 // Throws what convert_model would before it writes: for callers with long work before that.
-void check_conversion(const Source& source, const std::filesystem::path& out, const ConvertOptions& options);
+void check_conversion(const Source& source, const std::filesystem::path& out,
+                      const ConvertOptions& options);
 
 // Writes `out` atomically. Throws Error(kUsage) when `out` is the input or exists (without
 // `force`), when a quantised tensor would change its type (without `allow_requantize`), when an

@@ -119,7 +119,8 @@ void put_experts(Keys& keys, const Config& c, const std::string& architecture) {
 void put_masked(Keys& keys, const Config& c, formats::GgufMetadata& metadata) {
   if (c.attention == models::AttentionKind::kCausal) return;
   keys.boolean("attention.causal", false);
-  if (c.attention == models::AttentionKind::kBlockCausal) keys.integer("diffusion.block_size", c.attention_block);
+  if (c.attention == models::AttentionKind::kBlockCausal)
+    keys.integer("diffusion.block_size", c.attention_block);
   metadata.emplace_back("diffusion.shift_logits", GgufValue::boolean(c.shifted_logits));
 }
 
@@ -143,7 +144,8 @@ std::string difference(const Config& a, const Config& b) {
     return "the sizes";
   }
   if (a.activation != b.activation) return "the activation of the feed-forward";
-  if (a.attention != b.attention || a.attention_block != b.attention_block || a.shifted_logits != b.shifted_logits) {
+  if (a.attention != b.attention || a.attention_block != b.attention_block ||
+      a.shifted_logits != b.shifted_logits) {
     return "what a masked token sees";
   }
   if (!near(a.embedding_scale, b.embedding_scale)) return "the scale of the embedding";

@@ -170,7 +170,8 @@ Source from_folder(const std::filesystem::path& path) {
   source.checkpoint = std::make_shared<const models::Checkpoint>(models::Checkpoint::open(path));
   const models::Config& config = source.checkpoint->config();
   if (config.relative) {
-    throw Error(ErrorKind::kUnsupported, path.string() + ": the architecture " + config.architecture +
+    throw Error(ErrorKind::kUnsupported, path.string() + ": the architecture " +
+                                             config.architecture +
                                              " has no form as GGUF; use the folder as it is");
   }
   FolderMetadata folder = folder_metadata(*source.checkpoint);

@@ -1,5 +1,6 @@
-// What a method works with: the prompt, the rules of sampling and stopping, and the way out for tokens. A method
-// is a coroutine over a Generation; batching, memory and other requests are the engine's business.
+// What a method works with: the prompt, the rules of sampling and stopping, and the way out for
+// tokens. A method is a coroutine over a Generation; batching, memory and other requests are the
+// engine's business.
 #pragma once
 
 #include <cstdint>
@@ -38,9 +39,9 @@ struct CanvasStep {
     float log_probability;  // when it was written, in nats
   };
   int choice = 0;
-  uint64_t forward = 0;   // of this choice, from 1
-  // "denoise"; "refresh": over the whole sequence for the cache; "store": for the cache alone; without a forward:
-  // "commit", "pin"
+  uint64_t forward = 0;  // of this choice, from 1
+  // "denoise"; "refresh": over the whole sequence for the cache; "store": for the cache alone;
+  // without a forward: "commit", "pin"
   std::string_view kind;
   int rows = 0;
   int prompt = 0;  // positions before the answer
@@ -49,11 +50,13 @@ struct CanvasStep {
   std::vector<Written> written;
 };
 
-// A prompt that is more than tokens at 0, 1, …: vectors (of images) in place of some tokens, and where each row stands.
+// A prompt that is more than tokens at 0, 1, …: vectors (of images) in place of some tokens, and
+// where each row stands.
 struct PromptRows {
   std::vector<engine::Position> positions;  // one per token of the prompt
-  std::vector<std::vector<float>> vectors;  // likewise: [hidden] in place of the token's embedding, or empty
-  int next = 0;                             // position of what follows the prompt, above all of the prompt's
+  std::vector<std::vector<float>>
+      vectors;   // likewise: [hidden] in place of the token's embedding, or empty
+  int next = 0;  // position of what follows the prompt, above all of the prompt's
 };
 // Gives rows that are the prompt's tokens number `first` and on their vectors and positions.
 void place_rows(const PromptRows& given, int first, std::span<engine::Row> rows);
@@ -61,23 +64,25 @@ void place_rows(const PromptRows& given, int first, std::span<engine::Row> rows)
 // What the caller wants of one request. The defaults sample from the model's own distribution.
 struct GenerationOptions {
   engine::Sampling sampling;
-  std::optional<uint64_t> seed;   // given: the same text again, whatever else runs; else drawn per request
-  int max_tokens = 256;           // -1: until the context is full
-  int context_tokens = 0;         // prompt and output together at most; 0: what the model was made for
-  int n = 1;                      // samples of the same prompt, sharing its pages
+  std::optional<uint64_t>
+      seed;                // given: the same text again, whatever else runs; else drawn per request
+  int max_tokens = 256;    // -1: until the context is full
+  int context_tokens = 0;  // prompt and output together at most; 0: what the model was made for
+  int n = 1;               // samples of the same prompt, sharing its pages
   std::vector<std::string> stop;  // the text ends before the first of these; `ids` keep its tokens
   bool ignore_eos = false;
   std::string method = "auto";  // plain for causal models, diffusion for masked ones
   std::map<std::string, std::string> method_options;
   uint64_t cache_salt = 0;  // requests with different salt never share cached pages
-  // A file with the keys and values of a prompt (engine::Context::save), or empty. What it shares with this prompt is
-  // not computed again; afterwards it holds this prompt, unless `prompt_cache_read_only` or it held it all already.
+  // A file with the keys and values of a prompt (engine::Context::save), or empty. What it shares
+  // with this prompt is not computed again; afterwards it holds this prompt, unless
+  // `prompt_cache_read_only` or it held it all already.
   std::filesystem::path prompt_cache;
   bool prompt_cache_read_only = false;
-  Passages passages;  // inside the prompt, read side by side
-  std::shared_ptr<const PromptRows> prompt_rows;  // null: the prompt's tokens at 0, 1, …
+  Passages passages;                                 // inside the prompt, read side by side
+  std::shared_ptr<const PromptRows> prompt_rows;     // null: the prompt's tokens at 0, 1, …
   std::function<void(const CanvasStep&)> on_canvas;  // on the engine's thread
-  std::shared_ptr<const Constraint> constraint;  // null: any token may come next
+  std::shared_ptr<const Constraint> constraint;      // null: any token may come next
   std::shared_ptr<const speculative::DraftModel> draft_model;  // of method draft
 
   GenerationOptions() { sampling.temperature = 0.0f; }
@@ -88,7 +93,8 @@ struct Piece {
   int choice = 0;
   std::string text;
   std::vector<int32_t> ids;
-  std::vector<engine::Picked> picked;  // one per id when log-probabilities were asked for, else empty
+  std::vector<engine::Picked>
+      picked;  // one per id when log-probabilities were asked for, else empty
 };
 using PieceSink = std::function<void(const Piece&)>;
 
@@ -99,16 +105,16 @@ struct MethodStatistics {
   uint64_t stores = 0;     // of those, for the cache alone
   uint64_t proposed = 0;   // steps ahead that were tried
   uint64_t accepted = 0;   // of those, that stood
-  // Methods that write when they are sure: [k]: tokens that had been the likeliest at their position for k commits
-  // when they were written.
+  // Methods that write when they are sure: [k]: tokens that had been the likeliest at their
+  // position for k commits when they were written.
   std::vector<uint64_t> waits;
-  // Of methods that draft tokens, by how far ahead they are (0: the next): forwards with a draft that far, and those in
-  // which it stood.
+  // Of methods that draft tokens, by how far ahead they are (0: the next): forwards with a draft
+  // that far, and those in which it stood.
   std::vector<uint64_t> drafted_at, accepted_at;
   uint64_t draft_forwards = 0;  // of the draft model, or of the first layers
   double draft_seconds = 0;     // from asking for a draft until it was there
-  // Of methods that draft while they verify: of draft_seconds those inside a forward that verifies; and [k]: runs of
-  // drafts that stood, from one that did not to the next, k long.
+  // Of methods that draft while they verify: of draft_seconds those inside a forward that verifies;
+  // and [k]: runs of drafts that stood, from one that did not to the next, k long.
   double overlap_seconds = 0;
   std::vector<uint64_t> runs;
 };
@@ -117,19 +123,22 @@ struct Completion {
   std::string text;
   std::vector<int32_t> ids;  // generated, without the end token
   Finish finish = Finish::kRunning;
-  std::vector<engine::Picked> picked;  // one per id when log-probabilities were asked for, else empty
-  double score = 0;                    // of methods that rank (beam search): normalised log-probability
-  MethodStatistics statistics;         // zeros: the method keeps none
+  std::vector<engine::Picked>
+      picked;                   // one per id when log-probabilities were asked for, else empty
+  double score = 0;             // of methods that rank (beam search): normalised log-probability
+  MethodStatistics statistics;  // zeros: the method keeps none
 };
 
 // One choice being generated.
 class Generation {
  public:
-  Generation(engine::Engine& engine, const text::Tokenizer& tokenizer, std::shared_ptr<engine::Request> request,
-             std::vector<int32_t> prompt, const GenerationOptions& options, int choice, uint64_t seed,
-             uint32_t request_key, PieceSink sink);
+  Generation(engine::Engine& engine, const text::Tokenizer& tokenizer,
+             std::shared_ptr<engine::Request> request, std::vector<int32_t> prompt,
+             const GenerationOptions& options, int choice, uint64_t seed, uint32_t request_key,
+             PieceSink sink);
 
-  // Starts from a Context that already holds the first `tokens` tokens of the prompt (and perhaps passages).
+  // Starts from a Context that already holds the first `tokens` tokens of the prompt (and perhaps
+  // passages).
   void start_from(engine::Context start, int tokens) {
     start_ = std::move(start);
     started_tokens_ = tokens;
@@ -142,7 +151,9 @@ class Generation {
   const GenerationOptions& options() const { return options_; }
   const std::vector<int32_t>& prompt() const { return prompt_; }
   const std::vector<int32_t>& output() const { return completion_.ids; }
-  int32_t last_token() const { return completion_.ids.empty() ? prompt_.back() : completion_.ids.back(); }
+  int32_t last_token() const {
+    return completion_.ids.empty() ? prompt_.back() : completion_.ids.back();
+  }
   bool done() const { return completion_.finish != Finish::kRunning; }
   // Whether `token` ends the text, and how many tokens do (none with ignore_eos).
   bool is_end(int32_t token) const;
@@ -167,14 +178,15 @@ class Generation {
   Task<std::vector<engine::Answer>> forward(std::vector<engine::Part> parts) {
     return engine_.forward(std::move(parts));
   }
-  // A pick by this request's rules of the token that will stand at `position`. Its noise belongs to the position,
-  // so whoever picks there, plain decoding or a verifier, picks the same token.
+  // A pick by this request's rules of the token that will stand at `position`. Its noise belongs to
+  // the position, so whoever picks there, plain decoding or a verifier, picks the same token.
   engine::Want want(int position) const { return rule_.want(position); }
   DrawKey draw_key(int position) const { return rule_.key(position); }
   // The rule of those picks, to go on with after tokens that do not stand yet (PickRule::after).
   const PickRule& rule() const { return rule_; }
 
-  // Appends a token: streams its text, applies end tokens, stop strings and limits. Ignored once done.
+  // Appends a token: streams its text, applies end tokens, stop strings and limits. Ignored once
+  // done.
   void emit(const engine::Picked& picked);
   // For methods that emit whole texts at the end (beam search).
   void emit_all(std::span<const engine::Picked> picked, double score);
@@ -205,11 +217,12 @@ class Generation {
   Completion completion_;
 };
 
-// Runs one request: computes the shared prompt once, then all choices side by side by the method that the options
-// name. `sink` may be empty. Throws Error(kUsage | kLimit), and boost::system::system_error(operation_aborted)
-// when the request is cancelled.
+// Runs one request: computes the shared prompt once, then all choices side by side by the method
+// that the options name. `sink` may be empty. Throws Error(kUsage | kLimit), and
+// boost::system::system_error(operation_aborted) when the request is cancelled.
 Task<std::vector<Completion>> generate(engine::Engine& engine, const text::Tokenizer& tokenizer,
-                                       std::shared_ptr<engine::Request> request, std::vector<int32_t> prompt,
-                                       GenerationOptions options, PieceSink sink);
+                                       std::shared_ptr<engine::Request> request,
+                                       std::vector<int32_t> prompt, GenerationOptions options,
+                                       PieceSink sink);
 
 }  // namespace tutti::decode

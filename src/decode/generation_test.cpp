@@ -345,8 +345,8 @@ TEST(Generate, SamplesShareThePromptAndEqualRunsAlone) {
   EXPECT_EQ(out.statistics.rows, rows);
   EXPECT_EQ(out.statistics.forwards, 1u + kTokens);  // all samples advance in one forward
   EXPECT_EQ(out.statistics.prompt_tokens, uint64_t(kPrompt));
-  // 99 shared slots are 4 pages; the first sample goes on in the last of them, each other adds a page of its own.
-  // Unshared it would be 8 * 4.
+  // 99 shared slots are 4 pages; the first sample goes on in the last of them, each other adds a
+  // page of its own. Unshared it would be 8 * 4.
   EXPECT_EQ(most, 4 + kSamples - 1);
   EXPECT_EQ(world.engine.pages().free(), world.engine.pages().total());
 
@@ -641,7 +641,8 @@ TEST(Generate, ACharacterUnfinishedAtTheEndIsReplaced) {
 // ---- the table of methods ----
 
 TEST(Methods, TheTableTellsTheTruth) {
-  TinyWorld causal, masked(engine::EngineOptions{}, "llada"), any_order(engine::EngineOptions{}, "xlnet");
+  TinyWorld causal, masked(engine::EngineOptions{}, "llada"),
+      any_order(engine::EngineOptions{}, "xlnet");
   const speculative::ServedDraft drafting(tensor::Type::kQ4_0);
   const Ids prompt = tiny_prompt(15, 33);
   std::vector<std::string_view> names;
@@ -653,7 +654,8 @@ TEST(Methods, TheTableTellsTheTruth) {
                                                         : any_order;
     EXPECT_EQ(&find_method(method.name), &method);
     EXPECT_EQ(&method_for(method.name, world.tiny.model->config()), &method);
-    EXPECT_THROW(method_for(method.name, (&world == &causal ? masked : causal).tiny.model->config()), Error);
+    EXPECT_THROW(
+        method_for(method.name, (&world == &causal ? masked : causal).tiny.model->config()), Error);
     EXPECT_FALSE(method.source.empty());
     EXPECT_FALSE(method.needs.empty());
     // The printed defaults, given explicitly, change nothing.

@@ -10,7 +10,8 @@ namespace {
 
 // What all states of a grammar share: its machine keeps the places it has been to.
 struct Machine {
-  Machine(const text::GrammarRules& rules, std::shared_ptr<const text::TokenTree> tokens, const text::GrammarLimits& limits)
+  Machine(const text::GrammarRules& rules, std::shared_ptr<const text::TokenTree> tokens,
+          const text::GrammarLimits& limits)
       : grammar(rules, std::move(tokens), limits) {}
   std::mutex mutex;  // a draft model walks it on another thread
   text::Grammar grammar;
@@ -34,7 +35,8 @@ class GrammarConstraint final : public Constraint {
     const auto& ends = grammar.tokens().ends();
     const bool end = std::ranges::find(ends, token) != ends.end();
     // Behind an end token nobody writes.
-    return std::make_shared<GrammarConstraint>(machine_, end ? state_ : grammar.advance(state_, token));
+    return std::make_shared<GrammarConstraint>(machine_,
+                                               end ? state_ : grammar.advance(state_, token));
   }
 
   int places() const {
@@ -54,7 +56,8 @@ std::shared_ptr<const Constraint> grammar_constraint(const text::GrammarSource& 
                                                      const text::GrammarLimits& limits) {
   auto machine = std::make_shared<Machine>(text::rules_of(source), std::move(tokens), limits);
   const text::Grammar::State start = machine->grammar.start();
-  if (start == text::Grammar::kNowhere) throw Error(ErrorKind::kUsage, "grammar: holds no text at all; change it");
+  if (start == text::Grammar::kNowhere)
+    throw Error(ErrorKind::kUsage, "grammar: holds no text at all; change it");
   return std::make_shared<GrammarConstraint>(std::move(machine), start);
 }
 

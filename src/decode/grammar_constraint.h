@@ -9,13 +9,14 @@
 
 namespace tutti::decode {
 
-// The state before any token. Requests, samples and threads may share it. Throws what the grammar has against itself.
+// The state before any token. Requests, samples and threads may share it. Throws what the grammar
+// has against itself.
 std::shared_ptr<const Constraint> grammar_constraint(const text::GrammarSource& source,
                                                      std::shared_ptr<const text::TokenTree> tokens,
                                                      const text::GrammarLimits& limits = {});
 
-// How many places of its grammar a constraint of the kind above and its successors have come to; they stay in memory. 0 for
-// other kinds.
+// How many places of its grammar a constraint of the kind above and its successors have come to;
+// they stay in memory. 0 for other kinds.
 int places_kept(const Constraint& constraint);
 
 }  // namespace tutti::decode

@@ -36,7 +36,8 @@ TEST(GrammarConstraint, TextsAreOfTheLanguage) {
         ++whole;
       } else {
         // The beginning of one.
-        EXPECT_TRUE(std::regex_match(c.text, std::regex("(th|he|[a-c]{2})*([thabc]|e?n?|en)z?"))) << method << ": " << c.text;
+        EXPECT_TRUE(std::regex_match(c.text, std::regex("(th|he|[a-c]{2})*([thabc]|e?n?|en)z?")))
+            << method << ": " << c.text;
       }
     }
     EXPECT_GT(whole, 0) << method;

@@ -21,16 +21,25 @@ namespace tutti::decode {
 
 std::string_view name(Guarantee guarantee) {
   switch (guarantee) {
-    case Guarantee::kLossless: return "lossless";
-    case Guarantee::kLosslessInLaw: return "lossless in law";
-    case Guarantee::kApproximate: return "approximate";
+    case Guarantee::kLossless:
+      return "lossless";
+    case Guarantee::kLosslessInLaw:
+      return "lossless in law";
+    case Guarantee::kApproximate:
+      return "approximate";
   }
   return "";
 }
 
 std::span<const Method> methods() {
   static const std::vector<Method> kMethods = {
-      {"plain", "token by token", "any causal model", Reads::kCausal, Guarantee::kLossless, {}, plain},
+      {"plain",
+       "token by token",
+       "any causal model",
+       Reads::kCausal,
+       Guarantee::kLossless,
+       {},
+       plain},
       {"beam",
        "beam search",
        "any causal model",
@@ -39,55 +48,36 @@ std::span<const Method> methods() {
        {{"width", "4", "beams kept per step, 1 to 64"},
         {"length_penalty", "1.0", "score = log-probability / length^penalty, -10 to 10"},
         {"exact_stop", "0",
-         "0: stop when no open beam beats the finished ones as it stands; 1: when none can, however it grows"}},
+         "0: stop when no open beam beats the finished ones as it stands; 1: when none can, "
+         "however it grows"}},
        beam},
-      {"lookup",
-       "prompt lookup (Saxena 2023) by a suffix automaton (arXiv 2411.10666)",
-       "any causal model",
-       Reads::kCausal,
-       Guarantee::kLossless,
-       lookup_options(),
-       lookup},
-      {"draft",
-       "speculative decoding (arXiv 2211.17192, 2302.01318) under shared noise",
-       "any causal model, and a smaller one of the same vocabulary",
-       Reads::kCausal,
-       Guarantee::kLossless,
-       draft_options(),
-       draft},
-      {"early-exit",
-       "self-speculation by the first layers (LayerSkip, arXiv 2404.16710)",
-       "any causal model",
-       Reads::kCausal,
-       Guarantee::kLossless,
-       early_exit_options(),
-       early_exit},
-      {"pearl",
-       "PEARL (arXiv 2408.11850): draft model and target at the same time",
+      {"lookup", "prompt lookup (Saxena 2023) by a suffix automaton (arXiv 2411.10666)",
+       "any causal model", Reads::kCausal, Guarantee::kLossless, lookup_options(), lookup},
+      {"draft", "speculative decoding (arXiv 2211.17192, 2302.01318) under shared noise",
+       "any causal model, and a smaller one of the same vocabulary", Reads::kCausal,
+       Guarantee::kLossless, draft_options(), draft},
+      {"early-exit", "self-speculation by the first layers (LayerSkip, arXiv 2404.16710)",
+       "any causal model", Reads::kCausal, Guarantee::kLossless, early_exit_options(), early_exit},
+      {"pearl", "PEARL (arXiv 2408.11850): draft model and target at the same time",
        "any causal model, and a smaller one of the same vocabulary on cores of its own",
-       Reads::kCausal,
-       Guarantee::kLossless,
-       pearl_options(),
-       pearl},
+       Reads::kCausal, Guarantee::kLossless, pearl_options(), pearl},
       {"diffusion",
        "masked diffusion: LLaDA, Dream, SDAR; Fast-dLLM and others by policy and cache",
-       "a masked model",
-       Reads::kMasked,
-       Guarantee::kApproximate,
-       diffusion::diffusion_method_options(),
-       diffusion_method},
+       "a masked model", Reads::kMasked, Guarantee::kApproximate,
+       diffusion::diffusion_method_options(), diffusion_method},
       {"freedave",
-       "Free Draft-and-Verification, arXiv 2510.00294: the text of diffusion with the same policy, fewer forwards",
-       "a masked model",
-       Reads::kMasked,
-       Guarantee::kLossless,
-       diffusion::freedave_method_options(),
+       "Free Draft-and-Verification, arXiv 2510.00294: the text of diffusion with the same policy, "
+       "fewer forwards",
+       "a masked model", Reads::kMasked, Guarantee::kLossless, diffusion::freedave_method_options(),
        freedave_method},
-      {"any-order", "one token a forward, in any order (XLNet, arXiv 1906.08237)", "a two-stream model (XLNet)",
-       Reads::kAnyOrder, Guarantee::kLossless, anyorder::sequential_options(), any_order_method},
+      {"any-order", "one token a forward, in any order (XLNet, arXiv 1906.08237)",
+       "a two-stream model (XLNet)", Reads::kAnyOrder, Guarantee::kLossless,
+       anyorder::sequential_options(), any_order_method},
       {"assd",
-       "any-subset speculative decoding, arXiv 2504.20456: the text of any-order with the same order, fewer forwards",
-       "a two-stream model (XLNet)", Reads::kAnyOrder, Guarantee::kLossless, anyorder::assd_options(), assd_method},
+       "any-subset speculative decoding, arXiv 2504.20456: the text of any-order with the same "
+       "order, fewer forwards",
+       "a two-stream model (XLNet)", Reads::kAnyOrder, Guarantee::kLossless,
+       anyorder::assd_options(), assd_method},
   };
   return kMethods;
 }
@@ -98,7 +88,8 @@ const Method& find_method(std::string_view wanted) {
     if (method.name == wanted) return method;
     names += (names.empty() ? "" : ", ") + std::string(method.name);
   }
-  throw Error(ErrorKind::kUsage, "method " + std::string(wanted) + ": unknown; methods are " + names);
+  throw Error(ErrorKind::kUsage,
+              "method " + std::string(wanted) + ": unknown; methods are " + names);
 }
 
 const Method& method_for(std::string_view wanted, const models::Config& config) {
@@ -114,12 +105,13 @@ const Method& method_for(std::string_view wanted, const models::Config& config) 
   for (const Method& m : methods()) {
     if (fits(m)) names += (names.empty() ? "" : ", ") + std::string(m.name);
   }
-  throw Error(ErrorKind::kUnsupported, "method " + std::string(wanted) + ": reads " + std::string(method.needs) +
-                                           ", but this one (" + config.architecture + ") " +
-                                           (reads == Reads::kMasked     ? "fills in masked tokens"
-                                            : reads == Reads::kCausal ? "is causal"
-                                                                      : "decides tokens in any order") +
-                                           "; use " + names);
+  throw Error(ErrorKind::kUnsupported,
+              "method " + std::string(wanted) + ": reads " + std::string(method.needs) +
+                  ", but this one (" + config.architecture + ") " +
+                  (reads == Reads::kMasked   ? "fills in masked tokens"
+                   : reads == Reads::kCausal ? "is causal"
+                                             : "decides tokens in any order") +
+                  "; use " + names);
 }
 
 namespace {
@@ -136,15 +128,16 @@ const MethodOption* find_option(const Generation& g, std::string_view option) {
   return it == method.options.end() ? nullptr : &*it;
 }
 
-double read_option(const Generation& g, std::string_view option, double least, double most, bool whole) {
+double read_option(const Generation& g, std::string_view option, double least, double most,
+                   bool whole) {
   const std::string text = text_option(g, option);
   char* end = nullptr;
   const double value = std::strtod(text.c_str(), &end);
   const bool read = !text.empty() && end == text.c_str() + text.size();
   if (!read || !(value >= least && value <= most) || (whole && value != std::floor(value))) {
     throw Error(ErrorKind::kUsage, "option " + std::string(option) + "=" + text + ": wants a " +
-                                       (whole ? "whole number" : "number") + " from " + print_number(least) +
-                                       " to " + print_number(most));
+                                       (whole ? "whole number" : "number") + " from " +
+                                       print_number(least) + " to " + print_number(most));
   }
   return value;
 }
@@ -163,7 +156,9 @@ std::string_view default_of(const Generation& g, std::string_view option) {
   return declared->default_value;
 }
 
-bool has_option(const Generation& g, std::string_view option) { return find_option(g, option) != nullptr; }
+bool has_option(const Generation& g, std::string_view option) {
+  return find_option(g, option) != nullptr;
+}
 
 int int_option(const Generation& g, std::string_view option, int least, int most) {
   return int(read_option(g, option, least, most, true));

@@ -14,8 +14,8 @@ namespace tutti::decode {
 
 class Generation;
 
-// What a method promises about its text, compared with plain decoding; over masked models, with diffusion by the same
-// policy.
+// What a method promises about its text, compared with plain decoding; over masked models, with
+// diffusion by the same policy.
 enum class Guarantee : uint8_t {
   kLossless,       // the same tokens, bit for bit, for the same seed
   kLosslessInLaw,  // the same distribution
@@ -32,7 +32,7 @@ struct MethodOption {
 // The models that a method reads.
 enum class Reads : uint8_t {
   kCausal,
-  kMasked,  // that fill in masked tokens: bidirectional or with blocks of attention
+  kMasked,    // that fill in masked tokens: bidirectional or with blocks of attention
   kAnyOrder,  // two-stream models, which decide tokens in any order (XLNet)
 };
 
@@ -49,12 +49,12 @@ struct Method {
 std::span<const Method> methods();
 // Throws Error(kUsage) that lists the names. "auto" is no method; see method_for.
 const Method& find_method(std::string_view name);
-// The same; "auto" is the first method of the table that reads the model. Throws Error(kUnsupported), too: the method
-// does not read it.
+// The same; "auto" is the first method of the table that reads the model. Throws
+// Error(kUnsupported), too: the method does not read it.
 const Method& method_for(std::string_view name, const models::Config& config);
 
-// An option of the method that `g` runs, as a number; the table's default when it was not given. Throws
-// Error(kUsage) naming option and range.
+// An option of the method that `g` runs, as a number; the table's default when it was not given.
+// Throws Error(kUsage) naming option and range.
 int int_option(const Generation& g, std::string_view option, int least, int most);
 double number_option(const Generation& g, std::string_view option, double least, double most);
 // The same as it was given.

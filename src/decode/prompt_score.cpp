@@ -4,22 +4,26 @@
 
 namespace tutti::decode {
 
-Task<std::vector<engine::Picked>> score_prompt(engine::Engine& engine, std::shared_ptr<engine::Request> request,
+Task<std::vector<engine::Picked>> score_prompt(engine::Engine& engine,
+                                               std::shared_ptr<engine::Request> request,
                                                std::vector<int32_t> tokens, int alternatives) {
   const models::Config& config = engine.model().config();
   if (config.attention != models::AttentionKind::kCausal) {
-    throw Error(ErrorKind::kUnsupported, "log-probabilities of a prompt: this model (" + config.architecture +
-                                             ") does not read from left to right; use 'tutti eval likelihood'");
+    throw Error(ErrorKind::kUnsupported,
+                "log-probabilities of a prompt: this model (" + config.architecture +
+                    ") does not read from left to right; use 'tutti eval likelihood'");
   }
   if (int(tokens.size()) > config.context_length) {
-    throw Error(ErrorKind::kLimit, "prompt: " + std::to_string(tokens.size()) + " tokens do not fit the context of " +
+    throw Error(ErrorKind::kLimit, "prompt: " + std::to_string(tokens.size()) +
+                                       " tokens do not fit the context of " +
                                        std::to_string(config.context_length) + "; shorten it");
   }
   std::vector<engine::Picked> scores(tokens.size());
   for (size_t i = 0; i < tokens.size(); ++i) scores[i].token = tokens[i];
   if (tokens.size() < 2) co_return scores;
   engine::Context context(engine, request);
-  engine::Rows rows = engine::Rows::append(std::span(tokens).first(tokens.size() - 1), 0, std::nullopt);
+  engine::Rows rows =
+      engine::Rows::append(std::span(tokens).first(tokens.size() - 1), 0, std::nullopt);
   for (size_t i = 0; i < rows.rows.size(); ++i) {
     engine::Want& want = rows.rows[i].want.emplace();
     want.stats = true;

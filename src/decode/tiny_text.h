@@ -72,7 +72,8 @@ struct Outcome {
 struct TinyWorld {
   TinyWorld() : TinyWorld(engine::EngineOptions{}) {}
   explicit TinyWorld(engine::EngineOptions options, const std::string& architecture = "qwen3")
-      : tiny(engine::tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactQ8, 1, 0, architecture)),
+      : tiny(engine::tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactQ8, 1, 0,
+                                architecture)),
         tokenizer(tiny_tokenizer()),
         engine(tiny.model, tiny.pool, with_pages(options)) {}
 

@@ -12,7 +12,8 @@ namespace tutti::engine {
 
 namespace {
 
-// Rewrites what a row saw when slot x becomes to(x), or goes when that is -1. True when it saw one that goes.
+// Rewrites what a row saw when slot x becomes to(x), or goes when that is -1. True when it saw one
+// that goes.
 template <class To>
 bool renumber(SpecialRow& row, const To& to) {
   std::vector<SpecialRow::Seen> seen;
@@ -34,7 +35,8 @@ bool renumber(SpecialRow& row, const To& to) {
   return lost;
 }
 
-// Whether the row, as slot `self`, saw the slots before it and itself, in order and in softmax class 0.
+// Whether the row, as slot `self`, saw the slots before it and itself, in order and in softmax
+// class 0.
 bool saw_all_before(const SpecialRow& row, int self) {
   if (!row.sees_self) return false;
   if (row.seen.empty()) return self == 0;
@@ -44,8 +46,9 @@ bool saw_all_before(const SpecialRow& row, int self) {
          (run.count == self || run.count == self + 1);
 }
 
-// Gives the slots from `first` on new numbers: slot x becomes to(x), ascending, or goes when that is -1. A slot that
-// saw one that goes cannot be recomputed any more. Throws, before anything changes, when it would have to be.
+// Gives the slots from `first` on new numbers: slot x becomes to(x), ascending, or goes when that
+// is -1. A slot that saw one that goes cannot be recomputed any more. Throws, before anything
+// changes, when it would have to be.
 template <class To>
 void change_numbers(ContextState& s, int first, const char* what, const To& to) {
   const int begin = s.looks_ahead ? 0 : first;
@@ -70,9 +73,10 @@ void change_numbers(ContextState& s, int first, const char* what, const To& to) 
       }
     }
     if (lost && x >= s.resident) {
-      throw Error(ErrorKind::kUsage, std::string("context: ") + what + " leaves slot " + std::to_string(x) +
-                                         ", which saw one that goes and whose page was taken away; co_await "
-                                         "Engine::restore before");
+      throw Error(ErrorKind::kUsage,
+                  std::string("context: ") + what + " leaves slot " + std::to_string(x) +
+                      ", which saw one that goes and whose page was taken away; co_await "
+                      "Engine::restore before");
     }
     lossy = lossy || lost;
     tail.push_back(std::move(slot));
@@ -99,13 +103,14 @@ void change_numbers(ContextState& s, int first, const char* what, const To& to) 
 }  // namespace
 
 bool SpecialRow::plain(int layers) const {
-  return causal && sees_self && in.kind == RowInput::kToken && active.enter <= 0 && active.leave >= layers &&
-         ordinary(classes);
+  return causal && sees_self && in.kind == RowInput::kToken && active.enter <= 0 &&
+         active.leave >= layers && ordinary(classes);
 }
 
 uint8_t ContextState::class_of(int slot, int viewer) const {
   for (const WeighedSlots& w : weighed) {
-    if (slot >= w.first && slot < w.first + w.count && viewer >= w.first + w.count) return w.softmax_class;
+    if (slot >= w.first && slot < w.first + w.count && viewer >= w.first + w.count)
+      return w.softmax_class;
   }
   return 0;
 }
@@ -151,7 +156,8 @@ void ContextState::truncate_resident(int n) {
     if (extra == tail.count) {
       spans.pop_back();
       // The page before is full, or shared, or its slots may be seen by a fork.
-      tail_owned = !area.empty() && !spans.empty() && spans.back().page.references() <= own_references;
+      tail_owned =
+          !area.empty() && !spans.empty() && spans.back().page.references() <= own_references;
     } else {
       tail.count = uint8_t(tail.count - extra);
       // Slots past the end may be seen by a fork or the cache: never overwrite them then.
@@ -200,8 +206,8 @@ Context Context::fork() const {
 
 void Context::truncate(int n) {
   if (n < 0 || n > size()) {
-    throw Error(ErrorKind::kUsage, "context: cannot truncate " + std::to_string(size()) + " slots to " +
-                                       std::to_string(n));
+    throw Error(ErrorKind::kUsage, "context: cannot truncate " + std::to_string(size()) +
+                                       " slots to " + std::to_string(n));
   }
   ContextState& s = *state_;
   change_numbers(s, n, "truncate", [n](int x) { return x < n ? x : -1; });
@@ -211,12 +217,14 @@ void Context::truncate(int n) {
 void Context::keep(int base, std::span<const int> kept) {
   ContextState& s = *state_;
   if (base < 0 || base > size()) {
-    throw Error(ErrorKind::kUsage, "context: keep from slot " + std::to_string(base) + " of " + std::to_string(size()));
+    throw Error(ErrorKind::kUsage, "context: keep from slot " + std::to_string(base) + " of " +
+                                       std::to_string(size()));
   }
   const int count = size() - base;
   for (size_t i = 0; i < kept.size(); ++i) {
     if (kept[i] < 0 || kept[i] >= count || (i > 0 && kept[i] <= kept[i - 1])) {
-      throw Error(ErrorKind::kUsage, "context: keep wants ascending rows in [0, " + std::to_string(count) + ")");
+      throw Error(ErrorKind::kUsage,
+                  "context: keep wants ascending rows in [0, " + std::to_string(count) + ")");
     }
   }
   s.area.clear();
@@ -273,12 +281,15 @@ void Context::drop(int first, int count) {
   ContextState& s = *state_;
   if (first < 0 || count < 0 || first + count > size()) {
     throw Error(ErrorKind::kUsage, "context: cannot drop slots [" + std::to_string(first) + ", " +
-                                       std::to_string(first + count) + ") of " + std::to_string(size()));
+                                       std::to_string(first + count) + ") of " +
+                                       std::to_string(size()));
   }
   if (count == 0) return;
   if (first + count == size()) return truncate(first);
   s.area.clear();
-  change_numbers(s, first, "drop", [&](int x) { return x < first ? x : x < first + count ? -1 : x - count; });
+  change_numbers(s, first, "drop", [&](int x) {
+    return x < first ? x : x < first + count ? -1 : x - count;
+  });
   std::vector<PageSpan> spans;
   int at = 0;
   for (const auto& span : s.spans) {
@@ -292,7 +303,8 @@ void Context::drop(int first, int count) {
     at = to;
   }
   s.spans = std::move(spans);
-  if (s.resident <= first + count) s.tail_owned = false;  // the last page's next slot is none of ours any more
+  if (s.resident <= first + count)
+    s.tail_owned = false;  // the last page's next slot is none of ours any more
   s.resident -= std::clamp(s.resident - first, 0, count);
   s.published = std::min(s.published, first / tensor::kPageSlots);
 }
@@ -301,10 +313,11 @@ void Context::concat(const Context& other, int first) {
   ContextState& s = *state_;
   const ContextState& o = other.state();
   if (first < 0 || first > o.size() || first > size()) {
-    throw Error(ErrorKind::kUsage, "context: cannot concatenate slots [" + std::to_string(first) + ", " +
-                                       std::to_string(o.size()) + ")");
+    throw Error(ErrorKind::kUsage, "context: cannot concatenate slots [" + std::to_string(first) +
+                                       ", " + std::to_string(o.size()) + ")");
   }
-  if (!o.weighed.empty()) throw Error(ErrorKind::kUsage, "context: concat of a Context with weighed slots");
+  if (!o.weighed.empty())
+    throw Error(ErrorKind::kUsage, "context: concat of a Context with weighed slots");
   s.area.clear();
   const int base = size();
   if (s.resident == base) {
@@ -319,7 +332,8 @@ void Context::concat(const Context& other, int first) {
     }
   } else if (!o.reproducible) {
     throw Error(ErrorKind::kUsage,
-                "context: concat of slots that cannot be recomputed to a Context whose pages were taken away; co_await "
+                "context: concat of slots that cannot be recomputed to a Context whose pages were "
+                "taken away; co_await "
                 "Engine::restore before");
   }
   s.tail_owned = false;
@@ -327,7 +341,8 @@ void Context::concat(const Context& other, int first) {
   for (int i = first; i < o.size(); ++i) {
     SlotRecipe slot = o.recipe[size_t(i)];
     if (base != first) {
-      auto special = slot.special ? std::make_shared<SpecialRow>(*slot.special) : std::make_shared<SpecialRow>();
+      auto special = slot.special ? std::make_shared<SpecialRow>(*slot.special)
+                                  : std::make_shared<SpecialRow>();
       if (!slot.special) special->in.token = slot.token;
       std::vector<SpecialRow::Seen> seen;
       if (special->causal) {
@@ -339,7 +354,8 @@ void Context::concat(const Context& other, int first) {
           const int below = std::clamp(first - run.first, 0, run.count);
           if (below > 0) seen.push_back({run.first, below, run.softmax_class});
           if (below < run.count) {
-            seen.push_back({run.first + below - first + base, run.count - below, run.softmax_class});
+            seen.push_back(
+                {run.first + below - first + base, run.count - below, run.softmax_class});
           }
         }
       }
@@ -360,14 +376,16 @@ void Context::weigh(int first, tensor::SoftmaxClass softmax) {
   const int taken = s.weighed.empty() ? 0 : s.weighed.back().first + s.weighed.back().count;
   if (first < taken || first > size()) {
     throw Error(ErrorKind::kUsage, "context: cannot weigh slots [" + std::to_string(first) + ", " +
-                                       std::to_string(size()) + "), of which " + std::to_string(taken) +
+                                       std::to_string(size()) + "), of which " +
+                                       std::to_string(taken) +
                                        " stand before the end of weighed ones");
   }
   if (first == size() || ordinary(softmax)) return;
   if (s.classes.empty()) s.classes.emplace_back();
   const auto known = std::find(s.classes.begin() + 1, s.classes.end(), softmax);
   if (known == s.classes.end() && s.classes.size() == size_t(tensor::kMaxSoftmaxClasses)) {
-    throw Error(ErrorKind::kUsage, "context: more than " + std::to_string(tensor::kMaxSoftmaxClasses - 1) +
+    throw Error(ErrorKind::kUsage, "context: more than " +
+                                       std::to_string(tensor::kMaxSoftmaxClasses - 1) +
                                        " kinds of weighed slots");
   }
   s.weighed.push_back({first, size() - first, uint8_t(known - s.classes.begin())});
@@ -379,16 +397,19 @@ size_t Context::settle(std::vector<PageRef> area) {
   ContextState& s = *state_;
   PagePool& pool = s.engine->pages();
   if (s.resident != size()) {
-    throw Error(ErrorKind::kUsage, "context: its pages were taken away; co_await Engine::restore before it settles");
+    throw Error(ErrorKind::kUsage,
+                "context: its pages were taken away; co_await Engine::restore before it settles");
   }
   if (area.size() * size_t(tensor::kPageSlots) < size_t(size())) {
-    throw Error(ErrorKind::kUsage, "context: " + std::to_string(size()) + " slots do not fit an area of " +
+    throw Error(ErrorKind::kUsage, "context: " + std::to_string(size()) +
+                                       " slots do not fit an area of " +
                                        std::to_string(area.size()) + " pages");
   }
   for (const PageRef& page : area) {
     // The caller's reference and the one in `area`.
     if (pool.references(page.id()) > 2) {
-      throw Error(ErrorKind::kUsage, "context: page " + std::to_string(page.id()) + " of the area is in use");
+      throw Error(ErrorKind::kUsage,
+                  "context: page " + std::to_string(page.id()) + " of the area is in use");
     }
   }
   size_t bytes = 0;
@@ -418,7 +439,9 @@ size_t Context::settle(std::vector<PageRef> area) {
 
 void Context::release() {
   if (!state_->reproducible) {
-    throw Error(ErrorKind::kUsage, "context: its slots cannot be recomputed (overwritten or dropped); destroy it instead");
+    throw Error(
+        ErrorKind::kUsage,
+        "context: its slots cannot be recomputed (overwritten or dropped); destroy it instead");
   }
   state_->drop_pages();
   state_->area.clear();

@@ -15,7 +15,8 @@ CoreSplit::CoreSplit(std::vector<std::vector<int>> cores) {
   for (auto& list : cores) {
     for (const int core : list) {
       if (core < 0 || !seen.insert(core).second) {
-        throw Error(ErrorKind::kUsage, "core split: core " + std::to_string(core) + " is negative or named twice");
+        throw Error(ErrorKind::kUsage,
+                    "core split: core " + std::to_string(core) + " is negative or named twice");
       }
     }
     members_.emplace_back().held = std::move(list);
@@ -24,8 +25,8 @@ CoreSplit::CoreSplit(std::vector<std::vector<int>> cores) {
 
 void CoreSplit::check(int member) const {
   if (member < 0 || member >= members()) {
-    throw Error(ErrorKind::kUsage,
-                "core split: member " + std::to_string(member) + " of " + std::to_string(members()));
+    throw Error(ErrorKind::kUsage, "core split: member " + std::to_string(member) + " of " +
+                                       std::to_string(members()));
   }
 }
 
@@ -48,8 +49,9 @@ void CoreSplit::move(int from, int to, int count) {
     Member& taker = members_[size_t(to)];
     const int owned = int(giver.held.size() + giver.coming.size());
     if (count < 0 || count > owned) {
-      throw Error(ErrorKind::kUsage, "core split: member " + std::to_string(from) + " has " + std::to_string(owned) +
-                                         " cores, not " + std::to_string(count) + " to give");
+      throw Error(ErrorKind::kUsage, "core split: member " + std::to_string(from) + " has " +
+                                         std::to_string(owned) + " cores, not " +
+                                         std::to_string(count) + " to give");
     }
     if (from == to) return;
     for (; count > 0; --count) {
@@ -74,7 +76,8 @@ void CoreSplit::move(int from, int to, int count) {
       }
       const int core = giver.held.back();
       giver.held.pop_back();
-      if (std::find(giver.computing.begin(), giver.computing.end(), core) != giver.computing.end()) {
+      if (std::find(giver.computing.begin(), giver.computing.end(), core) !=
+          giver.computing.end()) {
         giver.leaving.push_back({core, to});
         taker.coming.push_back(core);
       } else {
@@ -82,7 +85,8 @@ void CoreSplit::move(int from, int to, int count) {
         wake = taker.wake;
       }
     }
-    // Called under the lock: an engine that says goodbye (on_cores) is not called any more when that returns.
+    // Called under the lock: an engine that says goodbye (on_cores) is not called any more when
+    // that returns.
     if (wake) wake();
   }
 }

@@ -1,4 +1,5 @@
-// Cores that go from one engine to another while both stream: never under two forwards, and the same tokens.
+// Cores that go from one engine to another while both stream: never under two forwards, and the
+// same tokens.
 #include "engine/cores.h"
 
 #include <gtest/gtest.h>
@@ -48,8 +49,8 @@ TEST(CoreSplit, AMoveWaitsForTheForwardAndNoLonger) {
   EXPECT_TRUE(split.begin(1).empty());
 }
 
-// Against a plain model: a core is owned by one member, computed on by at most one, and arrives with the first forward
-// that its new owner starts after the old owner's has ended.
+// Against a plain model: a core is owned by one member, computed on by at most one, and arrives
+// with the first forward that its new owner starts after the old owner's has ended.
 TEST(CoreSplit, RandomMovesKeepCoresDisjoint) {
   DrawKey key;
   key.purpose = Purpose::kTest;
@@ -101,10 +102,11 @@ TEST(CoreSplit, TokensDoNotDependOnTheSplit) {
   const auto expected_target = decode_alone(reference, random_tokens(1, 30), kTokens);
   const auto expected_draft = decode_alone(reference, random_tokens(2, 30), kTokens);
 
-  const auto split =
-      std::make_shared<CoreSplit>(std::vector<std::vector<int>>{{0}, {1}});
-  auto target_pool = std::make_shared<ComputePool>(1), draft_pool = std::make_shared<ComputePool>(1);
-  Engine target(tiny.model, target_pool, small_engine()), draft(tiny.model, draft_pool, small_engine());
+  const auto split = std::make_shared<CoreSplit>(std::vector<std::vector<int>>{{0}, {1}});
+  auto target_pool = std::make_shared<ComputePool>(1),
+       draft_pool = std::make_shared<ComputePool>(1);
+  Engine target(tiny.model, target_pool, small_engine()),
+      draft(tiny.model, draft_pool, small_engine());
   target.use_cores(split, 0);
   draft.use_cores(split, 1);
   std::set<int> target_threads;
@@ -113,7 +115,8 @@ TEST(CoreSplit, TokensDoNotDependOnTheSplit) {
   uint64_t late = 0;
   target.on_tick([&](const TickReport& report) {
     target_threads.insert(target_pool->threads());
-    // Given: the draft's core is here with the first tick that begins after the draft's forward has ended.
+    // Given: the draft's core is here with the first tick that begins after the draft's forward has
+    // ended.
     if (pending && target_pool->threads() != (given ? 2 : 1)) ++late;
     pending = false;
     if (report.tick % 5 == 0) {
@@ -122,7 +125,8 @@ TEST(CoreSplit, TokensDoNotDependOnTheSplit) {
       split->move(from, 1 - from, 1);
       given = !given;
       ++moves;
-      // When the target gives, its next tick is without; when it takes, it may have to wait for one forward.
+      // When the target gives, its next tick is without; when it takes, it may have to wait for one
+      // forward.
       pending = !given;
     }
   });
@@ -130,12 +134,14 @@ TEST(CoreSplit, TokensDoNotDependOnTheSplit) {
   std::thread drafting([&] {
     run_programs(draft, {[&](std::shared_ptr<Request> request) -> Task<void> {
                    Context context(draft, request);
-                   co_await decode_greedily(draft, context, random_tokens(2, 30), kTokens, draft_text);
+                   co_await decode_greedily(draft, context, random_tokens(2, 30), kTokens,
+                                            draft_text);
                  }});
   });
   run_programs(target, {[&](std::shared_ptr<Request> request) -> Task<void> {
                  Context context(target, request);
-                 co_await decode_greedily(target, context, random_tokens(1, 30), kTokens, target_text);
+                 co_await decode_greedily(target, context, random_tokens(1, 30), kTokens,
+                                          target_text);
                }});
   if (given) split->move(0, 1, 1);  // so that the draft ends
   drafting.join();
@@ -146,11 +152,11 @@ TEST(CoreSplit, TokensDoNotDependOnTheSplit) {
   EXPECT_EQ(target_threads, (std::set<int>{1, 2}));
 }
 
-// The draft's core serves the target from the first tick after the move: the fall-back of parallel drafting.
+// The draft's core serves the target from the first tick after the move: the fall-back of parallel
+// drafting.
 TEST(CoreSplit, AnIdleEnginesCoreArrivesWithinOneTick) {
   const TinyModel tiny = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1);
-  const auto split =
-      std::make_shared<CoreSplit>(std::vector<std::vector<int>>{{0}, {1}});
+  const auto split = std::make_shared<CoreSplit>(std::vector<std::vector<int>>{{0}, {1}});
   auto pool = std::make_shared<ComputePool>(1);
   Engine watched(tiny.model, pool, small_engine());
   watched.use_cores(split, 0);

@@ -32,8 +32,8 @@ void CostTable::record(int rows, double keys, double seconds) {
 double CostTable::per_row(int rows, double keys) const {
   const Cell& exact = cells_[size_t(row_bucket(rows))][size_t(key_bucket(keys))];
   if (exact.weight > 0) return exact.seconds_per_row;
-  // Every measured cell bounds the cost from above: a forward with more rows costs less per row, and with fewer rows
-  // less in all; k times the keys cost at most k times as much.
+  // Every measured cell bounds the cost from above: a forward with more rows costs less per row,
+  // and with fewer rows less in all; k times the keys cost at most k times as much.
   double least = 0;
   for (const auto& line : cells_) {
     for (const Cell& cell : line) {
@@ -57,7 +57,8 @@ std::optional<double> CostTable::measured(int rows, double keys) const {
     const Cell* cell = nullptr;
     for (int away = 0; away < kKeyBuckets && !cell; ++away) {
       for (const int k : {wanted - away, wanted + away}) {
-        if (k >= 0 && k < kKeyBuckets && cells_[size_t(b)][size_t(k)].weight > 0) cell = &cells_[size_t(b)][size_t(k)];
+        if (k >= 0 && k < kKeyBuckets && cells_[size_t(b)][size_t(k)].weight > 0)
+          cell = &cells_[size_t(b)][size_t(k)];
       }
     }
     if (!cell) continue;
@@ -82,7 +83,8 @@ std::optional<double> CostTable::measured(int rows, double keys) const {
 
 double CostTable::predict(int rows, double keys) const { return per_row(rows, keys) * rows; }
 
-int CostTable::rows_within(double seconds, const TickLoad& load, double depth, int limit, int fallback) const {
+int CostTable::rows_within(double seconds, const TickLoad& load, double depth, int limit,
+                           int fallback) const {
   limit = std::max(limit, 0);
   if (per_row(1, depth) == 0) return std::clamp(fallback, 0, limit);
   int best = 0;

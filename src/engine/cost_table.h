@@ -1,5 +1,6 @@
-// What a forward costs on this machine, measured while it runs: seconds by number of rows and mean visible keys.
-// The scheduler sizes prompt chunks with it; lossless methods may size drafts with it.
+// What a forward costs on this machine, measured while it runs: seconds by number of rows and mean
+// visible keys. The scheduler sizes prompt chunks with it; lossless methods may size drafts with
+// it.
 #pragma once
 
 #include <array>
@@ -25,12 +26,15 @@ class CostTable {
   void record(int rows, double keys, double seconds);
   // Predicted seconds; 0 before anything was measured.
   double predict(int rows, double keys) const;
-  // Seconds of a forward of `rows` rows, between measured numbers of rows along a line; what is known of about this
-  // many keys is preferred. Empty unless forwards of as few rows, and of about as many or more, were measured.
+  // Seconds of a forward of `rows` rows, between measured numbers of rows along a line; what is
+  // known of about this many keys is preferred. Empty unless forwards of as few rows, and of about
+  // as many or more, were measured.
   std::optional<double> measured(int rows, double keys) const;
-  // The most rows (0..limit) of a sequence of `depth` slots that may join `load` so that the whole forward is
-  // predicted to take at most `seconds`; `fallback`, at most `limit`, before anything was measured.
-  int rows_within(double seconds, const TickLoad& load, double depth, int limit, int fallback) const;
+  // The most rows (0..limit) of a sequence of `depth` slots that may join `load` so that the whole
+  // forward is predicted to take at most `seconds`; `fallback`, at most `limit`, before anything
+  // was measured.
+  int rows_within(double seconds, const TickLoad& load, double depth, int limit,
+                  int fallback) const;
 
  private:
   static constexpr int kRowBuckets = 12;  // 1, 2, 4, … 2048
@@ -43,7 +47,8 @@ class CostTable {
   };
   static int row_bucket(int rows);
   static int key_bucket(double keys);
-  // Seconds per row at (rows, keys): the cell's, or where nothing was measured yet the least that the others allow.
+  // Seconds per row at (rows, keys): the cell's, or where nothing was measured yet the least that
+  // the others allow.
   double per_row(int rows, double keys) const;
   std::array<std::array<Cell, kKeyBuckets>, kRowBuckets> cells_{};
 };

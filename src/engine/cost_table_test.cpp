@@ -1,5 +1,6 @@
-// The cost table on simulated machines, whose every forward takes a known time: chunks of a long prompt beside streams
-// keep a tick within its time, from the first measurement to the last row, and do not waste it either.
+// The cost table on simulated machines, whose every forward takes a known time: chunks of a long
+// prompt beside streams keep a tick within its time, from the first measurement to the last row,
+// and do not waste it either.
 #include "engine/cost_table.h"
 
 #include <gtest/gtest.h>
@@ -12,7 +13,8 @@ namespace tutti::engine {
 namespace {
 
 struct Machine {
-  double forward, row, key, noise;  // seconds: per forward, per row, per visible key; relative spread
+  double forward, row, key,
+      noise;  // seconds: per forward, per row, per visible key; relative spread
   double seconds(const TickLoad& load, float u) const {
     return (forward + row * load.rows + key * load.keys) * (1 + noise * (double(u) - 0.5));
   }
@@ -20,10 +22,10 @@ struct Machine {
 
 TEST(CostTable, ChunksOfALongPromptKeepTheTicksTime) {
   const Machine machines[] = {
-      {0.004, 0.25e-3, 0.06e-6, 0.0},   // as SmolLM2 on two cores
-      {0.004, 0.25e-3, 0.06e-6, 0.3},   // the same, noisy
-      {0.012, 0.02e-3, 0.30e-6, 0.1},   // cheap rows, dear keys
-      {0.001, 1.0e-3, 0.001e-6, 0.1},   // all in the rows
+      {0.004, 0.25e-3, 0.06e-6, 0.0},  // as SmolLM2 on two cores
+      {0.004, 0.25e-3, 0.06e-6, 0.3},  // the same, noisy
+      {0.012, 0.02e-3, 0.30e-6, 0.1},  // cheap rows, dear keys
+      {0.001, 1.0e-3, 0.001e-6, 0.1},  // all in the rows
   };
   for (const Machine& machine : machines) {
     DrawKey key;
@@ -35,7 +37,8 @@ TEST(CostTable, ChunksOfALongPromptKeepTheTicksTime) {
     for (int done = 0; done < 4096; ++ticks) {
       // Four streams at depth 100 and more; the prompt's next chunk beside them.
       const TickLoad streams = TickLoad().with(4, 100 + ticks);
-      const int rows = std::min(4096 - done, std::max(1, cost.rows_within(0.040, streams, done, 512, 32)));
+      const int rows =
+          std::min(4096 - done, std::max(1, cost.rows_within(0.040, streams, done, 512, 32)));
       const TickLoad load = streams.with(rows, done);
       const double seconds = machine.seconds(load, uniform_open(draw_word(key, draws++)));
       cost.record(load.rows, load.mean_keys(), seconds);

@@ -1,4 +1,5 @@
-// Ways out of an engine's thread and back: to another engine, and to plain threads for long host work.
+// Ways out of an engine's thread and back: to another engine, and to plain threads for long host
+// work.
 #pragma once
 
 #include <exception>
@@ -20,16 +21,19 @@ namespace tutti::engine {
 template <class Program>
 using ResultOf = typename std::invoke_result_t<Program&>::value_type;
 
-// Runs `program` (a callable that makes a Task) on `engine`'s thread, as one of its programs, and comes back to the
-// caller's thread with its value or exception. A cancellation of the caller reaches the program, and the caller goes
-// on when the program has ended. Only values may cross: the program owns what it uses, and a Context stays with its
-// engine. The other engine must be in serve(), or in run() with work of its own.
+// Runs `program` (a callable that makes a Task) on `engine`'s thread, as one of its programs, and
+// comes back to the caller's thread with its value or exception. A cancellation of the caller
+// reaches the program, and the caller goes on when the program has ended. Only values may cross:
+// the program owns what it uses, and a Context stays with its engine. The other engine must be in
+// serve(), or in run() with work of its own.
 template <class Program>
 Task<ResultOf<Program>> on(Engine& engine, Program program) {
   using Value = ResultOf<Program>;
-  static_assert(!std::is_reference_v<Value> && !std::is_pointer_v<Value>, "only values cross between engines");
+  static_assert(!std::is_reference_v<Value> && !std::is_pointer_v<Value>,
+                "only values cross between engines");
   static_assert(!std::is_same_v<Value, Context>, "a Context stays with its engine");
-  // The frame of the spawned coroutine owns the program: the caller's frame may be gone when it is destroyed.
+  // The frame of the spawned coroutine owns the program: the caller's frame may be gone when it is
+  // destroyed.
   auto visit = [&engine, program = std::move(program)]() mutable -> Task<Value> {
     const Engine::Visit guard(engine);
     co_return co_await program();
@@ -37,9 +41,10 @@ Task<ResultOf<Program>> on(Engine& engine, Program program) {
   co_return co_await asio::co_spawn(engine.io(), std::move(visit), asio::use_awaitable);
 }
 
-// Runs `work` (host work longer than a program may take between two ticks) on a thread of its own and comes back to
-// `engine`'s thread with its value or exception. `work` is called with a std::stop_token if it takes one. It must own
-// what it touches: a cancelled caller goes on at once, and the work, told by its token, ends when it ends.
+// Runs `work` (host work longer than a program may take between two ticks) on a thread of its own
+// and comes back to `engine`'s thread with its value or exception. `work` is called with a
+// std::stop_token if it takes one. It must own what it touches: a cancelled caller goes on at once,
+// and the work, told by its token, ends when it ends.
 template <class Work>
 auto offload(Engine& engine, Work work) {
   constexpr bool kStoppable = std::is_invocable_v<Work&, std::stop_token>;
@@ -73,7 +78,8 @@ auto offload(Engine& engine, Work work) {
           if (!state) return;
           state->stop.request_stop();
           asio::post(engine.io(), [state, resume] {
-            resume(*state, std::make_exception_ptr(boost::system::system_error(asio::error::operation_aborted)));
+            resume(*state, std::make_exception_ptr(
+                               boost::system::system_error(asio::error::operation_aborted)));
           });
         });
       }
@@ -94,7 +100,8 @@ auto offload(Engine& engine, Work work) {
         asio::post(io, [state, resume] { resume(*state, state->error); });
       });
     };
-    co_await asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(start, asio::use_awaitable);
+    co_await asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(
+        start, asio::use_awaitable);
     if constexpr (!std::is_void_v<Value>) co_return std::move(*state->value);
   }(engine, std::make_shared<State>(std::move(work)));
 }

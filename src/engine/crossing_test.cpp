@@ -1,4 +1,5 @@
-// Between engines and threads: values, exceptions and cancellations cross, and everybody stays on his own thread.
+// Between engines and threads: values, exceptions and cancellations cross, and everybody stays on
+// his own thread.
 #include "engine/crossing.h"
 
 #include <gtest/gtest.h>
@@ -23,8 +24,7 @@ using namespace std::chrono_literals;
 class Served {
  public:
   explicit Served(const TinyModel& tiny)
-      : engine(tiny.model, std::make_shared<ComputePool>(1), small_engine()),
-        thread_([this] {
+      : engine(tiny.model, std::make_shared<ComputePool>(1), small_engine()), thread_([this] {
           id = std::this_thread::get_id();
           engine.serve();
         }) {}
@@ -63,7 +63,9 @@ TEST_F(Crossing, TwoEnginesDecodeSideBySideInOneProgram) {
                    co_await decode_greedily(other.engine, theirs, random_tokens(2, 20), 50, out);
                    co_return out;
                  });
-                 there = co_await (std::move(away) && decode_greedily(engine_, context, random_tokens(1, 20), 50, here));
+                 there =
+                     co_await (std::move(away) &&
+                               decode_greedily(engine_, context, random_tokens(1, 20), 50, here));
                  back_on = std::this_thread::get_id();
                }});
   other.end();
@@ -123,7 +125,8 @@ TEST_F(Crossing, CancellationPassesThroughAndFreesTheOtherEnginesPages) {
           Context theirs(other.engine, other.engine.new_request());
           for (;;) {
             const std::vector<int32_t> token{1};
-            co_await other.engine.forward(theirs, Rows::append(token, theirs.next_position() % 64, want_greedy()));
+            co_await other.engine.forward(
+                theirs, Rows::append(token, theirs.next_position() % 64, want_greedy()));
             held = other.engine.pages().referenced();
             if (theirs.size() > 64) theirs.truncate(1);
           }
@@ -157,7 +160,8 @@ TEST_F(Crossing, OffloadRunsElsewhereAndComesBack) {
                  });
                  back = std::this_thread::get_id();
                  try {
-                   co_await offload(engine_, [] { throw Error(ErrorKind::kNotFound, "tool: no such thing"); });
+                   co_await offload(
+                       engine_, [] { throw Error(ErrorKind::kNotFound, "tool: no such thing"); });
                  } catch (const Error& e) {
                    said = e.what();
                  }
@@ -171,16 +175,17 @@ TEST_F(Crossing, OffloadRunsElsewhereAndComesBack) {
 TEST_F(Crossing, TicksGoOnBesideOffloadedWork) {
   std::atomic<bool> release{false};
   std::vector<int32_t> text;
-  run_programs(engine_, {[&](std::shared_ptr<Request>) -> Task<void> {
-                           co_await offload(engine_, [&release] {
-                             while (!release) std::this_thread::sleep_for(1ms);
-                           });
-                         },
-                         [&](std::shared_ptr<Request> request) -> Task<void> {
-                           Context context(engine_, request);
-                           co_await decode_greedily(engine_, context, random_tokens(1, 5), 50, text);
-                           release = true;  // held until the stream is through: it would never end otherwise
-                         }});
+  run_programs(engine_,
+               {[&](std::shared_ptr<Request>) -> Task<void> {
+                  co_await offload(engine_, [&release] {
+                    while (!release) std::this_thread::sleep_for(1ms);
+                  });
+                },
+                [&](std::shared_ptr<Request> request) -> Task<void> {
+                  Context context(engine_, request);
+                  co_await decode_greedily(engine_, context, random_tokens(1, 5), 50, text);
+                  release = true;  // held until the stream is through: it would never end otherwise
+                }});
   EXPECT_EQ(text.size(), 50u);
 }
 

@@ -27,7 +27,8 @@ class DenseOracle {
     Numbers logits;
     std::vector<Numbers>
         states;  // at the input of layer 0.. and after the last; empty before the row has one
-    // [layers][what the row sees, in View order]: share of its attention, mean over heads; of active rows.
+    // [layers][what the row sees, in View order]: share of its attention, mean over heads; of
+    // active rows.
     std::vector<Numbers> shares;
   };
 
@@ -168,7 +169,8 @@ class DenseOracle {
         return x;
       }
       case RowInput::kFromRow:
-      case RowInput::kMask:  // two-stream models have an oracle of their own (models/xlnet_oracle.h)
+      case RowInput::kMask:  // two-stream models have an oracle of their own
+                             // (models/xlnet_oracle.h)
         break;
     }
     return Numbers();

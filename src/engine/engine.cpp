@@ -3,12 +3,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <climits>
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/system/system_error.hpp>
 #include <chrono>
+#include <climits>
 #include <cmath>
 #include <string>
 #include <utility>
@@ -36,12 +36,12 @@ int page_count(const models::Model& model, const EngineOptions& options) {
   if (bytes == 0) {
     bytes = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)) / 4;
     const size_t context_pages =
-        size_t(std::max(model.config().context_length, 1) + tensor::kPageSlots - 1) / tensor::kPageSlots;
+        size_t(std::max(model.config().context_length, 1) + tensor::kPageSlots - 1) /
+        tensor::kPageSlots;
     bytes = std::min(bytes, 64 * context_pages * page_bytes);
   }
   return int(std::clamp<size_t>(bytes / page_bytes, 1, 1 << 24));
 }
-
 
 }  // namespace
 
@@ -65,7 +65,8 @@ Engine::Engine(std::shared_ptr<const models::Model> model, std::shared_ptr<Compu
 }
 
 Engine::~Engine() {
-  // Programs still waiting are destroyed with io_; their Contexts give pages back to a pool that is still there.
+  // Programs still waiting are destroyed with io_; their Contexts give pages back to a pool that is
+  // still there.
   if (split_) split_->on_cores(split_member_, {});
   host_.reset();
   pending_.clear();
@@ -84,10 +85,11 @@ void Engine::spawn(std::shared_ptr<Request> request, std::function<Task<void>()>
   ++programs_;
   auto slot = request->cancel.slot();
   asio::co_spawn(io_, std::move(program),
-                 asio::bind_cancellation_slot(slot, [this, request, done = std::move(done)](std::exception_ptr e) {
-                   --programs_;
-                   done(e);
-                 }));
+                 asio::bind_cancellation_slot(
+                     slot, [this, request, done = std::move(done)](std::exception_ptr e) {
+                       --programs_;
+                       done(e);
+                     }));
 }
 
 void Engine::cancel(Request& request) {
@@ -134,7 +136,8 @@ Task<void> Engine::answered(QueryPtr query) {
   if (query->request->cancelled) {
     throw boost::system::system_error(asio::error::operation_aborted);
   }
-  // Not a coroutine of its own: g++ 12 destroys a closure twice that is a temporary of a co_await expression.
+  // Not a coroutine of its own: g++ 12 destroys a closure twice that is a temporary of a co_await
+  // expression.
   return asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(
       [this, query](auto handler) {
         auto slot = asio::get_associated_cancellation_slot(handler);
@@ -151,8 +154,10 @@ Task<void> Engine::answered(QueryPtr query) {
           });
         }
         Request& request = *query->request;
-        // Who had nothing to compute saved up no turns meanwhile: it comes back level with the least served.
-        if (request.waiting++ == 0) request.virtual_time = std::max(request.virtual_time, virtual_now_);
+        // Who had nothing to compute saved up no turns meanwhile: it comes back level with the
+        // least served.
+        if (request.waiting++ == 0)
+          request.virtual_time = std::max(request.virtual_time, virtual_now_);
         for (auto& part : query->parts) ++part.context->pending;
         pending_.push_back(query);
       },
@@ -162,8 +167,8 @@ Task<void> Engine::answered(QueryPtr query) {
 void Engine::validate(const Query& query) const {
   const models::Config& c = model_->config();
   const auto bad = [](size_t part, size_t row, const std::string& what) {
-    throw Error(ErrorKind::kUsage,
-                "query part " + std::to_string(part) + ", row " + std::to_string(row) + ": " + what);
+    throw Error(ErrorKind::kUsage, "query part " + std::to_string(part) + ", row " +
+                                       std::to_string(row) + ": " + what);
   };
   if (query.parts.empty()) throw Error(ErrorKind::kUsage, "query: has no parts");
   for (size_t p = 0; p < query.parts.size(); ++p) {
@@ -171,9 +176,11 @@ void Engine::validate(const Query& query) const {
     if (part.rows.rows.empty()) bad(p, 0, "a part needs at least one row");
     if (part.context->engine != this) bad(p, 0, "the Context belongs to another engine");
     for (size_t other = 0; other < p; ++other) {
-      if (query.parts[other].context == part.context) bad(p, 0, "the Context is already named by another part");
+      if (query.parts[other].context == part.context)
+        bad(p, 0, "the Context is already named by another part");
     }
-    if (part.rows.splittable && query.parts.size() > 1) bad(p, 0, "a splittable append must be the only part");
+    if (part.rows.splittable && query.parts.size() > 1)
+      bad(p, 0, "a splittable append must be the only part");
     if (part.rows.classes.size() > size_t(tensor::kMaxSoftmaxClasses)) {
       bad(p, 0, "at most " + std::to_string(tensor::kMaxSoftmaxClasses) + " softmax classes");
     }
@@ -186,13 +193,16 @@ void Engine::validate(const Query& query) const {
       switch (row.in.kind) {
         case RowInput::kToken:
           if (row.in.token < 0 || row.in.token >= c.vocab) {
-            bad(p, r, "token " + std::to_string(row.in.token) + " is not in [0, " + std::to_string(c.vocab) + ")");
+            bad(p, r,
+                "token " + std::to_string(row.in.token) + " is not in [0, " +
+                    std::to_string(c.vocab) + ")");
           }
           break;
         case RowInput::kVector:
           if (row.in.vector.size() != size_t(c.hidden)) {
-            bad(p, r, "a vector of " + std::to_string(row.in.vector.size()) + " for a hidden size of " +
-                          std::to_string(c.hidden));
+            bad(p, r,
+                "a vector of " + std::to_string(row.in.vector.size()) + " for a hidden size of " +
+                    std::to_string(c.hidden));
           }
           for (const float x : row.in.vector) {
             if (!std::isfinite(x)) bad(p, r, "the vector holds a value that is not finite");
@@ -203,23 +213,28 @@ void Engine::validate(const Query& query) const {
             bad(p, r, "a mix needs as many weights as ids");
           }
           for (const int32_t id : row.in.ids) {
-            if (id < 0 || id >= c.vocab) bad(p, r, "mix id " + std::to_string(id) + " is not in the vocabulary");
+            if (id < 0 || id >= c.vocab)
+              bad(p, r, "mix id " + std::to_string(id) + " is not in the vocabulary");
           }
           break;
         case RowInput::kFromRow:
-          if (row.in.row < 0 || size_t(row.in.row) >= r) bad(p, r, "takes its input from a row that is not before it");
-          if (row.in.map && row.in.map->width != c.hidden) bad(p, r, "the map's width is not the hidden size");
+          if (row.in.row < 0 || size_t(row.in.row) >= r)
+            bad(p, r, "takes its input from a row that is not before it");
+          if (row.in.map && row.in.map->width != c.hidden)
+            bad(p, r, "the map's width is not the hidden size");
           if (part.rows.rows[size_t(row.in.row)].active.enter > std::max(row.active.enter, 0)) {
             bad(p, r, "takes its input from a row that enters at a later layer");
           }
           break;
         case RowInput::kMask:
-          if (model_->checkpoint().weights().mask.empty()) bad(p, r, "the model has no mask vector");
+          if (model_->checkpoint().weights().mask.empty())
+            bad(p, r, "the model has no mask vector");
           break;
       }
       if (c.relative && (row.position.t < 0 || row.position.t >= c.context_length)) {
-        bad(p, r, "position " + std::to_string(row.position.t) + " is not in [0, " +
-                      std::to_string(c.context_length) + "), the context of the model");
+        bad(p, r,
+            "position " + std::to_string(row.position.t) + " is not in [0, " +
+                std::to_string(c.context_length) + "), the context of the model");
       }
       if (row.view != kCausalView && (row.view < 0 || size_t(row.view) >= part.rows.views.size())) {
         bad(p, r, "view " + std::to_string(row.view) + " does not exist");
@@ -227,20 +242,22 @@ void Engine::validate(const Query& query) const {
       if (row.write.to == Write::kSlot && (row.write.slot < 0 || row.write.slot >= slots)) {
         bad(p, r, "writes slot " + std::to_string(row.write.slot) + " of " + std::to_string(slots));
       }
-      if (part.rows.splittable &&
-          (row.view != kCausalView || row.write.to != Write::kAppend || row.in.kind == RowInput::kFromRow ||
-           row.active.enter != 0 || row.active.leave < c.layers || !row.sees_self)) {
+      if (part.rows.splittable && (row.view != kCausalView || row.write.to != Write::kAppend ||
+                                   row.in.kind == RowInput::kFromRow || row.active.enter != 0 ||
+                                   row.active.leave < c.layers || !row.sees_self)) {
         bad(p, r, "a splittable append holds plain causal rows only");
       }
       if (!row.want) continue;
       for (const int layer : row.want->hidden) {
-        if (layer < 0 || layer > c.layers) bad(p, r, "wants the state at layer " + std::to_string(layer));
+        if (layer < 0 || layer > c.layers)
+          bad(p, r, "wants the state at layer " + std::to_string(layer));
         if (row.in.kind == RowInput::kFromRow && layer < std::min(row.active.enter, c.layers)) {
           bad(p, r, "wants the state at layer " + std::to_string(layer) + ", before it has one");
         }
       }
       for (const auto& range : row.want->mass) {
-        if (range.first < 0 || range.count < 0 || range.first > slots || range.count > slots - range.first) {
+        if (range.first < 0 || range.count < 0 || range.first > slots ||
+            range.count > slots - range.first) {
           bad(p, r, "wants the attention to slots that are not there");
         }
         if (row.active.enter > 0 || row.active.leave < c.layers) {
@@ -254,7 +271,8 @@ void Engine::validate(const Query& query) const {
         bad(p, r, "mixes rows of a splittable append, which may lie in different ticks");
       }
       for (const auto& term : row.want->mix) {
-        const bool known = term.part >= 0 && size_t(term.part) < query.parts.size() && term.row >= 0 &&
+        const bool known = term.part >= 0 && size_t(term.part) < query.parts.size() &&
+                           term.row >= 0 &&
                            size_t(term.row) < query.parts[size_t(term.part)].rows.rows.size();
         if (!known) bad(p, r, "mixes a row that does not exist");
         const auto& mixed = query.parts[size_t(term.part)].rows.rows[size_t(term.row)].want;
@@ -263,12 +281,15 @@ void Engine::validate(const Query& query) const {
     }
     for (const View& view : part.rows.views) {
       for (const Segment& s : view) {
-        if (s.first < 0 || s.softmax_class >= tensor::kMaxSoftmaxClasses) bad(p, 0, "a view names a bad segment");
-        if (s.of == Segment::kSlots && (s.first > slots || (s.count >= 0 && s.first + s.count > slots))) {
+        if (s.first < 0 || s.softmax_class >= tensor::kMaxSoftmaxClasses)
+          bad(p, 0, "a view names a bad segment");
+        if (s.of == Segment::kSlots &&
+            (s.first > slots || (s.count >= 0 && s.first + s.count > slots))) {
           bad(p, 0, "a view names slots past the " + std::to_string(slots) + " of the Context");
         }
         if (s.of == Segment::kModelPrefix && size_t(s.first) >= prefixes_.size()) {
-          bad(p, 0, "a view names model prefix " + std::to_string(s.first) + ", which does not exist");
+          bad(p, 0,
+              "a view names model prefix " + std::to_string(s.first) + ", which does not exist");
         }
       }
     }
@@ -282,7 +303,8 @@ void Engine::count_tokens(Request& request, uint64_t n) {
 
 int Engine::add_prefix(Context context) {
   if (context.state().resident != context.size()) {
-    throw Error(ErrorKind::kUsage, "model prefix: its pages are not resident; query the Context first");
+    throw Error(ErrorKind::kUsage,
+                "model prefix: its pages are not resident; query the Context first");
   }
   context.shared_state()->reproducible = false;  // never a victim
   prefixes_.push_back(context.shared_state());
@@ -364,13 +386,15 @@ Task<void> Engine::run_job(NetworkQueue::JobPtr job) {
         auto slot = asio::get_associated_cancellation_slot(handler);
         job->resume = std::move(handler);
         if (slot.is_connected()) {
-          slot.assign([this, weak = std::weak_ptr<NetworkQueue::Job>(job)](asio::cancellation_type) {
-            const auto job = weak.lock();
-            if (!job || job->cancelled || !job->resume) return;
-            networks_.cancel(job);
-            job->error = std::make_exception_ptr(boost::system::system_error(asio::error::operation_aborted));
-            resume_job(job);
-          });
+          slot.assign(
+              [this, weak = std::weak_ptr<NetworkQueue::Job>(job)](asio::cancellation_type) {
+                const auto job = weak.lock();
+                if (!job || job->cancelled || !job->resume) return;
+                networks_.cancel(job);
+                job->error = std::make_exception_ptr(
+                    boost::system::system_error(asio::error::operation_aborted));
+                resume_job(job);
+              });
         }
         networks_.submit(job);
       },
@@ -378,20 +402,24 @@ Task<void> Engine::run_job(NetworkQueue::JobPtr job) {
 }
 
 void Engine::resume_job(const NetworkQueue::JobPtr& job) {
-  asio::post(io_, [job, resume = std::move(job->resume)]() mutable { std::move(resume)(job->error); });
+  asio::post(io_,
+             [job, resume = std::move(job->resume)]() mutable { std::move(resume)(job->error); });
 }
 
 // `streaming`: this slot stands between two ticks.
 void Engine::network_slot(bool streaming) {
   // Alone, a slot lasts as long as a tick beside streams may: newcomers wait no longer than that.
-  const double seconds = streaming ? options_.network_slot_seconds : options_.streaming_tick_seconds;
+  const double seconds =
+      streaming ? options_.network_slot_seconds : options_.streaming_tick_seconds;
   on_lease([&] {
-    networks_.slot(*pool_, seconds, streaming, statistics_, [this](const NetworkQueue::JobPtr& job) { resume_job(job); });
+    networks_.slot(*pool_, seconds, streaming, statistics_,
+                   [this](const NetworkQueue::JobPtr& job) { resume_job(job); });
   });
 }
 
 void Engine::offload(std::function<void()> work) {
-  if (!host_) host_ = std::make_unique<asio::thread_pool>(size_t(std::max(1, options_.host_threads)));
+  if (!host_)
+    host_ = std::make_unique<asio::thread_pool>(size_t(std::max(1, options_.host_threads)));
   asio::post(*host_, std::move(work));
 }
 
@@ -400,7 +428,9 @@ void Engine::run_programs() {
   io_.restart();
   const double least = options_.program_seconds;
   const double limit =
-      statistics_.ticks ? std::max(least, 0.02 * statistics_.forward_seconds / double(statistics_.ticks)) : least;
+      statistics_.ticks
+          ? std::max(least, 0.02 * statistics_.forward_seconds / double(statistics_.ticks))
+          : least;
   while (io_.poll_one() > 0) {
     // Who was cancelled runs at once: its pages are to be back by the next tick.
     if (!pending_.empty() && cancelling_ == 0 && seconds_since(start) > limit) break;
@@ -433,7 +463,8 @@ bool Engine::preempt(const std::function<bool(const ContextState&)>& eligible) {
   ContextState* victim = nullptr;
   const auto live = live_contexts();
   for (const auto& state : live) {
-    if (state->resident == 0 || state->in_plan || state->delivered > 0 || !state->reproducible) continue;
+    if (state->resident == 0 || state->in_plan || state->delivered > 0 || !state->reproducible)
+      continue;
     if (!eligible(*state)) continue;
     if (!victim || state->request->id > victim->request->id) victim = state.get();
   }
@@ -444,15 +475,18 @@ bool Engine::preempt(const std::function<bool(const ContextState&)>& eligible) {
   return true;
 }
 
-// Frees at least one page for a request, if anything can go: cached pages first, then younger requests' pages, then
-// idle Contexts, then other Contexts of the same request, but no `needed` one.
+// Frees at least one page for a request, if anything can go: cached pages first, then younger
+// requests' pages, then idle Contexts, then other Contexts of the same request, but no `needed`
+// one.
 bool Engine::make_room(uint64_t request, const std::function<bool(const ContextState&)>& needed) {
   const int before = pages_.free();
   while (pages_.free() == before) {
     if (cache_.evict_one()) continue;
     if (preempt([&](const ContextState& c) { return c.request->id > request; })) continue;
-    if (preempt([&](const ContextState& c) { return c.pending == 0 && c.request->id != request; })) continue;
-    if (preempt([&](const ContextState& c) { return c.request->id == request && !needed(c); })) continue;
+    if (preempt([&](const ContextState& c) { return c.pending == 0 && c.request->id != request; }))
+      continue;
+    if (preempt([&](const ContextState& c) { return c.request->id == request && !needed(c); }))
+      continue;
     return false;
   }
   return true;
@@ -470,7 +504,8 @@ PageRef Engine::take_page(const Request& request) {
 
 void Engine::take_cached(Query::QueryPart& part, Query& query) {
   ContextState& c = *part.context;
-  if (!options_.prefix_cache || !c.reproducible || !c.area.empty() || !ordinary(part.rows.classes) || !c.weighed.empty()) {
+  if (!options_.prefix_cache || !c.reproducible || !c.area.empty() ||
+      !ordinary(part.rows.classes) || !c.weighed.empty()) {
     return;
   }
   // Whole pages only, while everything so far stands on page borders as plain causal tokens.
@@ -484,7 +519,8 @@ void Engine::take_cached(Query::QueryPart& part, Query& query) {
   if (!aligned()) return;
   ChainHash hash = PrefixCache::root(model_->version(), options_.kv, c.salt);
   for (int page = 0; page < c.resident / tensor::kPageSlots; ++page) {
-    const std::span<const SlotRecipe> slots(c.recipe.data() + page * tensor::kPageSlots, tensor::kPageSlots);
+    const std::span<const SlotRecipe> slots(c.recipe.data() + page * tensor::kPageSlots,
+                                            tensor::kPageSlots);
     for (const auto& slot : slots) {
       if (slot.special) return;
     }
@@ -493,8 +529,10 @@ void Engine::take_cached(Query::QueryPart& part, Query& query) {
   const bool rebuilding = c.resident < c.size();
   std::vector<SlotRecipe> page(tensor::kPageSlots);
   for (;;) {
-    // The next 32 slots: from the recipe when rebuilding, else from the query's rows. The last row is computed.
-    const int left = rebuilding ? c.size() - c.resident : int(part.rows.rows.size()) - part.done - 1;
+    // The next 32 slots: from the recipe when rebuilding, else from the query's rows. The last row
+    // is computed.
+    const int left =
+        rebuilding ? c.size() - c.resident : int(part.rows.rows.size()) - part.done - 1;
     if (left < tensor::kPageSlots) break;
     bool plain = true;
     for (int i = 0; i < tensor::kPageSlots; ++i) {
@@ -529,9 +567,12 @@ void Engine::take_cached(Query::QueryPart& part, Query& query) {
 }
 
 void Engine::publish(ContextState& c) {
-  // What saw slots that are gone or were replaced looks like any other token, but is not what the tokens say; and a
-  // file's word is not taken for what other requests read. The pages of an area are its owner's to write over.
-  if (!options_.prefix_cache || !c.reproducible || c.loaded || !c.area.empty() || c.resident < tensor::kPageSlots) return;
+  // What saw slots that are gone or were replaced looks like any other token, but is not what the
+  // tokens say; and a file's word is not taken for what other requests read. The pages of an area
+  // are its owner's to write over.
+  if (!options_.prefix_cache || !c.reproducible || c.loaded || !c.area.empty() ||
+      c.resident < tensor::kPageSlots)
+    return;
   // What comes behind weighed slots saw them otherwise than the tokens say.
   const int last = c.weighed.empty() ? c.resident : std::min(c.resident, c.weighed.front().first);
   const int pages = last / tensor::kPageSlots;
@@ -540,7 +581,8 @@ void Engine::publish(ContextState& c) {
   for (int page = 0; page < pages && size_t(page) < c.spans.size(); ++page) {
     const PageSpan& span = c.spans[size_t(page)];
     if (span.first != 0 || span.count != tensor::kPageSlots) return;
-    const std::span<const SlotRecipe> slots(c.recipe.data() + page * tensor::kPageSlots, tensor::kPageSlots);
+    const std::span<const SlotRecipe> slots(c.recipe.data() + page * tensor::kPageSlots,
+                                            tensor::kPageSlots);
     for (const auto& slot : slots) {
       if (slot.special) return;
     }
@@ -550,7 +592,8 @@ void Engine::publish(ContextState& c) {
   c.published = pages;
 }
 
-// How many slots to recompute next: `budget`, and what it takes to end where no row sees a slot that is still to come.
+// How many slots to recompute next: `budget`, and what it takes to end where no row sees a slot
+// that is still to come.
 int Engine::rebuild_rows(const ContextState& c, int budget) {
   int end = std::min(c.size(), c.resident + budget);
   for (int x = c.resident; c.looks_ahead && x < end; ++x) {
@@ -564,7 +607,8 @@ int Engine::rebuild_rows(const ContextState& c, int budget) {
 Engine::Placed Engine::place(Query& query, Plan& plan, int budget) {
   const auto room = [&] {
     return make_room(query.request->id, [&](const ContextState& c) {
-      return std::any_of(query.parts.begin(), query.parts.end(), [&](const auto& p) { return p.context.get() == &c; });
+      return std::any_of(query.parts.begin(), query.parts.end(),
+                         [&](const auto& p) { return p.context.get() == &c; });
     });
   };
   // Contexts whose pages were taken away come back first; the query itself waits for a later tick.
@@ -615,18 +659,22 @@ Engine::Placed Engine::place(Query& query, Plan& plan, int budget) {
 void Engine::refuse(const QueryPtr& query, const std::string& why) {
   query->error = std::make_exception_ptr(
       Error(ErrorKind::kLimit, "KV pages: " + why + " (" + std::to_string(pages_.free()) + " of " +
-                                   std::to_string(pages_.total()) + " pages of 32 slots are free); raise the KV budget " +
+                                   std::to_string(pages_.total()) +
+                                   " pages of 32 slots are free); raise the KV budget " +
                                    "or shorten the request"));
   std::erase(pending_, query);
   finish(query);
 }
 
-// The last of `queries`, by age, whose request is younger than the first's and holds pages that cannot be recomputed.
+// The last of `queries`, by age, whose request is younger than the first's and holds pages that
+// cannot be recomputed.
 Engine::QueryPtr Engine::unmovable(const std::vector<QueryPtr>& queries) {
   const auto live = live_contexts();
-  for (auto it = queries.rbegin(); it != queries.rend() && (*it)->request != queries.front()->request; ++it) {
+  for (auto it = queries.rbegin();
+       it != queries.rend() && (*it)->request != queries.front()->request; ++it) {
     for (const auto& state : live) {
-      if (state->request == (*it)->request && state->resident > 0 && !state->reproducible) return *it;
+      if (state->request == (*it)->request && state->resident > 0 && !state->reproducible)
+        return *it;
     }
   }
   return nullptr;
@@ -641,8 +689,8 @@ void Engine::tick() {
   std::stable_sort(queries.begin(), queries.end(), [](const QueryPtr& a, const QueryPtr& b) {
     return std::pair(a->request->id, a->order) < std::pair(b->request->id, b->order);
   });
-  // What may go in pieces over several ticks: appends of more than a stream's one token, and Contexts that must come
-  // back first.
+  // What may go in pieces over several ticks: appends of more than a stream's one token, and
+  // Contexts that must come back first.
   const auto divisible = [](const Query& q) {
     const auto& first = q.parts.front();
     if (first.rows.splittable && int(first.rows.rows.size()) - first.done > 1) return true;
@@ -664,7 +712,8 @@ void Engine::tick() {
   std::stable_sort(prompts.begin(), prompts.end(), [](const QueryPtr& a, const QueryPtr& b) {
     return a->request->virtual_time < b->request->virtual_time;
   });
-  if (!prompts.empty()) virtual_now_ = std::max(virtual_now_, prompts.front()->request->virtual_time);
+  if (!prompts.empty())
+    virtual_now_ = std::max(virtual_now_, prompts.front()->request->virtual_time);
 
   std::vector<QueryPtr> planned;  // parallel to plan.units(), one entry per unit
   std::vector<QueryPtr> whole;
@@ -674,9 +723,11 @@ void Engine::tick() {
     for (size_t i = before; i < plan.units().size(); ++i) planned.push_back(query);
     if (placed == Placed::kWhole) whole.push_back(query);
   };
-  // Many or deep streams may take all of a tick's time themselves: prompts then add a quarter of it.
-  const double tick_seconds = std::max(options_.streaming_tick_seconds,
-                                       cost_.predict(load.rows, load.mean_keys()) + options_.streaming_tick_seconds / 4);
+  // Many or deep streams may take all of a tick's time themselves: prompts then add a quarter of
+  // it.
+  const double tick_seconds =
+      std::max(options_.streaming_tick_seconds,
+               cost_.predict(load.rows, load.mean_keys()) + options_.streaming_tick_seconds / 4);
   int prompt_rows = 0;
   const auto put_prompt = [&](const QueryPtr& query, int most) {
     const int room = options_.max_prompt_rows - prompt_rows;
@@ -707,9 +758,11 @@ void Engine::tick() {
     put_prompt(oldest, INT_MAX);
   }
   if (plan.empty() && whole.empty() && delivering_ == 0) {
-    // Age decides: who is youngest of those whose pages cannot come back makes room for the oldest, with an error.
+    // Age decides: who is youngest of those whose pages cannot come back makes room for the oldest,
+    // with an error.
     if (const QueryPtr youngest = unmovable(queries)) {
-      refuse(youngest, "its keys and values cannot be recomputed and an older request needs their pages");
+      refuse(youngest,
+             "its keys and values cannot be recomputed and an older request needs their pages");
       std::erase(queries, youngest);
       std::erase(prompts, youngest);
     }
@@ -730,7 +783,7 @@ void Engine::tick() {
   };
   if (plan.empty()) {
     if (!whole.empty()) return finish_whole();  // the cache held all that they wanted
-    if (delivering_ > 0) return;                // programs that have not seen their answers yet hold the pages
+    if (delivering_ > 0) return;  // programs that have not seen their answers yet hold the pages
     // Nothing fits, not even the oldest with everything else out of the way.
     refuse(oldest, "a query needs more than there are");
     return;
@@ -810,7 +863,8 @@ void Engine::answer_rows(const std::vector<QueryPtr>& planned, Plan& plan) {
         batch.hidden.push_back({unit.batch_first + i, want->hidden[h], answer.hidden[h].data()});
       }
       if (!want->mass.empty()) {
-        mass.push_back({&answer, std::vector<float>(size_t(model_->config().layers) * want->mass.size())});
+        mass.push_back(
+            {&answer, std::vector<float>(size_t(model_->config().layers) * want->mass.size())});
         batch.mass[mass.size() - 1].out = mass.back().values.data();
       }
       if (!want->needs_head()) continue;
@@ -879,8 +933,9 @@ void Engine::answer_rows(const std::vector<QueryPtr>& planned, Plan& plan) {
     } else {
       mixed.assign(targets[t].kept.size(), 0.0f);
       for (size_t i = 0; i < terms[t].size(); ++i) {
-        tensor::kernels().add_scaled(targets[t].want->mix[i].weight, targets[terms[t][i]].kept.data(),
-                                     int(mixed.size()), mixed.data());
+        tensor::kernels().add_scaled(targets[t].want->mix[i].weight,
+                                     targets[terms[t][i]].kept.data(), int(mixed.size()),
+                                     mixed.data());
       }
     }
     guarded(0, targets[t], mixed);

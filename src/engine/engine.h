@@ -1,5 +1,5 @@
-// The heart: one model, one core set, one thread, one page pool. Programs put queries down; once per tick the
-// scheduler takes what all of them have put down and runs one forward.
+// The heart: one model, one core set, one thread, one page pool. Programs put queries down; once
+// per tick the scheduler takes what all of them have put down and runs one forward.
 #pragma once
 
 #include <boost/asio/any_completion_handler.hpp>
@@ -31,13 +31,15 @@ namespace tutti::engine {
 
 struct EngineOptions {
   tensor::KvType kv = tensor::KvType::kF16;
-  int pages = 0;              // of 32 slots; 0: as many as `kv_bytes` holds
-  size_t kv_bytes = 0;        // 0: a quarter of the machine's memory, at most what 64 full contexts need
+  int pages = 0;        // of 32 slots; 0: as many as `kv_bytes` holds
+  size_t kv_bytes = 0;  // 0: a quarter of the machine's memory, at most what 64 full contexts need
   bool prefix_cache = true;
   int max_prompt_rows = 512;              // of one tick
   double streaming_tick_seconds = 0.040;  // a tick's time while somebody waits for tokens
-  double network_slot_seconds = 0.010;    // of Network jobs between two ticks while somebody waits for tokens
-  double program_seconds = 200e-6;  // longest that programs run between two ticks while queries wait
+  double network_slot_seconds =
+      0.010;  // of Network jobs between two ticks while somebody waits for tokens
+  double program_seconds =
+      200e-6;  // longest that programs run between two ticks while queries wait
   double lease_weight = 1.0;
   int host_threads = 1;  // for offload()
 };
@@ -61,8 +63,8 @@ struct TickReport {
 class Engine {
  public:
   // `lease`, when given, is shared with the other engines on the same cores.
-  Engine(std::shared_ptr<const models::Model> model, std::shared_ptr<ComputePool> pool, EngineOptions options = {},
-         std::shared_ptr<CoreLease> lease = {});
+  Engine(std::shared_ptr<const models::Model> model, std::shared_ptr<ComputePool> pool,
+         EngineOptions options = {}, std::shared_ptr<CoreLease> lease = {});
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -76,17 +78,18 @@ class Engine {
   const EngineOptions& options() const { return options_; }
   asio::io_context& io() { return io_; }
 
-  // From now on computes with the cores that `split` gives to `member`; the engine's pool must be its own. Not while
-  // run() or serve() is active.
+  // From now on computes with the cores that `split` gives to `member`; the engine's pool must be
+  // its own. Not while run() or serve() is active.
   void use_cores(std::shared_ptr<CoreSplit> split, int member);
 
   // A new request; the next in age.
   std::shared_ptr<Request> new_request(double weight = 1.0);
-  // Starts a program. `done` is called on the engine's thread with its exception, or null. From another thread,
-  // post to io().
+  // Starts a program. `done` is called on the engine's thread with its exception, or null. From
+  // another thread, post to io().
   void spawn(std::shared_ptr<Request> request, std::function<Task<void>()> program,
              std::function<void(std::exception_ptr)> done);
-  // Cancels a request's program: its wait ends with operation_aborted, its pages return within one tick.
+  // Cancels a request's program: its wait ends with operation_aborted, its pages return within one
+  // tick.
   void cancel(Request& request);
 
   // Runs ticks until no program is left (or stop() is called).
@@ -95,18 +98,20 @@ class Engine {
   void serve();
   void stop();
 
-  // Puts a query down and waits for its answer. Throws what the planner found wrong with it: Error(kUsage) for
-  // rows that make no sense, Error(kLimit) when it can never fit.
+  // Puts a query down and waits for its answer. Throws what the planner found wrong with it:
+  // Error(kUsage) for rows that make no sense, Error(kLimit) when it can never fit.
   Task<Answer> forward(Context& context, Rows rows);
   // Several parts, answered in one tick.
   Task<std::vector<Answer>> forward(std::vector<Part> parts);
 
-  // Recomputes the pages that were taken away from a Context, if any. They stay until the program waits again.
+  // Recomputes the pages that were taken away from a Context, if any. They stay until the program
+  // waits again.
   Task<void> restore(Context& context);
-  // Puts `input` through a network between ticks, batched with other jobs that wait for it. Throws what the network
-  // throws: for this input only, as a failing batch is tried again job by job.
+  // Puts `input` through a network between ticks, batched with other jobs that wait for it. Throws
+  // what the network throws: for this input only, as a failing batch is tried again job by job.
   template <class SomeNetwork>
-  Task<typename SomeNetwork::Output> run(std::shared_ptr<SomeNetwork> network, std::shared_ptr<Request> request,
+  Task<typename SomeNetwork::Output> run(std::shared_ptr<SomeNetwork> network,
+                                         std::shared_ptr<Request> request,
                                          typename SomeNetwork::Input input) {
     network->check(input);
     auto job = std::make_shared<NetworkQueue::Job>();
@@ -122,7 +127,8 @@ class Engine {
   // Runs `work` on a host thread; see crossing.h, which brings its result back.
   void offload(std::function<void()> work);
 
-  // While it lives, a program that another engine started here keeps run() going. Made on this engine's thread.
+  // While it lives, a program that another engine started here keeps run() going. Made on this
+  // engine's thread.
   class Visit {
    public:
     explicit Visit(Engine& engine) : engine_(engine) { ++engine_.programs_; }
@@ -134,16 +140,18 @@ class Engine {
     Engine& engine_;
   };
 
-  // Makes a Context's slots visible to views that name the returned prefix number; it is never preempted.
+  // Makes a Context's slots visible to views that name the returned prefix number; it is never
+  // preempted.
   int add_prefix(Context context);
 
-  // `n` tokens of `request` were generated (for statistics; the engine cannot know which picks are kept).
+  // `n` tokens of `request` were generated (for statistics; the engine cannot know which picks are
+  // kept).
   void count_tokens(Request& request, uint64_t n);
 
   void on_tick(std::function<void(const TickReport&)> listener) { listener_ = std::move(listener); }
 
-  // A page for `request`, taken from the cache, younger requests or idle Contexts when none is free. Throws
-  // Error(kLimit).
+  // A page for `request`, taken from the cache, younger requests or idle Contexts when none is
+  // free. Throws Error(kLimit).
   PageRef take_page(const Request& request);
 
   void register_context(const std::shared_ptr<ContextState>& state);
@@ -180,7 +188,8 @@ class Engine {
   void loop(bool wait_when_idle);
   void run_programs();
   void tick();
-  // Places a query's rows, or a rebuild of its Contexts, in the plan. `budget` rows at most for what can be split.
+  // Places a query's rows, or a rebuild of its Contexts, in the plan. `budget` rows at most for
+  // what can be split.
   enum class Placed { kWhole, kPart, kNo };
   Placed place(Query& query, Plan& plan, int budget);
   bool make_room(uint64_t request, const std::function<bool(const ContextState&)>& needed);

@@ -16,18 +16,22 @@ namespace {
 using Logits = std::vector<float>;
 
 // Logits after `tokens`, appended in pieces of the given sizes (the rest in one).
-Logits logits_after(Engine& engine, const std::vector<int32_t>& tokens, const std::vector<int>& cuts = {}) {
+Logits logits_after(Engine& engine, const std::vector<int32_t>& tokens,
+                    const std::vector<int>& cuts = {}) {
   Logits out;
   run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
-            Context context(engine, request);
-            size_t at = 0;
-            for (const int cut : cuts) {
-              co_await engine.forward(context, Rows::append(std::span(tokens).subspan(at, size_t(cut)), int(at), std::nullopt));
-              at += size_t(cut);
-            }
-            Answer answer = co_await engine.forward(context, Rows::append(std::span(tokens).subspan(at), int(at), want_logits()));
-            out = std::move(answer.rows.back().logits);
-          }});
+                 Context context(engine, request);
+                 size_t at = 0;
+                 for (const int cut : cuts) {
+                   co_await engine.forward(
+                       context, Rows::append(std::span(tokens).subspan(at, size_t(cut)), int(at),
+                                             std::nullopt));
+                   at += size_t(cut);
+                 }
+                 Answer answer = co_await engine.forward(
+                     context, Rows::append(std::span(tokens).subspan(at), int(at), want_logits()));
+                 out = std::move(answer.rows.back().logits);
+               }});
   return out;
 }
 
@@ -43,7 +47,8 @@ class Invariance : public testing::TestWithParam<Case> {
 
 INSTANTIATE_TEST_SUITE_P(Models, Invariance,
                          testing::Values(Case{tensor::Type::kF32, 0}, Case{tensor::Type::kQ4_1, 0},
-                                         Case{tensor::Type::kQ8_0, 0}, Case{tensor::Type::kQ5_0, 24}));
+                                         Case{tensor::Type::kQ8_0, 0},
+                                         Case{tensor::Type::kQ5_0, 24}));
 
 TEST_P(Invariance, ChunksOfThePromptDoNotMatter) {
   Engine engine(tiny_.model, tiny_.pool, small_engine());
@@ -74,14 +79,17 @@ TEST_P(Invariance, NeighboursDoNotMatter) {
 }
 
 TEST_P(Invariance, ThreadsDoNotMatter) {
-  const TinyModel two = tiny_model(GetParam().type, tensor::Arithmetic::kExactQ8, 2, GetParam().window);
-  Engine one_engine(tiny_.model, tiny_.pool, small_engine()), two_engine(two.model, two.pool, small_engine());
+  const TinyModel two =
+      tiny_model(GetParam().type, tensor::Arithmetic::kExactQ8, 2, GetParam().window);
+  Engine one_engine(tiny_.model, tiny_.pool, small_engine()),
+      two_engine(two.model, two.pool, small_engine());
   const auto tokens = random_tokens(3, 90);
   EXPECT_EQ(logits_after(one_engine, tokens), logits_after(two_engine, tokens));
 }
 
 TEST_P(Invariance, ForksAndCachedPrefixesDoNotMatter) {
-  Engine fresh(tiny_.model, tiny_.pool, small_engine()), cached(tiny_.model, tiny_.pool, small_engine(512, true));
+  Engine fresh(tiny_.model, tiny_.pool, small_engine()),
+      cached(tiny_.model, tiny_.pool, small_engine(512, true));
   const auto tokens = random_tokens(4, 101);
   const Logits expected = logits_after(fresh, tokens);
   EXPECT_EQ(expected, logits_after(cached, tokens));
@@ -90,17 +98,20 @@ TEST_P(Invariance, ForksAndCachedPrefixesDoNotMatter) {
   EXPECT_EQ(cached.statistics().rows - rows, 101u - 96u);  // three whole pages were found
   Logits forked, parent;
   run_programs(fresh, {[&](std::shared_ptr<Request> request) -> Task<void> {
-            Context context(fresh, request);
-            co_await fresh.forward(context, Rows::append(std::span(tokens).first(45), 0, std::nullopt));
-            Context child = context.fork();
-            const auto other = random_tokens(5, 30);
-            co_await fresh.forward(context, Rows::append(other, 45, std::nullopt));
-            Answer a = co_await fresh.forward(child, Rows::append(std::span(tokens).subspan(45), 45, want_logits()));
-            forked = std::move(a.rows.back().logits);
-            context.truncate(45);
-            a = co_await fresh.forward(context, Rows::append(std::span(tokens).subspan(45), 45, want_logits()));
-            parent = std::move(a.rows.back().logits);
-          }});
+                 Context context(fresh, request);
+                 co_await fresh.forward(context,
+                                        Rows::append(std::span(tokens).first(45), 0, std::nullopt));
+                 Context child = context.fork();
+                 const auto other = random_tokens(5, 30);
+                 co_await fresh.forward(context, Rows::append(other, 45, std::nullopt));
+                 Answer a = co_await fresh.forward(
+                     child, Rows::append(std::span(tokens).subspan(45), 45, want_logits()));
+                 forked = std::move(a.rows.back().logits);
+                 context.truncate(45);
+                 a = co_await fresh.forward(
+                     context, Rows::append(std::span(tokens).subspan(45), 45, want_logits()));
+                 parent = std::move(a.rows.back().logits);
+               }});
   EXPECT_EQ(expected, forked);
   EXPECT_EQ(expected, parent);
   EXPECT_EQ(fresh.pages().free(), fresh.pages().total());
@@ -119,27 +130,29 @@ TEST_P(Invariance, TreeRowsAndKeptPathsEqualSequences) {
   const Logits expected_next = logits_after(engine, path);
   Logits leaf, next;
   run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
-            Context context(engine, request);
-            co_await engine.forward(context, Rows::append(prompt, 0, std::nullopt));
-            Rows rows;
-            for (int node = 0; node < 5; ++node) {
-              View view{Segment::slots()};
-              std::vector<int> above;
-              for (int up = parent[size_t(node)]; up >= 0; up = parent[size_t(up)]) above.insert(above.begin(), up);
-              for (const int up : above) view.push_back(Segment::fresh(up, 1));
-              Row row(tree[size_t(node)], 40 + int(above.size()));
-              row.view = rows.add_view(view);
-              row.want = want_logits();
-              rows.rows.push_back(std::move(row));
-            }
-            Answer answer = co_await engine.forward(context, std::move(rows));
-            leaf = std::move(answer.rows[4].logits);
-            const std::vector<int> kept{0, 2, 4};
-            context.keep(40, kept);
-            const int32_t last = 66;
-            answer = co_await engine.forward(context, Rows::append({&last, 1}, 43, want_logits()));
-            next = std::move(answer.rows.back().logits);
-          }});
+                 Context context(engine, request);
+                 co_await engine.forward(context, Rows::append(prompt, 0, std::nullopt));
+                 Rows rows;
+                 for (int node = 0; node < 5; ++node) {
+                   View view{Segment::slots()};
+                   std::vector<int> above;
+                   for (int up = parent[size_t(node)]; up >= 0; up = parent[size_t(up)])
+                     above.insert(above.begin(), up);
+                   for (const int up : above) view.push_back(Segment::fresh(up, 1));
+                   Row row(tree[size_t(node)], 40 + int(above.size()));
+                   row.view = rows.add_view(view);
+                   row.want = want_logits();
+                   rows.rows.push_back(std::move(row));
+                 }
+                 Answer answer = co_await engine.forward(context, std::move(rows));
+                 leaf = std::move(answer.rows[4].logits);
+                 const std::vector<int> kept{0, 2, 4};
+                 context.keep(40, kept);
+                 const int32_t last = 66;
+                 answer =
+                     co_await engine.forward(context, Rows::append({&last, 1}, 43, want_logits()));
+                 next = std::move(answer.rows.back().logits);
+               }});
   EXPECT_EQ(expected, leaf);
   EXPECT_EQ(expected_next, next);
 }
@@ -152,30 +165,31 @@ TEST(Views, UnwrittenRowsLeaveNothingAndOverwritesShowOnlyLater) {
   changed[20] = (changed[20] + 1) % 96;
   const Logits original = logits_after(engine, tokens);
   run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
-            Context context(engine, request);
-            co_await engine.forward(context, Rows::append(std::span(tokens).first(39), 0, std::nullopt));
-            const auto probe = [&](Write write) {
-              Rows rows;
-              rows.rows.emplace_back(tokens[39], 39);
-              rows.rows.back().write = write;
-              rows.rows.back().want = want_logits();
-              return rows;
-            };
-            Answer a = co_await engine.forward(context, probe(Write::none()));
-            EXPECT_EQ(a.rows[0].logits, original);
-            EXPECT_EQ(context.size(), 39);
-            // Slot 20 is overwritten in the same query: the probe still sees the old one.
-            Rows rows = probe(Write::none());
-            Row over(changed[20], 20);
-            over.write = Write::at(20);
-            over.view = rows.add_view({Segment::slots(0, 20)});
-            rows.rows[0].view = rows.add_view({Segment::slots()});
-            rows.rows.push_back(over);
-            a = co_await engine.forward(context, std::move(rows));
-            EXPECT_EQ(a.rows[0].logits, original);
-            a = co_await engine.forward(context, probe(Write::none()));
-            EXPECT_NE(a.rows[0].logits, original);
-          }});
+                 Context context(engine, request);
+                 co_await engine.forward(
+                     context, Rows::append(std::span(tokens).first(39), 0, std::nullopt));
+                 const auto probe = [&](Write write) {
+                   Rows rows;
+                   rows.rows.emplace_back(tokens[39], 39);
+                   rows.rows.back().write = write;
+                   rows.rows.back().want = want_logits();
+                   return rows;
+                 };
+                 Answer a = co_await engine.forward(context, probe(Write::none()));
+                 EXPECT_EQ(a.rows[0].logits, original);
+                 EXPECT_EQ(context.size(), 39);
+                 // Slot 20 is overwritten in the same query: the probe still sees the old one.
+                 Rows rows = probe(Write::none());
+                 Row over(changed[20], 20);
+                 over.write = Write::at(20);
+                 over.view = rows.add_view({Segment::slots(0, 20)});
+                 rows.rows[0].view = rows.add_view({Segment::slots()});
+                 rows.rows.push_back(over);
+                 a = co_await engine.forward(context, std::move(rows));
+                 EXPECT_EQ(a.rows[0].logits, original);
+                 a = co_await engine.forward(context, probe(Write::none()));
+                 EXPECT_NE(a.rows[0].logits, original);
+               }});
   EXPECT_EQ(engine.pages().free(), engine.pages().total());
 }
 
@@ -183,36 +197,38 @@ TEST(Views, RowsThatSeeNothingAndPartialLayers) {
   const TinyModel tiny = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1);
   Engine engine(tiny.model, tiny.pool, small_engine());
   run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
-            Context context(engine, request);
-            const auto tokens = random_tokens(9, 10);
-            co_await engine.forward(context, Rows::append(tokens, 0, std::nullopt));
-            const auto blind = [&](int neighbours) {
-              Rows rows;
-              const ViewId nothing = rows.add_view({});
-              Row row(5, 3);
-              row.view = nothing;
-              row.sees_self = false;
-              row.write = Write::none();
-              row.want = want_logits();
-              rows.rows.push_back(row);
-              for (int i = 0; i < neighbours; ++i) {  // rows that enter at layer 1 from row 0's state, and head only
-                Row late;
-                late.in.kind = RowInput::kFromRow;
-                late.in.row = 0;
-                late.active = {i % 2 == 0 ? 1 : 2, INT32_MAX};
-                late.position = 4 + i;
-                late.write = Write::none();
-                late.want = want_logits();
-                rows.rows.push_back(late);
-              }
-              return rows;
-            };
-            const Answer alone = co_await engine.forward(context, blind(0));
-            const Answer with = co_await engine.forward(context, blind(2));
-            EXPECT_EQ(alone.rows[0].logits, with.rows[0].logits);
-            EXPECT_EQ(with.rows[2].logits, with.rows[0].logits);  // head only, from the same final state
-            EXPECT_NE(with.rows[1].logits, with.rows[0].logits);
-          }});
+                 Context context(engine, request);
+                 const auto tokens = random_tokens(9, 10);
+                 co_await engine.forward(context, Rows::append(tokens, 0, std::nullopt));
+                 const auto blind = [&](int neighbours) {
+                   Rows rows;
+                   const ViewId nothing = rows.add_view({});
+                   Row row(5, 3);
+                   row.view = nothing;
+                   row.sees_self = false;
+                   row.write = Write::none();
+                   row.want = want_logits();
+                   rows.rows.push_back(row);
+                   for (int i = 0; i < neighbours;
+                        ++i) {  // rows that enter at layer 1 from row 0's state, and head only
+                     Row late;
+                     late.in.kind = RowInput::kFromRow;
+                     late.in.row = 0;
+                     late.active = {i % 2 == 0 ? 1 : 2, INT32_MAX};
+                     late.position = 4 + i;
+                     late.write = Write::none();
+                     late.want = want_logits();
+                     rows.rows.push_back(late);
+                   }
+                   return rows;
+                 };
+                 const Answer alone = co_await engine.forward(context, blind(0));
+                 const Answer with = co_await engine.forward(context, blind(2));
+                 EXPECT_EQ(alone.rows[0].logits, with.rows[0].logits);
+                 EXPECT_EQ(with.rows[2].logits,
+                           with.rows[0].logits);  // head only, from the same final state
+                 EXPECT_NE(with.rows[1].logits, with.rows[0].logits);
+               }});
 }
 
 TEST(Scheduler, HalfThePagesGiveTheSameTokens) {
@@ -224,11 +240,13 @@ TEST(Scheduler, HalfThePagesGiveTheSameTokens) {
     for (uint32_t s = 0; s < 32; ++s) {
       programs.push_back([&, s](std::shared_ptr<Request> request) -> Task<void> {
         Context context(engine, request);
-        Answer answer = co_await engine.forward(context, Rows::append(random_tokens(200 + s, 70), 0, want_greedy()));
+        Answer answer = co_await engine.forward(
+            context, Rows::append(random_tokens(200 + s, 70), 0, want_greedy()));
         texts[s].push_back(answer.rows.back().picked.token);
         while (texts[s].size() < 60) {
           const int32_t last = texts[s].back();
-          answer = co_await engine.forward(context, Rows::append({&last, 1}, context.next_position(), want_greedy()));
+          answer = co_await engine.forward(
+              context, Rows::append({&last, 1}, context.next_position(), want_greedy()));
           texts[s].push_back(answer.rows.back().picked.token);
         }
       });
@@ -264,7 +282,9 @@ TEST(Scheduler, CancelReturnsAllPages) {
       victim,
       [&]() -> Task<void> {
         Context context(engine, victim);
-        for (;;) co_await engine.forward(context, Rows::append(random_tokens(1, 1), context.next_position(), want_greedy()));
+        for (;;)
+          co_await engine.forward(
+              context, Rows::append(random_tokens(1, 1), context.next_position(), want_greedy()));
       },
       [&](std::exception_ptr e) { ended = e != nullptr; });
   int ticks_after = 0;
@@ -294,41 +314,45 @@ TEST(Pages, RandomProgramsConserveThem) {
   uint32_t draws = 0;
   const auto draw = [&](uint32_t n) { return int(draw_word(key, draws++) % n); };
   run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
-            std::vector<Context> contexts;
-            for (int step = 0; step < 3000; ++step) {
-              if (contexts.empty() || (contexts.size() < 6 && draw(4) == 0)) contexts.emplace_back(engine, request);
-              Context& c = contexts[size_t(draw(uint32_t(contexts.size())))];
-              switch (draw(6)) {
-                case 0:
-                case 1: {
-                  const int n = 1 + draw(40);
-                  if (c.size() + n > 200) break;
-                  co_await engine.forward(c, Rows::append(random_tokens(uint32_t(step), n), c.next_position(), std::nullopt));
-                  break;
-                }
-                case 2:
-                  if (contexts.size() < 6) contexts.push_back(c.fork());
-                  break;
-                case 3:
-                  c.truncate(draw(uint32_t(c.size()) + 1));
-                  break;
-                case 4: {
-                  const int base = draw(uint32_t(c.size()) + 1);
-                  std::vector<int> kept;
-                  for (int i = 0; i < c.size() - base; ++i) {
-                    if (draw(2)) kept.push_back(i);
-                  }
-                  c.keep(base, kept);
-                  break;
-                }
-                case 5:
-                  contexts.erase(contexts.begin() + (&c - contexts.data()));
-                  break;
-              }
-              EXPECT_EQ(engine.pages().free() + engine.pages().referenced(), engine.pages().total());
-              for (const auto& context : contexts) EXPECT_EQ(context.state().resident, context.size());
-            }
-          }});
+                 std::vector<Context> contexts;
+                 for (int step = 0; step < 3000; ++step) {
+                   if (contexts.empty() || (contexts.size() < 6 && draw(4) == 0))
+                     contexts.emplace_back(engine, request);
+                   Context& c = contexts[size_t(draw(uint32_t(contexts.size())))];
+                   switch (draw(6)) {
+                     case 0:
+                     case 1: {
+                       const int n = 1 + draw(40);
+                       if (c.size() + n > 200) break;
+                       co_await engine.forward(c, Rows::append(random_tokens(uint32_t(step), n),
+                                                               c.next_position(), std::nullopt));
+                       break;
+                     }
+                     case 2:
+                       if (contexts.size() < 6) contexts.push_back(c.fork());
+                       break;
+                     case 3:
+                       c.truncate(draw(uint32_t(c.size()) + 1));
+                       break;
+                     case 4: {
+                       const int base = draw(uint32_t(c.size()) + 1);
+                       std::vector<int> kept;
+                       for (int i = 0; i < c.size() - base; ++i) {
+                         if (draw(2)) kept.push_back(i);
+                       }
+                       c.keep(base, kept);
+                       break;
+                     }
+                     case 5:
+                       contexts.erase(contexts.begin() + (&c - contexts.data()));
+                       break;
+                   }
+                   EXPECT_EQ(engine.pages().free() + engine.pages().referenced(),
+                             engine.pages().total());
+                   for (const auto& context : contexts)
+                     EXPECT_EQ(context.state().resident, context.size());
+                 }
+               }});
   EXPECT_EQ(engine.pages().free(), engine.pages().total());
 }
 

@@ -9,7 +9,8 @@ namespace tutti::engine {
 
 int CoreLease::join(double weight) {
   if (!(weight > 0)) {
-    throw Error(ErrorKind::kUsage, "core lease: weight " + std::to_string(weight) + " is not positive");
+    throw Error(ErrorKind::kUsage,
+                "core lease: weight " + std::to_string(weight) + " is not positive");
   }
   const std::scoped_lock lock(mutex_);
   Member member;

@@ -1,4 +1,5 @@
-// Engines that share cores take turns. Each gets core time in proportion to its weight while it has work.
+// Engines that share cores take turns. Each gets core time in proportion to its weight while it has
+// work.
 #pragma once
 
 #include <condition_variable>
@@ -24,7 +25,7 @@ class CoreLease {
  private:
   struct Member {
     double weight = 1;
-    double time = 0;     // charged seconds / weight, advanced to the others' on joining after idleness
+    double time = 0;  // charged seconds / weight, advanced to the others' on joining after idleness
     double charged = 0;
     bool hungry = false;
   };

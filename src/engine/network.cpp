@@ -30,7 +30,8 @@ NetworkQueue::Cost& NetworkQueue::cost_of(const std::shared_ptr<AnyNetwork>& net
   return cost;
 }
 
-void NetworkQueue::start_batches(double seconds, bool streaming, const std::function<void(const JobPtr&)>& finish) {
+void NetworkQueue::start_batches(double seconds, bool streaming,
+                                 const std::function<void(const JobPtr&)>& finish) {
   std::deque<JobPtr> left;
   std::list<Running> fresh;
   for (auto& job : waiting_) {
@@ -48,10 +49,11 @@ void NetworkQueue::start_batches(double seconds, bool streaming, const std::func
     int most = std::max(1, network->max_batch());
     if (streaming) {
       const double each = cost_of(job->network).seconds_per_job;
-      most = each > 0 ? std::clamp(int(seconds / each), 1, most) : 1;  // the first tells what a job costs
+      most = each > 0 ? std::clamp(int(seconds / each), 1, most)
+                      : 1;  // the first tells what a job costs
     }
-    const bool fits = batch->jobs.empty() ||
-                      (int(batch->jobs.size()) < most && !job->alone && !batch->jobs.front()->alone);
+    const bool fits = batch->jobs.empty() || (int(batch->jobs.size()) < most && !job->alone &&
+                                              !batch->jobs.front()->alone);
     if (fits) {
       batch->jobs.push_back(job);
     } else {
@@ -88,7 +90,8 @@ void NetworkQueue::fail(Running& running, const std::exception_ptr& error,
   if (!job->cancelled) finish(job);
 }
 
-void NetworkQueue::slot(ComputePool& pool, double seconds, bool streaming, EngineStatistics& statistics,
+void NetworkQueue::slot(ComputePool& pool, double seconds, bool streaming,
+                        EngineStatistics& statistics,
                         const std::function<void(const JobPtr&)>& finish) {
   const auto start = Clock::now();
   auto now = start;
@@ -96,7 +99,8 @@ void NetworkQueue::slot(ComputePool& pool, double seconds, bool streaming, Engin
   for (;;) {
     start_batches(seconds, streaming, finish);
     std::erase_if(running_, [](const Running& r) {
-      return std::all_of(r.jobs.begin(), r.jobs.end(), [](const JobPtr& job) { return job->cancelled; });
+      return std::all_of(r.jobs.begin(), r.jobs.end(),
+                         [](const JobPtr& job) { return job->cancelled; });
     });
     if (running_.empty()) break;
     Running& running = running_.front();

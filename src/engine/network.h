@@ -1,5 +1,6 @@
-// Networks without a Context — vision towers, encoders, vocoders — that an engine runs between its ticks: jobs of
-// several requests that wait for the same network go through it together, a little at a time while others stream.
+// Networks without a Context — vision towers, encoders, vocoders — that an engine runs between its
+// ticks: jobs of several requests that wait for the same network go through it together, a little
+// at a time while others stream.
 #pragma once
 
 #include <cstdint>
@@ -22,15 +23,15 @@
 
 namespace tutti::engine {
 
-// One pass of a network over some jobs: its buffers between steps, and the steps. A step is what the engine does not
-// interrupt (a layer, say): short steps keep other requests' streams going.
+// One pass of a network over some jobs: its buffers between steps, and the steps. A step is what
+// the engine does not interrupt (a layer, say): short steps keep other requests' streams going.
 class NetworkBatch {
  public:
   virtual ~NetworkBatch() = default;
   virtual int steps() const = 0;
-  // Step `step` of 0 … steps() - 1, in order; every worker of the pool calls it, with the pool's barriers. The number
-  // of workers may differ between steps. After the last step all outputs are there. A step that throws between
-  // barriers must throw on all workers alike.
+  // Step `step` of 0 … steps() - 1, in order; every worker of the pool calls it, with the pool's
+  // barriers. The number of workers may differ between steps. After the last step all outputs are
+  // there. A step that throws between barriers must throw on all workers alike.
   virtual void run(Worker& worker, int step) = 0;
 };
 
@@ -52,8 +53,9 @@ class AnyNetwork {
   virtual std::unique_ptr<NetworkBatch> begin_any(std::span<const AnyJob> jobs) = 0;
 };
 
-// Batching must not be seen in the results: a job's output bits may not depend on the other jobs of its batch. One
-// network may serve several engines at once, so what changes belongs into the NetworkBatch.
+// Batching must not be seen in the results: a job's output bits may not depend on the other jobs of
+// its batch. One network may serve several engines at once, so what changes belongs into the
+// NetworkBatch.
 template <class In, class Out>
 class Network : public AnyNetwork {
  public:
@@ -63,7 +65,8 @@ class Network : public AnyNetwork {
     const In* input;
     Out* output;  // default-constructed
   };
-  // Throws Error(kUsage | kLimit) for an input that cannot be computed; the job's own caller gets it.
+  // Throws Error(kUsage | kLimit) for an input that cannot be computed; the job's own caller gets
+  // it.
   virtual void check(const In& input) const = 0;
   // A batch of 1 … max_batch() checked jobs. Inputs and outputs live as long as the batch.
   virtual std::unique_ptr<NetworkBatch> begin(std::vector<Job> jobs) = 0;
@@ -71,7 +74,8 @@ class Network : public AnyNetwork {
  private:
   std::unique_ptr<NetworkBatch> begin_any(std::span<const AnyJob> jobs) final {
     std::vector<Job> typed;
-    for (const auto& job : jobs) typed.push_back({static_cast<const In*>(job.input), static_cast<Out*>(job.output)});
+    for (const auto& job : jobs)
+      typed.push_back({static_cast<const In*>(job.input), static_cast<Out*>(job.output)});
     return begin(std::move(typed));
   }
 };
@@ -98,8 +102,9 @@ class NetworkQueue {
   bool empty() const { return waiting_.empty() && running_.empty(); }
   int waiting() const { return int(waiting_.size()); }
 
-  // Runs steps on the pool for about `seconds`, one at least, in turns over the networks, and calls `finish` for
-  // every job that ended. While `streaming`, batches are no larger than what makes a step fit.
+  // Runs steps on the pool for about `seconds`, one at least, in turns over the networks, and calls
+  // `finish` for every job that ended. While `streaming`, batches are no larger than what makes a
+  // step fit.
   void slot(ComputePool& pool, double seconds, bool streaming, EngineStatistics& statistics,
             const std::function<void(const JobPtr&)>& finish);
 
@@ -115,8 +120,10 @@ class NetworkQueue {
     std::weak_ptr<AnyNetwork> network;
     double seconds_per_job = 0;  // of the longest step, per job of the batch; 0: not measured
   };
-  void start_batches(double seconds, bool streaming, const std::function<void(const JobPtr&)>& finish);
-  void fail(Running& running, const std::exception_ptr& error, const std::function<void(const JobPtr&)>& finish);
+  void start_batches(double seconds, bool streaming,
+                     const std::function<void(const JobPtr&)>& finish);
+  void fail(Running& running, const std::exception_ptr& error,
+            const std::function<void(const JobPtr&)>& finish);
   Cost& cost_of(const std::shared_ptr<AnyNetwork>& network);
 
   std::deque<JobPtr> waiting_;

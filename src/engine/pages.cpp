@@ -11,12 +11,13 @@ namespace tutti::engine {
 
 PagePool::PagePool(const tensor::KvLayout& layout, int pages) : layout_(layout) {
   if (pages < 1) {
-    throw Error(ErrorKind::kUsage, "page pool: " + std::to_string(pages) + " pages; at least 1 is needed");
+    throw Error(ErrorKind::kUsage,
+                "page pool: " + std::to_string(pages) + " pages; at least 1 is needed");
   }
   const size_t page_bytes = (layout.page_bytes() + 63) / 64 * 64;
   bytes_ = page_bytes * size_t(pages);
-  void* memory = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                        -1, 0);
+  void* memory = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
     throw Error(ErrorKind::kLimit, "page pool: cannot reserve " + std::to_string(bytes_ >> 20) +
                                        " MiB for " + std::to_string(pages) +
@@ -56,16 +57,16 @@ void PagePool::copy_slot(PageId from, int from_slot, PageId to, int to_slot) {
       std::byte* target = memory(to) + layout_.offset(layer, head);
       for (int d = 0; d < layout_.head_dim; ++d) {
         const size_t line = size_t(d) * tensor::kPageSlots;
-        std::memcpy(target + (line + size_t(to_slot)) * element, source + (line + size_t(from_slot)) * element,
-                    element);
+        std::memcpy(target + (line + size_t(to_slot)) * element,
+                    source + (line + size_t(from_slot)) * element, element);
       }
       const size_t v = layout_.block_bytes();
       std::memcpy(target + v + size_t(to_slot) * row, source + v + size_t(from_slot) * row, row);
       if (!scaled) continue;
       const size_t scales = size_t(layout_.head_dim) * tensor::kPageSlots * element;
       for (const size_t block : {size_t(0), v}) {
-        std::memcpy(target + block + scales + size_t(to_slot) * 4, source + block + scales + size_t(from_slot) * 4,
-                    4);
+        std::memcpy(target + block + scales + size_t(to_slot) * 4,
+                    source + block + scales + size_t(from_slot) * 4, 4);
       }
     }
   }

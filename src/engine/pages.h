@@ -1,4 +1,5 @@
-// The page pool: reference-counted pages of 32 KV slots. free + referenced = total after every tick.
+// The page pool: reference-counted pages of 32 KV slots. free + referenced = total after every
+// tick.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@ using PageId = int32_t;
 
 class PagePool {
  public:
-  // `pages` pages of `layout`; memory is touched when a page is first used. Throws Error(kUsage | kLimit).
+  // `pages` pages of `layout`; memory is touched when a page is first used. Throws Error(kUsage |
+  // kLimit).
   PagePool(const tensor::KvLayout& layout, int pages);
   ~PagePool();
   PagePool(const PagePool&) = delete;
@@ -58,7 +60,8 @@ class PageRef {
   PageRef(const PageRef& other) : pool_(other.pool_), page_(other.page_) {
     if (pool_) pool_->add_reference(page_);
   }
-  PageRef(PageRef&& other) noexcept : pool_(std::exchange(other.pool_, nullptr)), page_(other.page_) {}
+  PageRef(PageRef&& other) noexcept
+      : pool_(std::exchange(other.pool_, nullptr)), page_(other.page_) {}
   PageRef& operator=(PageRef other) noexcept {
     std::swap(pool_, other.pool_);
     std::swap(page_, other.page_);

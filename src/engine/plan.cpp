@@ -16,26 +16,31 @@ LayerRange clamp_layers(LayerRange range, int layers) {
 }
 
 // The classes of a unit's rows; of a rebuilt row, those of its recipe.
-const std::vector<tensor::SoftmaxClass>& classes_of(const PlannedRows& unit, const SpecialRow* recipe) {
+const std::vector<tensor::SoftmaxClass>& classes_of(const PlannedRows& unit,
+                                                    const SpecialRow* recipe) {
   if (unit.rows && !unit.rows->classes.empty()) return unit.rows->classes;
   if (recipe && !recipe->classes.empty()) return recipe->classes;
   return unit.context->classes;
 }
 
-bool all_layers(const LayerRange& range, int layers) { return range.enter == 0 && range.leave >= layers; }
+bool all_layers(const LayerRange& range, int layers) {
+  return range.enter == 0 && range.leave >= layers;
+}
 
 }  // namespace
 
 bool Plan::claim(PlannedRows& unit) {
   ContextState& context = *unit.context;
   unit.base = context.resident;
-  // Pages that are written over come first: a tail page that is copied moves, and with it the places behind its slots.
+  // Pages that are written over come first: a tail page that is copied moves, and with it the
+  // places behind its slots.
   for (int i = 0; unit.rows && i < unit.count; ++i) {
     const Write& write = unit.rows->rows[size_t(unit.first + i)].write;
     if (write.to == Write::kSlot && !own_page(context, write.slot)) return false;
   }
   for (int i = 0; i < unit.count; ++i) {
-    const bool append = !unit.rows || unit.rows->rows[size_t(unit.first + i)].write.to == Write::kAppend;
+    const bool append =
+        !unit.rows || unit.rows->rows[size_t(unit.first + i)].write.to == Write::kAppend;
     ContextState::Place place{-1, 0};
     if (append) {
       place = context.place(pool_);
@@ -52,7 +57,8 @@ bool Plan::claim(PlannedRows& unit) {
   return true;
 }
 
-// Makes sure that nobody else sees the page of `slot`, copying it if need be: only overwriting copies.
+// Makes sure that nobody else sees the page of `slot`, copying it if need be: only overwriting
+// copies.
 bool Plan::own_page(ContextState& context, int slot) {
   for (PageSpan& span : context.spans) {
     if (slot >= span.count) {
@@ -126,7 +132,8 @@ void Plan::emit(int page, int slot, uint8_t softmax_class, models::KeyPlace plac
   if (config_.relative) batch_.key_places.push_back(place);
   if (runs.size() > span_first_) {
     tensor::KvRun& last = runs.back();
-    if (last.page == page && last.first + last.count == slot && last.softmax_class == softmax_class) {
+    if (last.page == page && last.first + last.count == slot &&
+        last.softmax_class == softmax_class) {
       ++last.count;
       return;
     }
@@ -138,14 +145,16 @@ void Plan::build_runs(const PlannedRows& unit, int i, const Row& row, const Spec
                       const models::Epoch& epoch, bool sliding, const Want::SlotRange* only,
                       models::RunSpan& span) {
   const ContextState& context = *unit.context;
-  const int lowest = sliding ? row.position.t - config_.window + 1 : INT32_MIN;  // positions visible from here
+  const int lowest =
+      sliding ? row.position.t - config_.window + 1 : INT32_MIN;  // positions visible from here
   const int layer = epoch.first_layer;
   span_first_ = batch_.runs.size();
   span.first = int(span_first_);
   span.first_key = int(batch_.key_places.size());
 
   // Slots [first, first + count) of `state`, all in one class.
-  const auto slots_of = [&](const ContextState& state, int first, int count, uint8_t softmax_class) {
+  const auto slots_of = [&](const ContextState& state, int first, int count,
+                            uint8_t softmax_class) {
     int at = 0;
     for (const PageSpan& s : state.spans) {
       const int from = std::max(first, at), to = std::min(first + count, at + int(s.count));
@@ -180,7 +189,8 @@ void Plan::build_runs(const PlannedRows& unit, int i, const Row& row, const Spec
       if (at >= first + count) break;
     }
   };
-  // Where the View says class 0, slots of the row's Context have the class that the Context gives them.
+  // Where the View says class 0, slots of the row's Context have the class that the Context gives
+  // them.
   const int viewer = unit.rows ? INT32_MAX : unit.first + i;
   const auto slots = [&](int first, int count, uint8_t softmax_class) {
     const int end = first + count;
@@ -238,12 +248,14 @@ void Plan::build_runs(const PlannedRows& unit, int i, const Row& row, const Spec
     for (const Segment& segment : unit.rows->views[size_t(row.view)]) {
       switch (segment.of) {
         case Segment::kSlots: {
-          const int end = segment.count < 0 ? unit.base : std::min(unit.base, segment.first + segment.count);
+          const int end =
+              segment.count < 0 ? unit.base : std::min(unit.base, segment.first + segment.count);
           slots(segment.first, end - segment.first, segment.softmax_class);
           break;
         }
         case Segment::kFreshRows: {
-          int end = segment.count < 0 ? unit.count : std::min(unit.count, segment.first + segment.count);
+          int end =
+              segment.count < 0 ? unit.count : std::min(unit.count, segment.first + segment.count);
           if (segment.causal) end = std::min(end, i + 1);
           for (int j = segment.first; j < end; ++j) fresh(j, segment.softmax_class);
           break;
@@ -287,7 +299,8 @@ models::Batch& Plan::build() {
       boundaries.push_back(range.enter);
       boundaries.push_back(range.leave);
       batch_.inputs.push_back(row.in);
-      if (row.in.kind == RowInput::kFromRow) batch_.inputs.back().row += unit.batch_first - unit.first;
+      if (row.in.kind == RowInput::kFromRow)
+        batch_.inputs.back().row += unit.batch_first - unit.first;
       batch_.positions.push_back(row.position);
       batch_.segments.push_back(row.segment_id);
       batch_.active.push_back(range);
@@ -304,14 +317,16 @@ models::Batch& Plan::build() {
   if (classes_differ) {
     for (const PlannedRows& unit : units_) {
       for (int i = 0; i < unit.count; ++i) {
-        batch_.row_classes.push_back(
-            classes_of(unit, unit.rows ? nullptr : unit.context->recipe[size_t(unit.first + i)].special.get()));
+        batch_.row_classes.push_back(classes_of(
+            unit,
+            unit.rows ? nullptr : unit.context->recipe[size_t(unit.first + i)].special.get()));
       }
     }
   }
   std::sort(boundaries.begin(), boundaries.end());
   boundaries.erase(std::unique(boundaries.begin(), boundaries.end()), boundaries.end());
-  const bool slides = std::find(config_.sliding.begin(), config_.sliding.end(), true) != config_.sliding.end();
+  const bool slides =
+      std::find(config_.sliding.begin(), config_.sliding.end(), true) != config_.sliding.end();
   for (size_t b = 0; b + 1 < boundaries.size(); ++b) {
     models::Epoch epoch;
     epoch.first_layer = boundaries[b];
@@ -327,11 +342,14 @@ models::Batch& Plan::build() {
             unit.rows ? nullptr : unit.context->recipe[size_t(unit.first + i)].special.get();
         epoch.rows.push_back(row_index);
         build_runs(unit, i, row, recipe, epoch, false, nullptr, epoch.full.emplace_back());
-        if (slides) build_runs(unit, i, row, recipe, epoch, true, nullptr, epoch.sliding.emplace_back());
+        if (slides)
+          build_runs(unit, i, row, recipe, epoch, true, nullptr, epoch.sliding.emplace_back());
         if (!row.want) continue;
         for (const auto& range : row.want->mass) {
           build_runs(unit, i, row, recipe, epoch, false, &range, epoch.mass_full.emplace_back());
-          if (slides) build_runs(unit, i, row, recipe, epoch, true, &range, epoch.mass_sliding.emplace_back());
+          if (slides)
+            build_runs(unit, i, row, recipe, epoch, true, &range,
+                       epoch.mass_sliding.emplace_back());
         }
       }
     }
@@ -357,10 +375,11 @@ SlotRecipe Plan::recipe_of(const PlannedRows& unit, int i) {
   special.active = row.active;
   special.sees_self = row.sees_self;
   special.classes = classes_of(unit, nullptr);
-  // A causal row saw every slot before the query and the fresh rows before it; that is every slot before it only if
-  // those fresh rows were all appended.
+  // A causal row saw every slot before the query and the fresh rows before it; that is every slot
+  // before it only if those fresh rows were all appended.
   special.causal = row.view == kCausalView && row.write.to == Write::kAppend;
-  for (int j = 0; special.causal && j < i; ++j) special.causal = unit.appended[size_t(j)] == unit.base + j;
+  for (int j = 0; special.causal && j < i; ++j)
+    special.causal = unit.appended[size_t(j)] == unit.base + j;
   if (special.plain(config_.layers)) {
     recipe.token = row.in.token;
     return recipe;
@@ -370,7 +389,8 @@ SlotRecipe Plan::recipe_of(const PlannedRows& unit, int i) {
     auto& seen = special.seen;
     if (softmax_class == 0) softmax_class = context.class_of(slot, self);
     if (slot > self) context.looks_ahead = true;
-    if (!seen.empty() && seen.back().first + seen.back().count == slot && seen.back().softmax_class == softmax_class) {
+    if (!seen.empty() && seen.back().first + seen.back().count == slot &&
+        seen.back().softmax_class == softmax_class) {
       ++seen.back().count;
     } else {
       seen.push_back({slot, 1, softmax_class});
@@ -392,10 +412,12 @@ SlotRecipe Plan::recipe_of(const PlannedRows& unit, int i) {
   } else {
     for (const Segment& segment : unit.rows->views[size_t(row.view)]) {
       if (segment.of == Segment::kSlots) {
-        const int end = segment.count < 0 ? unit.base : std::min(unit.base, segment.first + segment.count);
+        const int end =
+            segment.count < 0 ? unit.base : std::min(unit.base, segment.first + segment.count);
         for (int slot = segment.first; slot < end; ++slot) see(slot, segment.softmax_class);
       } else if (segment.of == Segment::kFreshRows) {
-        int end = segment.count < 0 ? unit.count : std::min(unit.count, segment.first + segment.count);
+        int end =
+            segment.count < 0 ? unit.count : std::min(unit.count, segment.first + segment.count);
         if (segment.causal) end = std::min(end, i + 1);
         for (int j = segment.first; j < end; ++j) see_fresh(j, segment.softmax_class);
       } else {
@@ -403,8 +425,10 @@ SlotRecipe Plan::recipe_of(const PlannedRows& unit, int i) {
       }
     }
   }
-  if (row.in.kind == RowInput::kFromRow || row.write.to == Write::kSlot) context.reproducible = false;
-  if (!all_layers(clamp_layers(row.active, config_.layers), config_.layers)) context.partial_layers = true;
+  if (row.in.kind == RowInput::kFromRow || row.write.to == Write::kSlot)
+    context.reproducible = false;
+  if (!all_layers(clamp_layers(row.active, config_.layers), config_.layers))
+    context.partial_layers = true;
   recipe.special = std::make_shared<SpecialRow>(std::move(special));
   return recipe;
 }

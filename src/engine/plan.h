@@ -1,5 +1,5 @@
-// One tick's forward being put together: queries' rows become a Batch, with slots claimed for their keys and
-// values and Views resolved to runs of slots.
+// One tick's forward being put together: queries' rows become a Batch, with slots claimed for their
+// keys and values and Views resolved to runs of slots.
 #pragma once
 
 #include <cstdint>
@@ -15,24 +15,27 @@
 
 namespace tutti::engine {
 
-// Some rows of one Context that go into this tick: part of a query, or slots recomputed from the recipe.
+// Some rows of one Context that go into this tick: part of a query, or slots recomputed from the
+// recipe.
 struct PlannedRows {
   ContextState* context = nullptr;
   const Rows* rows = nullptr;  // null: a rebuild of slots [first, first + count) of the recipe
   int first = 0;               // first row of the query's part, or first slot
   int count = 0;
-  int base = 0;                // slots of the Context before this tick
-  int batch_first = 0;         // its first row in the Batch
+  int base = 0;                             // slots of the Context before this tick
+  int batch_first = 0;                      // its first row in the Batch
   std::vector<ContextState::Place> places;  // per row: where its keys and values go
-  std::vector<int> appended;   // per row: its slot in the Context, or -1
+  std::vector<int> appended;                // per row: its slot in the Context, or -1
 };
 
 class Plan {
  public:
-  Plan(const models::Config& config, PagePool& pool, const std::vector<std::shared_ptr<ContextState>>& prefixes)
+  Plan(const models::Config& config, PagePool& pool,
+       const std::vector<std::shared_ptr<ContextState>>& prefixes)
       : config_(config), pool_(pool), prefixes_(prefixes) {}
 
-  // Claims slots for rows [first, first + count) of `rows`; false when the pool ran out (nothing is kept then).
+  // Claims slots for rows [first, first + count) of `rows`; false when the pool ran out (nothing is
+  // kept then).
   bool add(ContextState& context, const Rows& rows, int first, int count);
   // The same for recomputing `count` slots from the recipe, starting at context.resident.
   bool add_rebuild(ContextState& context, int count);
@@ -49,8 +52,9 @@ class Plan {
   models::Batch& batch() { return batch_; }
   double mean_keys() const;
 
-  // After the forward: overwrites the slots of Write::kSlot rows, writes recipes of appended rows, and gives the
-  // scratch pages back. Slots appended by unit u before `commit` are already part of its Context.
+  // After the forward: overwrites the slots of Write::kSlot rows, writes recipes of appended rows,
+  // and gives the scratch pages back. Slots appended by unit u before `commit` are already part of
+  // its Context.
   void commit();
 
  private:
@@ -61,7 +65,8 @@ class Plan {
   SlotRecipe recipe_of(const PlannedRows& unit, int i);
   const Row& row_of(const PlannedRows& unit, int i, Row& made) const;
   void build_runs(const PlannedRows& unit, int i, const Row& row, const SpecialRow* recipe,
-                  const models::Epoch& epoch, bool sliding, const Want::SlotRange* only, models::RunSpan& span);
+                  const models::Epoch& epoch, bool sliding, const Want::SlotRange* only,
+                  models::RunSpan& span);
   void emit(int page, int slot, uint8_t softmax_class, models::KeyPlace place);
 
   const models::Config& config_;

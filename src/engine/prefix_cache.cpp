@@ -6,15 +6,16 @@ namespace tutti::engine {
 namespace {
 
 void mix(ChainHash& hash, uint64_t value) {
-  const PhiloxBlock block =
-      philox4x32(hash[0], {uint32_t(hash[1]), uint32_t(hash[1] >> 32), uint32_t(value), uint32_t(value >> 32)});
+  const PhiloxBlock block = philox4x32(hash[0], {uint32_t(hash[1]), uint32_t(hash[1] >> 32),
+                                                 uint32_t(value), uint32_t(value >> 32)});
   hash = {(uint64_t(block[0]) << 32) | block[1], (uint64_t(block[2]) << 32) | block[3]};
 }
 
 bool same(std::span<const SlotRecipe> a, std::span<const SlotRecipe> b) {
   if (a.size() != b.size()) return false;
   for (size_t i = 0; i < a.size(); ++i) {
-    if (a[i].token != b[i].token || a[i].position != b[i].position || a[i].segment != b[i].segment) return false;
+    if (a[i].token != b[i].token || a[i].position != b[i].position || a[i].segment != b[i].segment)
+      return false;
   }
   return true;
 }
@@ -39,14 +40,17 @@ ChainHash PrefixCache::extend(const ChainHash& before, std::span<const SlotRecip
   return hash;
 }
 
-std::optional<PageRef> PrefixCache::find(const ChainHash& before, std::span<const SlotRecipe> page) {
+std::optional<PageRef> PrefixCache::find(const ChainHash& before,
+                                         std::span<const SlotRecipe> page) {
   const auto it = entries_.find(extend(before, page));
-  if (it == entries_.end() || it->second.before != before || !same(it->second.tokens, page)) return std::nullopt;
+  if (it == entries_.end() || it->second.before != before || !same(it->second.tokens, page))
+    return std::nullopt;
   uses_.splice(uses_.end(), uses_, it->second.use);
   return it->second.page;
 }
 
-void PrefixCache::publish(const ChainHash& before, std::span<const SlotRecipe> page, const PageRef& ref) {
+void PrefixCache::publish(const ChainHash& before, std::span<const SlotRecipe> page,
+                          const PageRef& ref) {
   const ChainHash key = extend(before, page);
   if (entries_.contains(key)) return;
   uses_.push_back(key);

@@ -1,5 +1,5 @@
-// Pages that may serve again: whole pages of 32 causally appended tokens, found by a 128-bit chain of everything
-// their keys and values depend on.
+// Pages that may serve again: whole pages of 32 causally appended tokens, found by a 128-bit chain
+// of everything their keys and values depend on.
 #pragma once
 
 #include <array>

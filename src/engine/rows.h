@@ -1,5 +1,5 @@
-// What a program asks of the engine: rows to push through the model against a Context, each with its input,
-// position, view, and what is wanted back.
+// What a program asks of the engine: rows to push through the model against a Context, each with
+// its input, position, view, and what is wanted back.
 #pragma once
 
 #include <cstdint>
@@ -22,9 +22,11 @@ using models::RowInput;
 // A piece of what a row sees. Order matters: sums run over visible keys in View order.
 struct Segment {
   enum Of : uint8_t {
-    kSlots,        // slots [first, first + count) of the row's Context, as they were before this query
-    kFreshRows,    // rows [first, first + count) of this query, with the keys and values of this forward
-    kModelPrefix,  // the model's prefix number `first` (Engine::add_prefix), whole; count is ignored
+    kSlots,  // slots [first, first + count) of the row's Context, as they were before this query
+    kFreshRows,    // rows [first, first + count) of this query, with the keys and values of this
+                   // forward
+    kModelPrefix,  // the model's prefix number `first` (Engine::add_prefix), whole; count is
+                   // ignored
   } of = kSlots;
   int first = 0;
   int count = -1;       // -1: to the end
@@ -34,7 +36,8 @@ struct Segment {
   static Segment slots(int first = 0, int count = -1, uint8_t softmax_class = 0) {
     return {kSlots, first, count, false, softmax_class};
   }
-  static Segment fresh(int first = 0, int count = -1, bool causal = false, uint8_t softmax_class = 0) {
+  static Segment fresh(int first = 0, int count = -1, bool causal = false,
+                       uint8_t softmax_class = 0) {
     return {kFreshRows, first, count, causal, softmax_class};
   }
   static Segment prefix(int index, uint8_t softmax_class = 0) {
@@ -42,22 +45,26 @@ struct Segment {
   }
 };
 
-inline bool ordinary(const tensor::SoftmaxClass& softmax) { return softmax == tensor::SoftmaxClass{}; }
+inline bool ordinary(const tensor::SoftmaxClass& softmax) {
+  return softmax == tensor::SoftmaxClass{};
+}
 // Whether softmax class 0, which causal rows use, is ordinary attention.
 inline bool ordinary(const std::vector<tensor::SoftmaxClass>& classes) {
   return classes.empty() || ordinary(classes[0]);
 }
 
-// A slot or row named twice weighs twice. A row's own keys stand where the first kFreshRows segment that
-// covers them has them, else last and in class 0; with sees_self = false nowhere.
+// A slot or row named twice weighs twice. A row's own keys stand where the first kFreshRows segment
+// that covers them has them, else last and in class 0; with sees_self = false nowhere.
 using View = std::vector<Segment>;
 using ViewId = int;
-inline constexpr ViewId kCausalView = -1;  // all slots of the Context, then the fresh rows up to this one
+inline constexpr ViewId kCausalView =
+    -1;  // all slots of the Context, then the fresh rows up to this one
 
 // Where a row's keys and values stay after the forward.
 struct Write {
   enum To : uint8_t { kNone, kAppend, kSlot } to = kAppend;
-  // kSlot: replaces this slot of the Context, on all layers, once the forward is over; of two rows the later wins
+  // kSlot: replaces this slot of the Context, on all layers, once the forward is over; of two rows
+  // the later wins
   int slot = 0;
 
   static Write none() { return {kNone, 0}; }
@@ -71,22 +78,24 @@ struct Want {
   Sampling sampling;
   std::shared_ptr<const History> history;  // for penalties; null: none
   DrawKey key;
-  int top_k = 0;       // the k largest logits
-  bool stats = false;  // max, margin, entropy, log-sum-exp
+  int top_k = 0;            // the k largest logits
+  bool stats = false;       // max, margin, entropy, log-sum-exp
   std::vector<int32_t> at;  // the logits of these ids
   bool logits = false;      // the whole row
-  // States at the input of these layers (number of layers: after the last): before a row enters, its input's
-  // embedding (kFromRow has none); after it left, the state that it left with.
+  // States at the input of these layers (number of layers: after the last): before a row enters,
+  // its input's embedding (kFromRow has none); after it left, the state that it left with.
   std::vector<int> hidden;
-  // The share of this row's attention that goes to slots [first, first + count) of its Context, as they were before
-  // the tick, of what its View lets it see by class 0. For a row that runs through all layers.
+  // The share of this row's attention that goes to slots [first, first + count) of its Context, as
+  // they were before the tick, of what its View lets it see by class 0. For a row that runs through
+  // all layers.
   struct SlotRange {
     int first = 0;
     int count = 0;
   };
   std::vector<SlotRange> mass;
-  // Guidance: this row's logits become sum of weight * logits over the rows named (part, row), itself included
-  // only if named. Every named row must want something of its own logits in the same query, which is not splittable.
+  // Guidance: this row's logits become sum of weight * logits over the rows named (part, row),
+  // itself included only if named. Every named row must want something of its own logits in the
+  // same query, which is not splittable.
   struct MixTerm {
     int part = 0;
     int row = 0;
@@ -112,12 +121,13 @@ struct Row {
   Row(int32_t token, Position p) : position(p) { in.token = token; }
 };
 
-// The rows of one part of a query. Constructed, never aggregate: g++ 12.2 destroys aggregate temporaries twice in
-// co_await expressions.
+// The rows of one part of a query. Constructed, never aggregate: g++ 12.2 destroys aggregate
+// temporaries twice in co_await expressions.
 struct Rows {
   std::vector<Row> rows;
   std::vector<View> views;
-  // Softmax classes that the views name; class 0 is {1, 1} unless given. Empty: those of the Context (weigh).
+  // Softmax classes that the views name; class 0 is {1, 1} unless given. Empty: those of the
+  // Context (weigh).
   std::vector<tensor::SoftmaxClass> classes;
   // A causal append that the engine may cut over several ticks. Otherwise all rows go in one tick.
   bool splittable = false;

@@ -41,7 +41,8 @@ class Writer {
 
 class Reader {
  public:
-  Reader(std::span<const std::byte> bytes, const std::string& place) : bytes_(bytes), place_(place) {}
+  Reader(std::span<const std::byte> bytes, const std::string& place)
+      : bytes_(bytes), place_(place) {}
 
   template <class T>
   T get() {
@@ -54,7 +55,8 @@ class Reader {
   // A count of things of at least `each` bytes: more than the rest of the file holds is a lie.
   uint32_t count(size_t each, const char* what) {
     const auto n = get<uint32_t>();
-    if (n > left() / each) bad(std::to_string(n) + " " + what + " in " + std::to_string(left()) + " bytes");
+    if (n > left() / each)
+      bad(std::to_string(n) + " " + what + " in " + std::to_string(left()) + " bytes");
     return n;
   }
   template <class T>
@@ -70,7 +72,8 @@ class Reader {
   }
   size_t left() const { return bytes_.size() - at_; }
   [[noreturn]] void bad(const std::string& what) const {
-    throw Error(ErrorKind::kBadFile, place_ + ": not a sound saved context: " + what + "; delete it");
+    throw Error(ErrorKind::kBadFile,
+                place_ + ": not a sound saved context: " + what + "; delete it");
   }
 
  private:
@@ -119,7 +122,8 @@ bool flag(Reader& r, const char* what) {
 
 std::vector<tensor::SoftmaxClass> get_classes(Reader& r) {
   const uint32_t count = r.count(8, "softmax classes");
-  if (count > uint32_t(tensor::kMaxSoftmaxClasses)) r.bad(std::to_string(count) + " softmax classes");
+  if (count > uint32_t(tensor::kMaxSoftmaxClasses))
+    r.bad(std::to_string(count) + " softmax classes");
   std::vector<tensor::SoftmaxClass> classes(count);
   for (auto& softmax : classes) {
     softmax.inverse_temperature = r.get<float>();
@@ -139,8 +143,10 @@ void get_weighed(Reader& r, ContextState& state) {
   int taken = 0;
   for (uint32_t i = 0; i < count; ++i) {
     const WeighedSlots run{r.get<int32_t>(), r.get<int32_t>(), r.get<uint8_t>()};
-    if (run.first < taken || run.count < 1 || run.count > INT32_MAX - run.first) r.bad("weighed slots out of order");
-    if (run.softmax_class < 1 || run.softmax_class >= state.classes.size()) r.bad("weighed slots of no class");
+    if (run.first < taken || run.count < 1 || run.count > INT32_MAX - run.first)
+      r.bad("weighed slots out of order");
+    if (run.softmax_class < 1 || run.softmax_class >= state.classes.size())
+      r.bad("weighed slots of no class");
     state.weighed.push_back(run);
     taken = run.first + run.count;
   }
@@ -152,7 +158,8 @@ std::shared_ptr<const SpecialRow> get_special(Reader& r, const models::Config& c
   if (kind > RowInput::kMask) r.bad("input kind " + std::to_string(kind));
   row->in.kind = RowInput::Kind(kind);
   const auto in_vocabulary = [&](int32_t token) {
-    if (token < 0 || token >= c.vocab) r.bad("token " + std::to_string(token) + " is not in the vocabulary");
+    if (token < 0 || token >= c.vocab)
+      r.bad("token " + std::to_string(token) + " is not in the vocabulary");
   };
   const auto finite = [&](float x) {
     if (!std::isfinite(x)) r.bad("a number is not finite");
@@ -166,7 +173,8 @@ std::shared_ptr<const SpecialRow> get_special(Reader& r, const models::Config& c
   if (row->in.kind == RowInput::kVector && row->in.vector.size() != size_t(c.hidden)) {
     r.bad("a vector of " + std::to_string(row->in.vector.size()) + " numbers");
   }
-  if (row->in.ids.size() != row->in.weights.size() || (row->in.kind == RowInput::kMix && row->in.ids.empty())) {
+  if (row->in.ids.size() != row->in.weights.size() ||
+      (row->in.kind == RowInput::kMix && row->in.ids.empty())) {
     r.bad("a mix of " + std::to_string(row->in.ids.size()) + " ids");
   }
   for (const int32_t id : row->in.ids) in_vocabulary(id);
@@ -174,7 +182,8 @@ std::shared_ptr<const SpecialRow> get_special(Reader& r, const models::Config& c
   for (const float x : row->in.weights) finite(x);
   row->active.enter = r.get<int32_t>();
   row->active.leave = r.get<int32_t>();
-  if (row->active.enter < 0 || row->active.leave < row->active.enter) r.bad("a row runs through no layers");
+  if (row->active.enter < 0 || row->active.leave < row->active.enter)
+    r.bad("a row runs through no layers");
   row->causal = flag(r, "causal");
   row->sees_self = flag(r, "sees_self");
   const uint32_t seen = r.count(9, "seen runs");
@@ -182,7 +191,8 @@ std::shared_ptr<const SpecialRow> get_special(Reader& r, const models::Config& c
     SpecialRow::Seen run{r.get<int32_t>(), r.get<int32_t>(), r.get<uint8_t>()};
     const bool inside = run.first >= 0 && run.count >= 1 && uint32_t(run.first) < slots &&
                         uint32_t(run.count) <= slots - uint32_t(run.first);
-    if (!inside || run.softmax_class >= tensor::kMaxSoftmaxClasses) r.bad("a row saw what is not there");
+    if (!inside || run.softmax_class >= tensor::kMaxSoftmaxClasses)
+      r.bad("a row saw what is not there");
     row->seen.push_back(run);
   }
   row->classes = get_classes(r);
@@ -212,7 +222,9 @@ void keep_slots(const tensor::KvLayout& layout, uint32_t named, std::byte* page)
   }
 }
 
-uint32_t mask_of(const PageSpan& span) { return uint32_t(((uint64_t(1) << span.count) - 1) << span.first); }
+uint32_t mask_of(const PageSpan& span) {
+  return uint32_t(((uint64_t(1) << span.count) - 1) << span.first);
+}
 
 }  // namespace
 
@@ -229,7 +241,8 @@ void ContextFile::write(const Context& context, const Sink& sink) {
   w.put(model.fingerprint());
   w.list(std::vector<char>(model.config().architecture.begin(), model.config().architecture.end()));
   w.put(uint8_t(layout.type));
-  for (const int n : {tensor::kPageSlots, layout.layers, layout.heads, layout.head_dim}) w.put(int32_t(n));
+  for (const int n : {tensor::kPageSlots, layout.layers, layout.heads, layout.head_dim})
+    w.put(int32_t(n));
   w.put(s.salt);
   w.put(uint8_t(s.reproducible));
   put_classes(w, s.classes);
@@ -242,7 +255,8 @@ void ContextFile::write(const Context& context, const Sink& sink) {
   w.put(uint32_t(s.recipe.size()));
   for (const SlotRecipe& slot : s.recipe) {
     w.put(slot.special ? kSpecial : kPlain);
-    for (const int32_t p : {slot.position.t, slot.position.h, slot.position.w, slot.segment}) w.put(p);
+    for (const int32_t p : {slot.position.t, slot.position.h, slot.position.w, slot.segment})
+      w.put(p);
     if (slot.special) {
       put_special(w, *slot.special, s.reproducible);
     } else {
@@ -281,21 +295,25 @@ void ContextFile::write(const Context& context, const Sink& sink) {
   sink(std::as_bytes(std::span(&checksum, 1)));
 }
 
-Context ContextFile::read(Engine& engine, std::shared_ptr<Request> request, std::span<const std::byte> bytes,
-                          const std::string& place, uint64_t salt) {
+Context ContextFile::read(Engine& engine, std::shared_ptr<Request> request,
+                          std::span<const std::byte> bytes, const std::string& place,
+                          uint64_t salt) {
   const models::Model& model = engine.model();
   const models::Config& config = model.config();
   const tensor::KvLayout& layout = engine.pages().layout();
   const auto other = [&](const std::string& what) {
-    throw Error(ErrorKind::kUnsupported, place + ": was saved " + what + "; name another file or delete it");
+    throw Error(ErrorKind::kUnsupported,
+                place + ": was saved " + what + "; name another file or delete it");
   };
-  if (bytes.size() < kSizeAt + 8 + kChecksumBytes || std::memcmp(bytes.data(), kMagic, sizeof(kMagic)) != 0) {
+  if (bytes.size() < kSizeAt + 8 + kChecksumBytes ||
+      std::memcmp(bytes.data(), kMagic, sizeof(kMagic)) != 0) {
     throw Error(ErrorKind::kBadFile, place + ": is not a saved context; name another file");
   }
   Reader r(bytes.first(bytes.size() - kChecksumBytes), place);
   r.bytes(sizeof(kMagic));
   if (const auto format = r.get<uint32_t>(); format != kContextFormat) {
-    other("in format " + std::to_string(format) + ", this program reads " + std::to_string(kContextFormat));
+    other("in format " + std::to_string(format) + ", this program reads " +
+          std::to_string(kContextFormat));
   }
   if (const auto size = r.get<uint64_t>(); size != bytes.size()) {
     r.bad(std::to_string(bytes.size()) + " bytes of " + std::to_string(size));
@@ -307,7 +325,8 @@ Context ContextFile::read(Engine& engine, std::shared_ptr<Request> request, std:
   const auto fingerprint = r.get<uint64_t>();
   const auto architecture = r.list<char>("letters");
   if (fingerprint != model.fingerprint()) {
-    other("by another model or arithmetic (" + std::string(architecture.begin(), architecture.end()) + ")");
+    other("by another model or arithmetic (" +
+          std::string(architecture.begin(), architecture.end()) + ")");
   }
   const auto type = r.get<uint8_t>();
   if (type != uint8_t(layout.type)) other("with another type of keys and values (--kv)");
@@ -354,7 +373,8 @@ Context ContextFile::read(Engine& engine, std::shared_ptr<Request> request, std:
     state->recipe.push_back(std::move(slot));
   }
 
-  if (!state->weighed.empty() && state->weighed.back().first + state->weighed.back().count > int64_t(slots)) {
+  if (!state->weighed.empty() &&
+      state->weighed.back().first + state->weighed.back().count > int64_t(slots)) {
     r.bad("weighed slots that are not there");
   }
 
@@ -369,7 +389,8 @@ Context ContextFile::read(Engine& engine, std::shared_ptr<Request> request, std:
     span.page = r.get<uint32_t>();
     span.first = r.get<uint8_t>();
     span.count = r.get<uint8_t>();
-    if (span.count < 1 || span.first + span.count > tensor::kPageSlots) r.bad("a span leaves its page");
+    if (span.count < 1 || span.first + span.count > tensor::kPageSlots)
+      r.bad("a span leaves its page");
     if (span.page > named_pages) r.bad("pages are out of order");
     named_pages = std::max(named_pages, span.page + 1);
     resident += span.count;
@@ -393,9 +414,11 @@ Context ContextFile::read(Engine& engine, std::shared_ptr<Request> request, std:
   if (!state->spans.empty()) {
     // All pages are this Context's own: the tail may grow unless some span names slots behind it.
     const PageSpan& tail = state->spans.back();
-    state->tail_owned = std::none_of(state->spans.begin(), state->spans.end(), [&](const PageSpan& span) {
-      return span.page.id() == tail.page.id() && span.first + span.count > tail.first + tail.count;
-    });
+    state->tail_owned =
+        std::none_of(state->spans.begin(), state->spans.end(), [&](const PageSpan& span) {
+          return span.page.id() == tail.page.id() &&
+                 span.first + span.count > tail.first + tail.count;
+        });
   }
   engine.register_context(state);
   return Context(std::move(state));
@@ -405,8 +428,8 @@ void Context::save(const std::filesystem::path& path) const {
   write_file_atomically(path, [&](const Sink& sink) { ContextFile::write(*this, sink); });
 }
 
-Context Context::load(Engine& engine, std::shared_ptr<Request> request, const std::filesystem::path& path,
-                      uint64_t salt) {
+Context Context::load(Engine& engine, std::shared_ptr<Request> request,
+                      const std::filesystem::path& path, uint64_t salt) {
   const MappedFile file(path);
   return ContextFile::read(engine, std::move(request), file.bytes(), path.string(), salt);
 }

@@ -1,6 +1,6 @@
-// Any bytes, read as a saved Context of a small model, are refused with an Error or give a Context that can be
-// queried, changed, rebuilt and saved again. The checksum and the model's fingerprint are put right first: without
-// that no mutated file would get past them.
+// Any bytes, read as a saved Context of a small model, are refused with an Error or give a Context
+// that can be queried, changed, rebuilt and saved again. The checksum and the model's fingerprint
+// are put right first: without that no mutated file would get past them.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -41,7 +41,8 @@ Task<void> use(Engine& engine, std::shared_ptr<Request> request, std::vector<std
     co_await probe();
   }
   std::vector<std::byte> again;
-  ContextFile::write(fork, [&](std::span<const std::byte> b) { again.insert(again.end(), b.begin(), b.end()); });
+  ContextFile::write(
+      fork, [&](std::span<const std::byte> b) { again.insert(again.end(), b.begin(), b.end()); });
   ContextFile::read(engine, request, again, "what was written");
 }
 
@@ -60,7 +61,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::memcpy(bytes.data() + size - 8, &checksum, 8);
   }
   try {
-    run_programs(engine, {[&](std::shared_ptr<Request> request) { return use(engine, request, bytes); }});
+    run_programs(engine,
+                 {[&](std::shared_ptr<Request> request) { return use(engine, request, bytes); }});
   } catch (const Error&) {
   }
   if (engine.pages().free() != engine.pages().total()) __builtin_trap();

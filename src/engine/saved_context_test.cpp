@@ -1,4 +1,5 @@
-// Contexts as files: what continues from one equals what never stopped, bit for bit, and nothing else is accepted.
+// Contexts as files: what continues from one equals what never stopped, bit for bit, and nothing
+// else is accepted.
 #include "engine/saved_context.h"
 
 #include <gtest/gtest.h>
@@ -21,7 +22,9 @@ using Bytes = std::vector<std::byte>;
 
 Bytes bytes_of(const Context& context) {
   Bytes bytes;
-  ContextFile::write(context, [&](std::span<const std::byte> b) { bytes.insert(bytes.end(), b.begin(), b.end()); });
+  ContextFile::write(context, [&](std::span<const std::byte> b) {
+    bytes.insert(bytes.end(), b.begin(), b.end());
+  });
   return bytes;
 }
 
@@ -86,7 +89,8 @@ Task<std::vector<float>> continue_from(Engine& engine, Context& context) {
 
 class ContinuesAs : public testing::TestWithParam<tensor::KvType> {};
 INSTANTIATE_TEST_SUITE_P(Kv, ContinuesAs,
-                         testing::Values(tensor::KvType::kF16, tensor::KvType::kF32, tensor::KvType::kI8));
+                         testing::Values(tensor::KvType::kF16, tensor::KvType::kF32,
+                                         tensor::KvType::kI8));
 
 TEST_P(ContinuesAs, TheUninterruptedContext) {
   const TinyModel tiny = tiny_model(tensor::Type::kQ4_1, tensor::Arithmetic::kExactQ8, 1);
@@ -104,29 +108,31 @@ TEST_P(ContinuesAs, TheUninterruptedContext) {
                  }});
   }
   Engine engine(tiny.model, tiny.pool, options);
-  const auto requests = run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
-    Context context = ContextFile::read(engine, request, saved, "test");
-    EXPECT_EQ(context.size(), 59);
-    EXPECT_EQ(context.state().resident, 59);
-    EXPECT_EQ(bytes_of(context), saved);
-    Context preempted = context.fork();
-    const auto from_file = co_await continue_from(engine, context);
-    EXPECT_EQ(from_file, expected);
-    EXPECT_EQ(engine.statistics().rebuilt_rows, 0u);
-    preempted.release();  // as when its pages are taken away
-    const Bytes nonresident = bytes_of(preempted);
-    const auto from_recipe = co_await continue_from(engine, preempted);
-    EXPECT_EQ(from_recipe, expected);
-    EXPECT_EQ(engine.statistics().rebuilt_rows, 59u);
-    Context recipe_only = ContextFile::read(engine, request, nonresident, "test");
-    const auto from_recipe_file = co_await continue_from(engine, recipe_only);
-    EXPECT_EQ(from_recipe_file, expected);
-  }});
+  const auto requests =
+      run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
+                     Context context = ContextFile::read(engine, request, saved, "test");
+                     EXPECT_EQ(context.size(), 59);
+                     EXPECT_EQ(context.state().resident, 59);
+                     EXPECT_EQ(bytes_of(context), saved);
+                     Context preempted = context.fork();
+                     const auto from_file = co_await continue_from(engine, context);
+                     EXPECT_EQ(from_file, expected);
+                     EXPECT_EQ(engine.statistics().rebuilt_rows, 0u);
+                     preempted.release();  // as when its pages are taken away
+                     const Bytes nonresident = bytes_of(preempted);
+                     const auto from_recipe = co_await continue_from(engine, preempted);
+                     EXPECT_EQ(from_recipe, expected);
+                     EXPECT_EQ(engine.statistics().rebuilt_rows, 59u);
+                     Context recipe_only = ContextFile::read(engine, request, nonresident, "test");
+                     const auto from_recipe_file = co_await continue_from(engine, recipe_only);
+                     EXPECT_EQ(from_recipe_file, expected);
+                   }});
   engine.prefix_cache().clear();
   EXPECT_EQ(engine.pages().free(), engine.pages().total());
 }
 
-// Overwritten slots, dropped ones, forks that share pages: cannot be recomputed, but are saved as they are.
+// Overwritten slots, dropped ones, forks that share pages: cannot be recomputed, but are saved as
+// they are.
 TEST_F(SavedContext, WhatCannotBeRecomputedIsSavedToo) {
   const TinyModel tiny = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1);
   Engine engine(tiny.model, tiny.pool, small_engine());
@@ -153,11 +159,13 @@ TEST_F(SavedContext, NoOtherRequestsKeysAreWritten) {
   for (const uint32_t before : {7u, 8u}) {  // what stood in the pages earlier must not show
     run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
                    Context context(engine, request);
-                   co_await engine.forward(context, Rows::append(random_tokens(before, 128), 0, std::nullopt));
+                   co_await engine.forward(
+                       context, Rows::append(random_tokens(before, 128), 0, std::nullopt));
                  }});
     run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
                    Context context(engine, request);
-                   co_await engine.forward(context, Rows::append(random_tokens(1, 40), 0, std::nullopt));
+                   co_await engine.forward(context,
+                                           Rows::append(random_tokens(1, 40), 0, std::nullopt));
                    files.push_back(bytes_of(context));
                  }});
   }
@@ -170,11 +178,13 @@ class Refused : public SavedContext {
     SavedContext::SetUp();
     run_programs(engine_, {[&](std::shared_ptr<Request> request) -> Task<void> {
                    Context context(engine_, request, 5);
-                   co_await engine_.forward(context, Rows::append(random_tokens(1, 3), 0, std::nullopt));
+                   co_await engine_.forward(context,
+                                            Rows::append(random_tokens(1, 3), 0, std::nullopt));
                    Rows rows;
                    rows.rows.emplace_back(7, 3);
                    rows.rows.emplace_back(8, 4);
-                   rows.rows[0].view = rows.rows[1].view = rows.add_view({Segment::slots(1, 2), Segment::fresh()});
+                   rows.rows[0].view = rows.rows[1].view =
+                       rows.add_view({Segment::slots(1, 2), Segment::fresh()});
                    co_await engine_.forward(context, std::move(rows));
                    saved_ = bytes_of(context);
                  }});
@@ -194,7 +204,8 @@ class Refused : public SavedContext {
 TEST_F(Refused, EveryTruncationAndEveryExtension) {
   EXPECT_EQ(read(engine_, saved_).size(), 5);
   for (size_t n = 0; n < saved_.size(); ++n) {
-    EXPECT_EQ(refusal([&] { read(engine_, Bytes(saved_.begin(), saved_.begin() + long(n))); }), ErrorKind::kBadFile)
+    EXPECT_EQ(refusal([&] { read(engine_, Bytes(saved_.begin(), saved_.begin() + long(n))); }),
+              ErrorKind::kBadFile)
         << n;
   }
   Bytes longer = saved_;
@@ -220,7 +231,8 @@ TEST_F(Refused, ForeignFilesEachForItsReason) {
     EXPECT_NE(message.find(what), std::string::npos) << message;
     EXPECT_EQ(message.find("file: "), 0u) << message;
   };
-  EXPECT_EQ(refusal([&] { read(engine_, Bytes(500, std::byte('G'))); }, &message), ErrorKind::kBadFile);
+  EXPECT_EQ(refusal([&] { read(engine_, Bytes(500, std::byte('G'))); }, &message),
+            ErrorKind::kBadFile);
   said("not a saved context");
   EXPECT_EQ(refusal([&] { read(engine_, saved_, 6); }, &message), ErrorKind::kUnsupported);
   said("salt");
@@ -229,7 +241,8 @@ TEST_F(Refused, ForeignFilesEachForItsReason) {
   EXPECT_EQ(refusal([&] { read(other_engine, saved_); }, &message), ErrorKind::kUnsupported);
   said("another model");
   const TinyModel widened = tiny_model(tensor::Type::kQ8_0, tensor::Arithmetic::kExactF32, 1);
-  EXPECT_NE(other.model->fingerprint(), widened.model->fingerprint());  // same file, other arithmetic
+  EXPECT_NE(other.model->fingerprint(),
+            widened.model->fingerprint());  // same file, other arithmetic
   const TinyModel again = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 2);
   EXPECT_EQ(again.model->fingerprint(), tiny_.model->fingerprint());
   EngineOptions wide = small_engine(16);
@@ -244,62 +257,64 @@ TEST_F(Refused, ForeignFilesEachForItsReason) {
                  held.drop(0, 1);  // cannot be recomputed, so its page stays
                  EXPECT_EQ(refusal([&] { read(small, saved_); }, &message), ErrorKind::kLimit);
                }});
-  EXPECT_EQ(refusal([&] { Context::load(engine_, engine_.new_request(), dir_ / "none"); }, &message),
-            ErrorKind::kNotFound);
+  EXPECT_EQ(
+      refusal([&] { Context::load(engine_, engine_.new_request(), dir_ / "none"); }, &message),
+      ErrorKind::kNotFound);
 }
 
 TEST_F(SavedContext, KilledWhileWritingLeavesTheOldFileOrNone) {
   const TinyModel tiny = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1);
   Engine engine(tiny.model, tiny.pool, small_engine());
-  run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
-    Context context(engine, request);
-    co_await engine.forward(context, Rows::append(random_tokens(1, 200), 0, std::nullopt));
-    const Bytes whole = bytes_of(context);
-    for (const bool old : {false, true}) {
-      const auto path = dir_ / "victim";
-      if (old) context.save(path);
-      for (const size_t written : {size_t(0), size_t(1), whole.size() / 2, whole.size()}) {
-        // The child stops after `written` bytes, through the same sink, and is killed there.
-        int ready[2];
-        if (::pipe(ready) != 0) throw std::runtime_error("pipe");
-        const pid_t child = ::fork();
-        if (child == 0) {
-          write_file_atomically(path, [&](const Sink& sink) {
-            size_t at = 0;
-            const auto stop = [&] {
-              if (::write(ready[1], "x", 1) != 1) ::_exit(1);
-              for (;;) ::pause();
-            };
-            ContextFile::write(context, [&](std::span<const std::byte> bytes) {
-              const size_t n = std::min(bytes.size(), written - at);
-              sink(bytes.first(n));
-              at += n;
-              if (at == written) stop();
-            });
-          });
-          ::_exit(0);
+  run_programs(
+      engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
+        Context context(engine, request);
+        co_await engine.forward(context, Rows::append(random_tokens(1, 200), 0, std::nullopt));
+        const Bytes whole = bytes_of(context);
+        for (const bool old : {false, true}) {
+          const auto path = dir_ / "victim";
+          if (old) context.save(path);
+          for (const size_t written : {size_t(0), size_t(1), whole.size() / 2, whole.size()}) {
+            // The child stops after `written` bytes, through the same sink, and is killed there.
+            int ready[2];
+            if (::pipe(ready) != 0) throw std::runtime_error("pipe");
+            const pid_t child = ::fork();
+            if (child == 0) {
+              write_file_atomically(path, [&](const Sink& sink) {
+                size_t at = 0;
+                const auto stop = [&] {
+                  if (::write(ready[1], "x", 1) != 1) ::_exit(1);
+                  for (;;) ::pause();
+                };
+                ContextFile::write(context, [&](std::span<const std::byte> bytes) {
+                  const size_t n = std::min(bytes.size(), written - at);
+                  sink(bytes.first(n));
+                  at += n;
+                  if (at == written) stop();
+                });
+              });
+              ::_exit(0);
+            }
+            char c;
+            EXPECT_EQ(::read(ready[0], &c, 1), 1);
+            ::kill(child, SIGKILL);
+            int status;
+            ::waitpid(child, &status, 0);
+            EXPECT_TRUE(WIFSIGNALED(status));
+            ::close(ready[0]);
+            ::close(ready[1]);
+            EXPECT_EQ(std::filesystem::exists(path), old);
+            if (old) {
+              EXPECT_EQ(Context::load(engine, request, path).size(), 200);
+            }
+            // What the killed writer left beside it is never taken for a Context.
+            for (const auto& entry : std::filesystem::directory_iterator(dir_)) {
+              if (entry.path() == path) continue;
+              refusal([&] { Context::load(engine, request, entry.path()); });
+              std::filesystem::remove(entry.path());
+            }
+          }
         }
-        char c;
-        EXPECT_EQ(::read(ready[0], &c, 1), 1);
-        ::kill(child, SIGKILL);
-        int status;
-        ::waitpid(child, &status, 0);
-        EXPECT_TRUE(WIFSIGNALED(status));
-        ::close(ready[0]);
-        ::close(ready[1]);
-        EXPECT_EQ(std::filesystem::exists(path), old);
-        if (old) {
-          EXPECT_EQ(Context::load(engine, request, path).size(), 200);
-        }
-        // What the killed writer left beside it is never taken for a Context.
-        for (const auto& entry : std::filesystem::directory_iterator(dir_)) {
-          if (entry.path() == path) continue;
-          refusal([&] { Context::load(engine, request, entry.path()); });
-          std::filesystem::remove(entry.path());
-        }
-      }
-    }
-  }});
+      }});
 }
 
 TEST_F(SavedContext, LoadedPagesServeNobodyElse) {
@@ -313,14 +328,15 @@ TEST_F(SavedContext, LoadedPagesServeNobodyElse) {
                  saved = bytes_of(context);
                }});
   engine.prefix_cache().clear();
-  run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
-                 Context context = ContextFile::read(engine, request, saved, "test");
-                 co_await engine.forward(context, Rows::append(random_tokens(2, 100), 100, std::nullopt));
-                 EXPECT_EQ(engine.prefix_cache().size(), 0);
-                 context.release();  // recomputed, its pages are the engine's own work again
-                 co_await engine.forward(context, Rows::append(random_tokens(3, 1), 200, std::nullopt));
-                 EXPECT_EQ(engine.prefix_cache().size(), 6);
-               }});
+  run_programs(
+      engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
+        Context context = ContextFile::read(engine, request, saved, "test");
+        co_await engine.forward(context, Rows::append(random_tokens(2, 100), 100, std::nullopt));
+        EXPECT_EQ(engine.prefix_cache().size(), 0);
+        context.release();  // recomputed, its pages are the engine's own work again
+        co_await engine.forward(context, Rows::append(random_tokens(3, 1), 200, std::nullopt));
+        EXPECT_EQ(engine.prefix_cache().size(), 6);
+      }});
 }
 
 }  // namespace

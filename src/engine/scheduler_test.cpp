@@ -1,4 +1,5 @@
-// What the scheduler promises: fairness, progress, bounded gaps, pages back at once, and numbers that add up.
+// What the scheduler promises: fairness, progress, bounded gaps, pages back at once, and numbers
+// that add up.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -39,8 +40,10 @@ TestProgram prompt_of(Engine& engine, uint32_t stream, int n, uint64_t* done = n
   };
 }
 
-// Runs prompts of the given weights side by side and returns their rows after every tick until one has ended.
-std::vector<std::vector<double>> progress(const std::vector<double>& weights, const std::vector<int>& lengths) {
+// Runs prompts of the given weights side by side and returns their rows after every tick until one
+// has ended.
+std::vector<std::vector<double>> progress(const std::vector<double>& weights,
+                                          const std::vector<int>& lengths) {
   const TinyModel model = tiny();
   EngineOptions options = small_engine(1024);
   options.max_prompt_rows = 32;
@@ -54,7 +57,8 @@ std::vector<std::vector<double>> progress(const std::vector<double>& weights, co
         requests.back(),
         [&, i]() -> Task<void> {
           Context context(engine, requests[i]);
-          co_await engine.forward(context, Rows::append(random_tokens(uint32_t(i), lengths[i]), 0, std::nullopt));
+          co_await engine.forward(
+              context, Rows::append(random_tokens(uint32_t(i), lengths[i]), 0, std::nullopt));
           ended = true;
         },
         [](std::exception_ptr e) { EXPECT_FALSE(e); });
@@ -80,7 +84,8 @@ TEST(Fairness, EqualWeightsProgressAlike) {
 TEST(Fairness, WeightsShareInProportion) {
   // Either order: the older one's minimum of 8 rows a tick is below its share here.
   for (const bool heavy_first : {false, true}) {
-    const auto seen = progress(heavy_first ? std::vector<double>{3, 1} : std::vector<double>{1, 3}, {3000, 3000});
+    const auto seen =
+        progress(heavy_first ? std::vector<double>{3, 1} : std::vector<double>{1, 3}, {3000, 3000});
     ASSERT_GT(seen.size(), 80u);
     const auto& last = seen[80];
     const double heavy = last[heavy_first ? 0 : 1], light = last[heavy_first ? 1 : 0];
@@ -114,8 +119,10 @@ TEST(Fairness, NobodySavesUpTurnsWhileAway) {
       [](std::exception_ptr) {});
   engine.on_tick([&](const TickReport& report) {
     if (report.tick == 40) wake.cancel();
-    if (report.tick == 41) at_wake = {double(worker->statistics.rows), double(sleeper->statistics.rows)};
-    if (report.tick == 81) later = {double(worker->statistics.rows), double(sleeper->statistics.rows)};
+    if (report.tick == 41)
+      at_wake = {double(worker->statistics.rows), double(sleeper->statistics.rows)};
+    if (report.tick == 81)
+      later = {double(worker->statistics.rows), double(sleeper->statistics.rows)};
   });
   engine.run();
   ASSERT_EQ(later.size(), 2u);
@@ -127,7 +134,8 @@ TEST(Scheduler, TheOldestProgressesInEveryTick) {
   EngineOptions options = small_engine(1024);
   options.max_prompt_rows = 64;
   Engine engine(model.model, model.pool, options);
-  const auto oldest = engine.new_request(1e-6);  // its virtual time flies: never its turn by fairness
+  const auto oldest =
+      engine.new_request(1e-6);  // its virtual time flies: never its turn by fairness
   bool ended = false;
   engine.spawn(
       oldest,
@@ -199,7 +207,8 @@ TEST(Scheduler, TheOldestProgressesWhenPagesAreScarce) {
   EXPECT_EQ(engine.pages().free(), engine.pages().total());
 }
 
-// Pages that cannot be recomputed are never taken away; the youngest request that holds such gives way, not the oldest.
+// Pages that cannot be recomputed are never taken away; the youngest request that holds such gives
+// way, not the oldest.
 TEST(Scheduler, PagesThatCannotComeBackYieldToAge) {
   const TinyModel model = tiny();
   Engine engine(model.model, model.pool, small_engine(16));
@@ -212,7 +221,9 @@ TEST(Scheduler, PagesThatCannotComeBackYieldToAge) {
     Context context(engine, request);
     co_await engine.forward(context, Rows::append(random_tokens(1, 32), 0, std::nullopt));
     // A row a tick, as the others do: when the long prompt comes, each of them has a query down.
-    while (holding < 2) co_await engine.forward(context, Rows::append(random_tokens(3, 1), context.size(), want_greedy()));
+    while (holding < 2)
+      co_await engine.forward(context,
+                              Rows::append(random_tokens(3, 1), context.size(), want_greedy()));
     context.truncate(32);
     co_await decode_greedily(engine, context, random_tokens(2, 220), 3, old_tokens);
     old_done = true;
@@ -220,14 +231,16 @@ TEST(Scheduler, PagesThatCannotComeBackYieldToAge) {
   const auto holder = [&](size_t i) {
     return [&, i](std::shared_ptr<Request> request) -> Task<void> {
       Context context(engine, request);
-      co_await engine.forward(context, Rows::append(random_tokens(10 + uint32_t(i), 160), 0, std::nullopt));
+      co_await engine.forward(context,
+                              Rows::append(random_tokens(10 + uint32_t(i), 160), 0, std::nullopt));
       context.drop(40, 8);
       EXPECT_FALSE(context.state().reproducible);
       ++holding;
       try {
         for (; !old_done && grown[i] < 1000; ++grown[i]) {
           const int32_t token = 5;
-          co_await engine.forward(context, Rows::append({&token, 1}, context.next_position(), want_greedy()));
+          co_await engine.forward(
+              context, Rows::append({&token, 1}, context.next_position(), want_greedy()));
         }
       } catch (const Error& error) {
         refused[i] = error.kind();
@@ -242,7 +255,8 @@ TEST(Scheduler, PagesThatCannotComeBackYieldToAge) {
   Engine ample(model.model, model.pool, small_engine());
   run_programs(ample, {[&](std::shared_ptr<Request> request) -> Task<void> {
                  Context context(ample, request);
-                 co_await ample.forward(context, Rows::append(random_tokens(1, 32), 0, std::nullopt));
+                 co_await ample.forward(context,
+                                        Rows::append(random_tokens(1, 32), 0, std::nullopt));
                  co_await decode_greedily(ample, context, random_tokens(2, 220), 3, alone);
                }});
   EXPECT_EQ(old_tokens, alone);
@@ -261,10 +275,12 @@ TEST(Scheduler, WhatSawMoreThanItsTokensServesNobodyElse) {
                      Context context(engine, request);
                      co_await engine.forward(context, Rows::append(tokens, 0, std::nullopt));
                      context.drop(0, 32);  // slots 32 … stay where they were, and saw what is gone
-                     co_await engine.forward(context, Rows::append(random_tokens(2, 1), 70, std::nullopt));
+                     co_await engine.forward(context,
+                                             Rows::append(random_tokens(2, 1), 70, std::nullopt));
                    }
                    Context other(engine, request);
-                   const Answer answer = co_await engine.forward(other, Rows::append(shifted, 32, want_logits()));
+                   const Answer answer =
+                       co_await engine.forward(other, Rows::append(shifted, 32, want_logits()));
                    logits = answer.rows.back().logits;
                  }});
     return logits;
@@ -282,7 +298,8 @@ TEST(Scheduler, BidirectionalBlocksAreRebuiltWhole) {
     std::vector<float> logits;
     run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
                    Context context(engine, request);
-                   co_await engine.forward(context, Rows::append(random_tokens(1, 25), 0, std::nullopt));
+                   co_await engine.forward(context,
+                                           Rows::append(random_tokens(1, 25), 0, std::nullopt));
                    for (int block = 0; block < 2; ++block) {
                      Rows rows;
                      const ViewId all = rows.add_view({Segment::slots(), Segment::fresh()});
@@ -294,7 +311,8 @@ TEST(Scheduler, BidirectionalBlocksAreRebuiltWhole) {
                    }
                    if (preempt) context.release();
                    const std::vector<int32_t> last{3};
-                   const Answer answer = co_await engine.forward(context, Rows::append(last, 49, want_logits()));
+                   const Answer answer =
+                       co_await engine.forward(context, Rows::append(last, 49, want_logits()));
                    logits = answer.rows.back().logits;
                  }});
     EXPECT_EQ(engine.statistics().rebuilt_rows, preempt ? 49u : 0u);
@@ -345,20 +363,22 @@ TEST(Scheduler, ATimerHoldsNoTick) {
   uint64_t ticks = 0;
   bool waited = false;
   std::vector<int32_t> text;
-  run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
-                          Context context(engine, request);
-                          co_await engine.forward(context, Rows::append(random_tokens(1, 40), 0, std::nullopt));
-                          boost::system::error_code ignored;
-                          co_await never.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
-                          waited = true;
-                        },
-                        [&](std::shared_ptr<Request> request) -> Task<void> {
-                          Context context(engine, request);
-                          co_await decode_greedily(engine, context, random_tokens(2, 10), 30, text);
-                          ticks = engine.statistics().ticks;
-                          EXPECT_FALSE(waited);
-                          never.cancel();
-                        }});
+  run_programs(engine,
+               {[&](std::shared_ptr<Request> request) -> Task<void> {
+                  Context context(engine, request);
+                  co_await engine.forward(context,
+                                          Rows::append(random_tokens(1, 40), 0, std::nullopt));
+                  boost::system::error_code ignored;
+                  co_await never.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+                  waited = true;
+                },
+                [&](std::shared_ptr<Request> request) -> Task<void> {
+                  Context context(engine, request);
+                  co_await decode_greedily(engine, context, random_tokens(2, 10), 30, text);
+                  ticks = engine.statistics().ticks;
+                  EXPECT_FALSE(waited);
+                  never.cancel();
+                }});
   EXPECT_EQ(text.size(), 30u);
   EXPECT_LE(ticks, 31u);
 }
@@ -383,7 +403,8 @@ TEST(Scheduler, HostWorkBetweenTicksIsBounded) {
   }
   engine.on_tick([&](const TickReport&) { since_tick = 0; });
   run_programs(engine, programs);
-  // Two fit into 200 us; more only when a mean forward takes longer than 10 ms, here when the machine is busy.
+  // Two fit into 200 us; more only when a mean forward takes longer than 10 ms, here when the
+  // machine is busy.
   const double mean = engine.statistics().forward_seconds / double(engine.statistics().ticks);
   EXPECT_LE(most, 1 + int(std::ceil(std::max(200e-6, 0.02 * 4 * mean) / 150e-6)));
   EXPECT_LT(most, 40);
@@ -398,22 +419,35 @@ TEST(Cancel, ReturnsAllPagesByTheNextTickInEveryState) {
     std::unique_ptr<NetworkBatch> begin(std::vector<Job>) override {
       class Batch : public NetworkBatch {
         int steps() const override { return 1 << 20; }
-        void run(Worker&, int) override { std::this_thread::sleep_for(std::chrono::microseconds(200)); }
+        void run(Worker&, int) override {
+          std::this_thread::sleep_for(std::chrono::microseconds(200));
+        }
       };
       return std::make_unique<Batch>();
     }
   };
-  enum State { kQueued, kPrefilling, kDecoding, kTimer, kNetworkWaiting, kNetworkRunning, kOffloaded, kStates };
+  enum State {
+    kQueued,
+    kPrefilling,
+    kDecoding,
+    kTimer,
+    kNetworkWaiting,
+    kNetworkRunning,
+    kOffloaded,
+    kStates
+  };
   for (int state = 0; state < kStates; ++state) {
     SCOPED_TRACE(state);
     const TinyModel model = tiny();
     EngineOptions options = small_engine(512);
     options.max_prompt_rows = 16;
     options.network_slot_seconds = 0.001;
-    options.program_seconds = 1;  // what is posted is done before the next tick, however slow the machine
+    options.program_seconds =
+        1;  // what is posted is done before the next tick, however slow the machine
     Engine engine(model.model, model.pool, options);
     const auto network = std::make_shared<Slow>();
-    const auto bystander = engine.new_request(), victim = engine.new_request(), blocker = engine.new_request();
+    const auto bystander = engine.new_request(), victim = engine.new_request(),
+               blocker = engine.new_request();
     bool ended = false, cancelled = false;
     uint64_t cancel_tick = 0;
     int after = -1;
@@ -423,7 +457,8 @@ TEST(Cancel, ReturnsAllPagesByTheNextTickInEveryState) {
         [&]() -> Task<void> {
           Context context(engine, bystander);
           while (after < 0) {
-            co_await engine.forward(context, Rows::append(random_tokens(1, 1), context.next_position(), want_greedy()));
+            co_await engine.forward(
+                context, Rows::append(random_tokens(1, 1), context.next_position(), want_greedy()));
             if (context.size() > 30) context.truncate(1);
           }
           engine.cancel(*blocker);
@@ -431,7 +466,8 @@ TEST(Cancel, ReturnsAllPagesByTheNextTickInEveryState) {
         [](std::exception_ptr) {});
     if (state == kNetworkWaiting) {
       engine.spawn(
-          blocker, [&]() -> Task<void> { co_await engine.run(network, blocker, 1); }, [](std::exception_ptr) {});
+          blocker, [&]() -> Task<void> { co_await engine.run(network, blocker, 1); },
+          [](std::exception_ptr) {});
     }
     engine.spawn(
         victim,
@@ -444,12 +480,14 @@ TEST(Cancel, ReturnsAllPagesByTheNextTickInEveryState) {
           switch (state) {
             case kQueued:
             case kPrefilling:
-              co_await engine.forward(context, Rows::append(random_tokens(2, 2000), 0, std::nullopt));
+              co_await engine.forward(context,
+                                      Rows::append(random_tokens(2, 2000), 0, std::nullopt));
               break;
             case kDecoding:
               for (;;) {
-                co_await engine.forward(context,
-                                        Rows::append(random_tokens(1, 1), context.next_position(), want_greedy()));
+                co_await engine.forward(
+                    context,
+                    Rows::append(random_tokens(1, 1), context.next_position(), want_greedy()));
               }
             case kTimer: {
               asio::steady_timer timer(engine.io(), std::chrono::hours(1));
@@ -462,7 +500,8 @@ TEST(Cancel, ReturnsAllPagesByTheNextTickInEveryState) {
               break;
             case kOffloaded:
               co_await offload(engine, [](std::stop_token token) {
-                while (!token.stop_requested()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                while (!token.stop_requested())
+                  std::this_thread::sleep_for(std::chrono::milliseconds(1));
               });
               break;
           }
@@ -507,7 +546,8 @@ TEST(Lease, TwoEnginesShareCoresByWeightAndKeepTheirTokens) {
   const auto decode = [&](Engine& engine, uint32_t stream, std::vector<int32_t>& text) {
     run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
                    Context context(engine, request);
-                   co_await decode_greedily(engine, context, random_tokens(stream, 30), kTokens, text);
+                   co_await decode_greedily(engine, context, random_tokens(stream, 30), kTokens,
+                                            text);
                    const std::scoped_lock lock(mutex);
                    if (light_charged == 0) {
                      light_charged = lease->charged(0);
@@ -525,8 +565,8 @@ TEST(Lease, TwoEnginesShareCoresByWeightAndKeepTheirTokens) {
   EXPECT_NEAR(heavy_charged / (light_charged + heavy_charged), 0.75, 0.075);
 }
 
-// Ten thousand small programs of every operation a Context has, some cancelled half way, under a pool so small that
-// pages are taken away all the time.
+// Ten thousand small programs of every operation a Context has, some cancelled half way, under a
+// pool so small that pages are taken away all the time.
 TEST(Pages, TenThousandRandomProgramsConserveThem) {
   const TinyModel model = tiny();
   Engine engine(model.model, model.pool, small_engine(24, true));
@@ -548,8 +588,8 @@ TEST(Pages, TenThousandRandomProgramsConserveThem) {
         switch (draw(9)) {
           case 0:
           case 1:
-            co_await engine.forward(
-                c, Rows::append(random_tokens(stream % 50, 1 + draw(40)), c.next_position(), std::nullopt));
+            co_await engine.forward(c, Rows::append(random_tokens(stream % 50, 1 + draw(40)),
+                                                    c.next_position(), std::nullopt));
             break;
           case 2: {
             Rows rows;
@@ -565,7 +605,9 @@ TEST(Pages, TenThousandRandomProgramsConserveThem) {
           case 3:
             if (contexts.size() < 3) contexts.push_back(c.fork());
             break;
-          case 4: c.truncate(draw(c.size() + 1)); break;
+          case 4:
+            c.truncate(draw(c.size() + 1));
+            break;
           case 5: {
             const int base = draw(c.size() + 1);
             std::vector<int> kept;
@@ -583,13 +625,16 @@ TEST(Pages, TenThousandRandomProgramsConserveThem) {
             break;
           case 7: {
             Context fork = c.fork();
-            co_await engine.forward(fork, Rows::append(random_tokens(3, 5), c.next_position(), std::nullopt));
+            co_await engine.forward(
+                fork, Rows::append(random_tokens(3, 5), c.next_position(), std::nullopt));
             c.concat(fork, c.size());
             break;
           }
           case 8: {
             std::vector<std::byte> bytes;
-            ContextFile::write(c, [&](std::span<const std::byte> b) { bytes.insert(bytes.end(), b.begin(), b.end()); });
+            ContextFile::write(c, [&](std::span<const std::byte> b) {
+              bytes.insert(bytes.end(), b.begin(), b.end());
+            });
             contexts.push_back(ContextFile::read(engine, request, bytes, "saved"));
             if (contexts.size() > 3) contexts.erase(contexts.begin());
             ++loads;
@@ -632,7 +677,8 @@ TEST(Pages, TenThousandRandomProgramsConserveThem) {
     }
     key.position = wave;
     const auto& victim = requests[draw_word(key, 0) % 8];
-    if (wave % 2) asio::post(engine.io(), [&] { asio::post(engine.io(), [&] { engine.cancel(*victim); }); });
+    if (wave % 2)
+      asio::post(engine.io(), [&] { asio::post(engine.io(), [&] { engine.cancel(*victim); }); });
     engine.run();
     // Between waves only the cache holds pages, each once.
     ASSERT_EQ(engine.pages().referenced(), engine.prefix_cache().size()) << wave;
@@ -642,7 +688,8 @@ TEST(Pages, TenThousandRandomProgramsConserveThem) {
   EXPECT_EQ(engine.pages().free(), engine.pages().total());
   EXPECT_EQ(ended, 10000);
   for (const auto& [what, count] : refused) std::printf("%6d x %s\n", count, what.c_str());
-  std::printf("%d cancelled, %d loaded, %d preempted\n", cancelled, loads, int(engine.statistics().preemptions));
+  std::printf("%d cancelled, %d loaded, %d preempted\n", cancelled, loads,
+              int(engine.statistics().preemptions));
   EXPECT_GT(cancelled, 300);
   EXPECT_GT(loads, 2000);
   EXPECT_GT(engine.statistics().preemptions, 300u);
@@ -661,7 +708,8 @@ TEST(Statistics, RequestsAddUpToTheEngine) {
       Context fork = context.fork();
       std::vector<Part> parts;  // two parts of one request are one forward of it
       const std::vector<int32_t> token{4};
-      Rows one = Rows::append(token, 110, want_greedy()), two = Rows::append(token, 110, want_greedy());
+      Rows one = Rows::append(token, 110, want_greedy()),
+           two = Rows::append(token, 110, want_greedy());
       one.splittable = two.splittable = false;
       parts.emplace_back(context, std::move(one));
       parts.emplace_back(fork, std::move(two));
@@ -702,8 +750,8 @@ TEST(Statistics, RequestsAddUpToTheEngine) {
   EXPECT_NEAR(sum.forward_seconds, e.forward_seconds, 1e-6);
   EXPECT_DOUBLE_EQ(e.rows_per_forward(), double(e.rows) / double(e.ticks));
   EXPECT_DOUBLE_EQ(e.tokens_per_forward(), double(e.tokens) / double(e.ticks));
-  const double parts = e.program_seconds + e.plan_seconds + e.lease_seconds + e.forward_seconds + e.network_seconds +
-                       e.idle_seconds;
+  const double parts = e.program_seconds + e.plan_seconds + e.lease_seconds + e.forward_seconds +
+                       e.network_seconds + e.idle_seconds;
   EXPECT_LE(parts, wall);
   EXPECT_GE(parts, 0.8 * wall);
 }
@@ -714,11 +762,12 @@ double thread_seconds() {
   return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
 }
 
-// DESIGN: a long prompt beside streams must not stop them. The real model and the real cost table, on one thread, so
-// that a gap can be measured in that thread's own time: what other processes take away is not the scheduler's doing.
-// (On an idle machine it is wall time, which is printed beside it.)
-// Deep rows are the dear ones: by default only the prompt's last rows are computed, beside slots that are there in number
-// but hold copies (computing all takes minutes on a slow core). With TUTTI_SLOW_TESTS set all of it is computed.
+// DESIGN: a long prompt beside streams must not stop them. The real model and the real cost table,
+// on one thread, so that a gap can be measured in that thread's own time: what other processes take
+// away is not the scheduler's doing. (On an idle machine it is wall time, which is printed beside
+// it.) Deep rows are the dear ones: by default only the prompt's last rows are computed, beside
+// slots that are there in number but hold copies (computing all takes minutes on a slow core). With
+// TUTTI_SLOW_TESTS set all of it is computed.
 TEST(Gaps, ALongPromptBesideStreamsAddsAtMost60Milliseconds) {
   if (kInstrumented) GTEST_SKIP() << "a sanitizer's milliseconds are not the program's";
   std::filesystem::path path;
@@ -729,10 +778,12 @@ TEST(Gaps, ALongPromptBesideStreamsAddsAtMost60Milliseconds) {
   }
   const auto pool = std::make_shared<ComputePool>(1);
   const auto checkpoint = std::make_shared<models::Checkpoint>(models::Checkpoint::open(path));
-  const auto model = std::make_shared<models::Model>(checkpoint, tensor::Arithmetic::kExactQ8, *pool);
+  const auto model =
+      std::make_shared<models::Model>(checkpoint, tensor::Arithmetic::kExactQ8, *pool);
   Engine engine(model, pool, small_engine(400));
   const auto vocab = uint32_t(model->config().vocab);
-  // The worst gap between two tokens of four streams, while a prompt of `rows` tokens is computed beside them.
+  // The worst gap between two tokens of four streams, while a prompt of `rows` tokens is computed
+  // beside them.
   constexpr int kBeside = 64;
   double prompt_seconds = 0, worst_wall = 0;
   const auto worst_gap = [&](int rows) {
@@ -758,7 +809,8 @@ TEST(Gaps, ALongPromptBesideStreamsAddsAtMost60Milliseconds) {
           const auto wall_now = Clock::now();
           if (prompt_there) {
             worst = std::max(worst, now - before);
-            worst_wall = std::max(worst_wall, std::chrono::duration<double>(wall_now - wall_before).count());
+            worst_wall =
+                std::max(worst_wall, std::chrono::duration<double>(wall_now - wall_before).count());
           }
           before = now;
           wall_before = wall_now;
@@ -774,7 +826,8 @@ TEST(Gaps, ALongPromptBesideStreamsAddsAtMost60Milliseconds) {
         Context context(engine, request);
         for (int n = early / 16; n > 0 && context.size() < early; n = context.size()) {
           if (context.size() == 0) {
-            co_await engine.forward(context, Rows::append(std::span(tokens).first(size_t(n)), 0, std::nullopt));
+            co_await engine.forward(
+                context, Rows::append(std::span(tokens).first(size_t(n)), 0, std::nullopt));
           } else {
             const Context twice = context.fork();
             context.concat(twice, 0);
@@ -800,9 +853,11 @@ TEST(Gaps, ALongPromptBesideStreamsAddsAtMost60Milliseconds) {
   for (int i = 0; i < 3 && added > 0.060; ++i) {
     const double beside = worst_gap(4096);
     added = std::min(added, beside - alone);
-    std::printf("worst gap alone %.1f ms, beside a prompt of 4096 tokens %.1f ms of the thread's own time (%.1f ms "
-                "wall); the prompt took %.1f s\n",
-                alone * 1e3, beside * 1e3, worst_wall * 1e3, prompt_seconds);
+    std::printf(
+        "worst gap alone %.1f ms, beside a prompt of 4096 tokens %.1f ms of the thread's own time "
+        "(%.1f ms "
+        "wall); the prompt took %.1f s\n",
+        alone * 1e3, beside * 1e3, worst_wall * 1e3, prompt_seconds);
   }
   EXPECT_LE(added, 0.060);
 }

@@ -7,21 +7,21 @@ namespace tutti::engine {
 
 struct EngineStatistics {
   uint64_t ticks = 0;
-  uint64_t rows = 0;       // pushed through the model, all kinds
-  uint64_t head_rows = 0;  // of which logits were computed
-  uint64_t tokens = 0;     // generated (Engine::count_tokens)
-  uint64_t rebuilt_rows = 0;       // recomputed from recipes after preemption
-  uint64_t cached_rows = 0;        // not computed: found in the prefix cache
-  uint64_t preemptions = 0;        // Contexts whose pages were taken away
-  uint64_t network_calls = 0;      // batches of Network jobs
-  uint64_t network_jobs = 0;       // jobs that ended with a result
+  uint64_t rows = 0;           // pushed through the model, all kinds
+  uint64_t head_rows = 0;      // of which logits were computed
+  uint64_t tokens = 0;         // generated (Engine::count_tokens)
+  uint64_t rebuilt_rows = 0;   // recomputed from recipes after preemption
+  uint64_t cached_rows = 0;    // not computed: found in the prefix cache
+  uint64_t preemptions = 0;    // Contexts whose pages were taken away
+  uint64_t network_calls = 0;  // batches of Network jobs
+  uint64_t network_jobs = 0;   // jobs that ended with a result
   // Where run() and serve() spend their time; together nearly all of it.
   double program_seconds = 0;  // programs
   double plan_seconds = 0;     // planning, delivering answers
   double lease_seconds = 0;    // waiting for a turn on shared cores
   double forward_seconds = 0;
   double network_seconds = 0;
-  double idle_seconds = 0;     // waiting for work, up to and with the program that it wakes
+  double idle_seconds = 0;  // waiting for work, up to and with the program that it wakes
   double rows_per_forward() const { return ticks ? double(rows) / double(ticks) : 0; }
   double tokens_per_forward() const { return ticks ? double(tokens) / double(ticks) : 0; }
 };

@@ -46,8 +46,8 @@ inline EngineOptions small_engine(int pages = 512, bool cache = false) {
 }
 
 // Starts programs, one request each, and runs until all have ended; passes the first exception on.
-inline std::vector<std::shared_ptr<Request>> run_programs(Engine& engine,
-                                                          const std::vector<TestProgram>& programs) {
+inline std::vector<std::shared_ptr<Request>> run_programs(
+    Engine& engine, const std::vector<TestProgram>& programs) {
   std::exception_ptr first;
   std::vector<std::shared_ptr<Request>> requests;
   for (const auto& program : programs) {

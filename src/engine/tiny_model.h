@@ -27,8 +27,10 @@ inline TinyModel tiny_model(tensor::Type type, tensor::Arithmetic arithmetic, in
   shape.vocab = 96;
   shape.context = 8192;
   shape.type = type;
-  models::Draft draft =
-      models::draft(window > 0 ? "gemma3" : architecture == "xlnet" ? "qwen3" : architecture, shape);
+  models::Draft draft = models::draft(window > 0                ? "gemma3"
+                                      : architecture == "xlnet" ? "qwen3"
+                                                                : architecture,
+                                      shape);
   if (window > 0) {
     draft.keys["gemma3.attention.sliding_window"] = formats::GgufValue::u32(uint32_t(window));
     draft.keys["gemma3.attention.sliding_window_pattern"] = formats::GgufValue::u32(2);

@@ -421,18 +421,18 @@ std::vector<int> add_prefixes(Engine& engine, const DenseOracle* oracle = nullpt
   std::vector<int> prefixes;
   for (const int n : {3, 40}) {
     run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
-              Context context(engine, request);
-              std::vector<int32_t> tokens;
-              for (int i = 0; i < n; ++i) tokens.push_back(word_of(100 + n, i));
-              Rows rows = Rows::append(tokens, 0, std::nullopt);
-              if (oracle) {
-                DenseOracle::Slots made;
-                oracle->forward({}, {}, rows, made);
-                slots->push_back(made);
-              }
-              co_await engine.forward(context, std::move(rows));
-              prefixes.push_back(engine.add_prefix(std::move(context)));
-            }});
+                   Context context(engine, request);
+                   std::vector<int32_t> tokens;
+                   for (int i = 0; i < n; ++i) tokens.push_back(word_of(100 + n, i));
+                   Rows rows = Rows::append(tokens, 0, std::nullopt);
+                   if (oracle) {
+                     DenseOracle::Slots made;
+                     oracle->forward({}, {}, rows, made);
+                     slots->push_back(made);
+                   }
+                   co_await engine.forward(context, std::move(rows));
+                   prefixes.push_back(engine.add_prefix(std::move(context)));
+                 }});
   }
   return prefixes;
 }
@@ -467,7 +467,8 @@ TEST(Views, RandomProgramsEqualADenseOracle) {
         kind.reproducible = seed % 4 == 3;
         Program program(engine, 1000 + seed, kind, prefixes);
         program.check_with(oracle, prefix_slots, tally);
-        run_programs(engine, {[&](std::shared_ptr<Request> request) { return program.run(request); }});
+        run_programs(engine,
+                     {[&](std::shared_ptr<Request> request) { return program.run(request); }});
         ASSERT_LE(tally.worst, kNear)
             << "window " << window << ", cache " << cache << ", seed " << seed;
       }
@@ -506,9 +507,9 @@ class Promises : public testing::Test {
   void on_engine(EngineOptions o, const std::function<Task<void>(Engine&, Context&)>& program) {
     Engine engine(tiny_.model, tiny_.pool, o);
     run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
-              Context context(engine, request);
-              co_await program(engine, context);
-            }});
+                   Context context(engine, request);
+                   co_await program(engine, context);
+                 }});
   }
   TinyModel tiny_ = tiny_model(tensor::Type::kQ4_1, tensor::Arithmetic::kExactQ8, 1);
 };
@@ -671,22 +672,23 @@ TEST_F(Promises, PagesStayUntilTheAnswerIsRead) {
   Engine engine(tiny_.model, tiny_.pool, options(tensor::KvType::kF16, 5));
   bool dropped = false;
   run_programs(engine,
-          {[&](std::shared_ptr<Request> request) -> Task<void> {
-             Context context(engine, request);
-             co_await engine.forward(context, Rows::append(words(1, 32), 0, std::nullopt));
-             // Longer than programs may run between two ticks: the other's answer waits meanwhile.
-             const auto start = std::chrono::steady_clock::now();
-             while (std::chrono::steady_clock::now() - start < std::chrono::milliseconds(20)) {
-             }
-             co_await engine.forward(context, Rows::append(words(2, 96), 32, std::nullopt));
-           },
-           [&](std::shared_ptr<Request> request) -> Task<void> {
-             Context context(engine, request);
-             co_await engine.forward(context, Rows::append(words(3, 96), 0, std::nullopt));
-             EXPECT_EQ(context.state().resident, 96);
-             context.drop(0, 40);
-             dropped = true;
-           }});
+               {[&](std::shared_ptr<Request> request) -> Task<void> {
+                  Context context(engine, request);
+                  co_await engine.forward(context, Rows::append(words(1, 32), 0, std::nullopt));
+                  // Longer than programs may run between two ticks: the other's answer waits
+                  // meanwhile.
+                  const auto start = std::chrono::steady_clock::now();
+                  while (std::chrono::steady_clock::now() - start < std::chrono::milliseconds(20)) {
+                  }
+                  co_await engine.forward(context, Rows::append(words(2, 96), 32, std::nullopt));
+                },
+                [&](std::shared_ptr<Request> request) -> Task<void> {
+                  Context context(engine, request);
+                  co_await engine.forward(context, Rows::append(words(3, 96), 0, std::nullopt));
+                  EXPECT_EQ(context.state().resident, 96);
+                  context.drop(0, 40);
+                  dropped = true;
+                }});
   EXPECT_TRUE(dropped);
   EXPECT_EQ(engine.pages().free(), engine.pages().total());
 }

@@ -8,7 +8,8 @@
 namespace tutti::eval {
 
 FilterData collect_filter_data(engine::Engine& engine, const text::Tokenizer& tokenizer,
-                               const std::vector<std::vector<int32_t>>& prompts, const decode::GenerationOptions& how,
+                               const std::vector<std::vector<int32_t>>& prompts,
+                               const decode::GenerationOptions& how,
                                const std::function<void(int)>& progress) {
   FilterData data;
   for (const auto& prompt : prompts) {
@@ -20,7 +21,9 @@ FilterData collect_filter_data(engine::Engine& engine, const text::Tokenizer& to
       options.method_options["early_stop"] = "0";
       std::vector<int32_t> reference, oracle;
       const auto keep = [](std::vector<int32_t>& tokens) {
-        return [&tokens](const decode::CanvasStep& step) { tokens.assign(step.tokens.begin(), step.tokens.end()); };
+        return [&tokens](const decode::CanvasStep& step) {
+          tokens.assign(step.tokens.begin(), step.tokens.end());
+        };
       };
       options.on_canvas = keep(reference);
       decode::Generation slow(engine, tokenizer, request, prompt, options, 0, 0, 0, {});

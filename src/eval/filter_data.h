@@ -1,5 +1,5 @@
-// What Learn2PD's filter learns from (sheet 32): problems decoded by the reference sampler, then once more by the oracle
-// that writes whatever is right, with the model's probabilities on the way.
+// What Learn2PD's filter learns from (sheet 32): problems decoded by the reference sampler, then
+// once more by the oracle that writes whatever is right, with the model's probabilities on the way.
 #pragma once
 
 #include <functional>
@@ -21,9 +21,11 @@ struct FilterData {
   int differ = 0;  // answers in which the two disagree: none, or something is wrong
 };
 
-// `how`: method diffusion; block_length and cache are taken from its options. Throws what generate() throws.
+// `how`: method diffusion; block_length and cache are taken from its options. Throws what
+// generate() throws.
 FilterData collect_filter_data(engine::Engine& engine, const text::Tokenizer& tokenizer,
-                               const std::vector<std::vector<int32_t>>& prompts, const decode::GenerationOptions& how,
+                               const std::vector<std::vector<int32_t>>& prompts,
+                               const decode::GenerationOptions& how,
                                const std::function<void(int)>& progress);
 
 }  // namespace tutti::eval

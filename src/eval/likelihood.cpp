@@ -229,7 +229,8 @@ Task<double> read_once(engine::Engine& engine, const std::shared_ptr<engine::Req
 void check_model(const models::Config& config) {
   if (is_causal(config)) return;
   if (config.attention == models::AttentionKind::kPermutation) {
-    throw Error(ErrorKind::kUnsupported, "likelihood: masks tokens, but this model (" + config.architecture +
+    throw Error(ErrorKind::kUnsupported, "likelihood: masks tokens, but this model (" +
+                                             config.architecture +
                                              ") predicts in an order; use 'tutti score'");
   }
   models::require_mask_token(config, "likelihood");

@@ -11,8 +11,9 @@
 namespace tutti::eval {
 namespace {
 
-const char* const kNames[] = {"Maria", "Peter", "Anna",  "David",  "Laura", "Simon", "Julia", "Martin",
-                              "Emma",  "Oscar", "Clara", "Victor", "Alice", "Henry", "Sarah", "Thomas"};
+const char* const kNames[] = {"Maria", "Peter",  "Anna",  "David", "Laura", "Simon",
+                              "Julia", "Martin", "Emma",  "Oscar", "Clara", "Victor",
+                              "Alice", "Henry",  "Sarah", "Thomas"};
 struct Attribute {
   const char* name;
   const char* values[8];
@@ -21,7 +22,8 @@ const Attribute kAttributes[] = {
     {"hometown", {"London", "Paris", "Berlin", "Madrid", "Rome", "Vienna", "Moscow", "Tokyo"}},
     {"favorite color", {"red", "blue", "green", "yellow", "white", "black", "orange", "purple"}},
     {"favorite animal", {"dog", "cat", "horse", "lion", "bear", "tiger", "rabbit", "wolf"}},
-    {"profession", {"doctor", "teacher", "lawyer", "painter", "farmer", "pilot", "singer", "writer"}},
+    {"profession",
+     {"doctor", "teacher", "lawyer", "painter", "farmer", "pilot", "singer", "writer"}},
     {"favorite drink", {"tea", "coffee", "water", "milk", "wine", "beer", "juice", "soda"}},
     {"instrument", {"piano", "guitar", "violin", "flute", "drum", "cello", "trumpet", "harp"}},
 };
@@ -35,7 +37,8 @@ LookupItem lookup_item(uint32_t number, int passages, int facts_per_passage) {
   key.path = number;
   uint32_t index = 0;
   const auto below = [&](int n) { return int(draw_word(key, index++) % uint32_t(n)); };
-  // Every (name, attribute) is said once: the facts are the first of a shuffled deck of all of them.
+  // Every (name, attribute) is said once: the facts are the first of a shuffled deck of all of
+  // them.
   std::vector<std::pair<int, int>> deck;
   for (int n = 0; n < kNameCount; ++n) {
     for (int a = 0; a < kAttributeCount; ++a) deck.emplace_back(n, a);
@@ -47,13 +50,14 @@ LookupItem lookup_item(uint32_t number, int passages, int facts_per_passage) {
   item.passages.resize(size_t(passages));
   for (int f = 0; f < facts; ++f) {
     const auto [name, attribute] = deck[size_t(f)];
-    const std::string subject = std::string("The ") + kAttributes[attribute].name + " of " + kNames[name] + " is";
+    const std::string subject =
+        std::string("The ") + kAttributes[attribute].name + " of " + kNames[name] + " is";
     const std::string value = std::string(" ") + kAttributes[attribute].values[below(kValueCount)];
     std::string& text = item.passages[size_t(f % passages)];
     text += (text.empty() ? "" : " ") + subject + value + ".";
     if (f == asked) {
-      item.question = std::string("Question: What is the ") + kAttributes[attribute].name + " of " + kNames[name] +
-                      "?\nAnswer: " + subject;
+      item.question = std::string("Question: What is the ") + kAttributes[attribute].name + " of " +
+                      kNames[name] + "?\nAnswer: " + subject;
       item.answer = value;
     }
   }
@@ -69,7 +73,8 @@ Task<PassageScore> score_one(engine::Engine& engine, std::shared_ptr<engine::Req
   std::vector<int32_t> rest;
   if (passages.parallel()) {
     context = co_await decode::read_passages(engine, request, question.prompt, passages);
-    rest.assign(question.prompt.begin() + decode::prompt_tokens_held(passages), question.prompt.end());
+    rest.assign(question.prompt.begin() + decode::prompt_tokens_held(passages),
+                question.prompt.end());
   } else {
     context = engine::Context(engine, request);
     rest = decode::sequential_prompt(question.prompt, passages);
@@ -98,14 +103,17 @@ Task<PassageScore> score_one(engine::Engine& engine, std::shared_ptr<engine::Req
 
 }  // namespace
 
-std::vector<PassageScore> score(engine::Engine& engine, const std::vector<PassageQuestion>& questions) {
+std::vector<PassageScore> score(engine::Engine& engine,
+                                const std::vector<PassageQuestion>& questions) {
   std::vector<PassageScore> scores(questions.size());
   std::exception_ptr error;
   for (size_t i = 0; i < questions.size(); ++i) {
     const auto request = engine.new_request();
     engine.spawn(
         request,
-        [&, i, request]() -> Task<void> { scores[i] = co_await score_one(engine, request, questions[i]); },
+        [&, i, request]() -> Task<void> {
+          scores[i] = co_await score_one(engine, request, questions[i]);
+        },
         [&](std::exception_ptr e) {
           if (e && !error) error = e;
         });

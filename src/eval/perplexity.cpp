@@ -10,19 +10,23 @@ namespace tutti::eval {
 
 double Perplexity::ppl() const { return std::exp(nll / double(tokens)); }
 
-Perplexity perplexity(engine::Engine& engine, std::span<const int32_t> tokens, const PerplexityOptions& options,
+Perplexity perplexity(engine::Engine& engine, std::span<const int32_t> tokens,
+                      const PerplexityOptions& options,
                       const std::function<void(int, int)>& progress) {
   models::require_causal(engine.model().config(), "perplexity");
   if (options.window < 2) {
-    throw Error(ErrorKind::kUsage, "perplexity: a window of " + std::to_string(options.window) + " tokens; at least 2");
+    throw Error(ErrorKind::kUsage, "perplexity: a window of " + std::to_string(options.window) +
+                                       " tokens; at least 2");
   }
-  if (tokens.size() < 2) throw Error(ErrorKind::kUsage, "perplexity: the text has fewer than 2 tokens");
+  if (tokens.size() < 2)
+    throw Error(ErrorKind::kUsage, "perplexity: the text has fewer than 2 tokens");
   const int total = int((tokens.size() + size_t(options.window) - 1) / size_t(options.window));
   double sum = 0;
   int64_t scored = 0;
   for (int w = 0; w < total; ++w) {
-    const auto window = tokens.subspan(size_t(w) * size_t(options.window),
-                                       std::min(size_t(options.window), tokens.size() - size_t(w) * size_t(options.window)));
+    const auto window = tokens.subspan(
+        size_t(w) * size_t(options.window),
+        std::min(size_t(options.window), tokens.size() - size_t(w) * size_t(options.window)));
     // Row i sees everything up to its token and scores the next one; the last token is only scored.
     std::vector<int32_t> rows;
     if (options.bos >= 0) rows.push_back(options.bos);
@@ -71,11 +75,13 @@ engine::Rows masked_window(const models::Config& config, std::span<const int32_t
 }  // namespace
 
 void window_logits(engine::Engine& engine, std::span<const int32_t> rows,
-                   const std::function<void(int, std::span<const float>)>& sink, const decode::PromptRows* given) {
+                   const std::function<void(int, std::span<const float>)>& sink,
+                   const decode::PromptRows* given) {
   const models::Config& config = engine.model().config();
   if (config.attention == models::AttentionKind::kPermutation) {
-    throw Error(ErrorKind::kUnsupported, "logits: this model (" + config.architecture +
-                                             ") predicts in an order; use 'tutti score --json --logits'");
+    throw Error(ErrorKind::kUnsupported,
+                "logits: this model (" + config.architecture +
+                    ") predicts in an order; use 'tutti score --json --logits'");
   }
   const auto place = [&](size_t first, engine::Rows& query) {
     if (given) decode::place_rows(*given, int(first), query.rows);

@@ -15,11 +15,13 @@
 
 namespace tutti::eval {
 
-std::vector<TaskItem> generated_items(const train::ProblemSource& task, const text::Tokenizer& tokenizer,
+std::vector<TaskItem> generated_items(const train::ProblemSource& task,
+                                      const text::Tokenizer& tokenizer,
                                       const TaskOptions& options) {
   std::vector<TaskItem> items;
   for (int i = 0; i < options.problems; ++i) {
-    train::Problem problem = train::problem_at(task, options.seed, !options.trained, options.first + uint64_t(i));
+    train::Problem problem =
+        train::problem_at(task, options.seed, !options.trained, options.first + uint64_t(i));
     TaskItem& item = items.emplace_back();
     item.prompt = problem.prompt;
     item.ids = tokenizer.encode(problem.prompt);
@@ -35,7 +37,8 @@ namespace {
 std::string trimmed(const std::string& text) {
   constexpr const char* kSpace = " \t\r\n";
   const size_t first = text.find_first_not_of(kSpace);
-  return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(kSpace) - first + 1);
+  return first == std::string::npos ? ""
+                                    : text.substr(first, text.find_last_not_of(kSpace) - first + 1);
 }
 
 std::string string_of(const nlohmann::json& line, const char* key, const std::string& place) {
@@ -46,7 +49,8 @@ std::string string_of(const nlohmann::json& line, const char* key, const std::st
   return *it;
 }
 
-std::function<bool(const std::string&)> checker(const nlohmann::json& line, Check check, const std::string& place) {
+std::function<bool(const std::string&)> checker(const nlohmann::json& line, Check check,
+                                                const std::string& place) {
   if (check == Check::kPython) {
     check::PythonTask task{string_of(line, "prompt", place), string_of(line, "test", place),
                            string_of(line, "entry_point", place)};
@@ -66,30 +70,34 @@ std::function<bool(const std::string&)> checker(const nlohmann::json& line, Chec
 
 }  // namespace
 
-std::vector<TaskItem> items_of_lines(std::string_view lines, const std::string& place, Check check,
-                                     const std::function<std::vector<int32_t>(const std::string&)>& encode,
-                                     const TaskOptions& options) {
+std::vector<TaskItem> items_of_lines(
+    std::string_view lines, const std::string& place, Check check,
+    const std::function<std::vector<int32_t>(const std::string&)>& encode,
+    const TaskOptions& options) {
   std::vector<TaskItem> items;
   std::istringstream in{std::string(lines)};
   std::string text;
   uint64_t index = 0;
-  for (int number = 1; std::getline(in, text) && items.size() < size_t(options.problems); ++number) {
+  for (int number = 1; std::getline(in, text) && items.size() < size_t(options.problems);
+       ++number) {
     if (text.find_first_not_of(" \t\r") == std::string::npos || index++ < options.first) continue;
     const std::string at = place + ", line " + std::to_string(number);
     const nlohmann::json line = formats::parse_json(text, at);
     if (!line.is_object()) throw Error(ErrorKind::kUsage, at + ": is no JSON object");
     TaskItem& item = items.emplace_back();
-    item.prompt = string_of(line, line.contains("question") && !line.contains("prompt") ? "question" : "prompt", at);
+    item.prompt = string_of(
+        line, line.contains("question") && !line.contains("prompt") ? "question" : "prompt", at);
     item.ids = encode(item.prompt);
     item.solves = checker(line, check, at);
   }
-  if (items.empty()) throw Error(ErrorKind::kUsage, place + ": has no line from --first on; give a problem a line");
+  if (items.empty())
+    throw Error(ErrorKind::kUsage, place + ": has no line from --first on; give a problem a line");
   return items;
 }
 
-TaskResult run_task(engine::Engine& engine, const text::Tokenizer& tokenizer, const std::vector<TaskItem>& items,
-                    const decode::GenerationOptions& how, const TaskOptions& options,
-                    const std::function<void(int)>& progress) {
+TaskResult run_task(engine::Engine& engine, const text::Tokenizer& tokenizer,
+                    const std::vector<TaskItem>& items, const decode::GenerationOptions& how,
+                    const TaskOptions& options, const std::function<void(int)>& progress) {
   TaskResult result;
   result.problems = int(items.size());
   result.answers.resize(items.size());
@@ -112,8 +120,9 @@ TaskResult run_task(engine::Engine& engine, const text::Tokenizer& tokenizer, co
                 co_await decode::generate(engine, tokenizer, request, items[i].ids, g, {});
             const decode::Completion& c = answer.front();
             result.tokens += c.ids.size() + (c.finish == decode::Finish::kStop ? 1 : 0);
-            result.forwards += c.statistics.forwards > 0 ? c.statistics.forwards
-                                                               : c.ids.size() + (c.finish == decode::Finish::kStop);
+            result.forwards += c.statistics.forwards > 0
+                                   ? c.statistics.forwards
+                                   : c.ids.size() + (c.finish == decode::Finish::kStop);
             result.proposed += c.statistics.proposed;
             result.accepted += c.statistics.accepted;
             const std::vector<uint64_t>& waits = c.statistics.waits;
@@ -153,7 +162,8 @@ std::vector<size_t> pareto_front(const std::vector<std::pair<double, double>>& p
   std::vector<size_t> order(points.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::ranges::stable_sort(order, [&](size_t a, size_t b) {
-    return std::pair(points[a].first, -points[a].second) < std::pair(points[b].first, -points[b].second);
+    return std::pair(points[a].first, -points[a].second) <
+           std::pair(points[b].first, -points[b].second);
   });
   std::vector<size_t> front;
   for (const size_t i : order) {
@@ -173,7 +183,8 @@ double accuracy_under_parallelism(std::vector<std::pair<double, double>> points)
   const auto weighed = [&](double y) { return y * std::min(std::exp(-3 * (1 - y / most)), 1.0); };
   double area = points.front().first * points.front().second;
   for (size_t i = 1; i < points.size(); ++i) {
-    area += 0.5 * (points[i].first - points[i - 1].first) * (weighed(points[i].second) + weighed(points[i - 1].second));
+    area += 0.5 * (points[i].first - points[i - 1].first) *
+            (weighed(points[i].second) + weighed(points[i - 1].second));
   }
   return area;
 }

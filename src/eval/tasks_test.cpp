@@ -7,8 +7,8 @@
 
 #include "base/draws.h"
 #include "eval/filter_data.h"
-#include "models/model.h"
 #include "models/find_model.h"
+#include "models/model.h"
 #include "train/sudoku.h"
 
 namespace tutti::eval {
@@ -35,7 +35,8 @@ struct Solver {
       : checkpoint(std::make_shared<models::Checkpoint>(
             models::Checkpoint::open(std::string(TUTTI_SOURCE_DIR) + "/weights/sudoku"))),
         pool(std::make_shared<ComputePool>(1)),
-        engine(std::make_shared<models::Model>(checkpoint, tensor::Arithmetic::kExactQ8, *pool), pool, options()),
+        engine(std::make_shared<models::Model>(checkpoint, tensor::Arithmetic::kExactQ8, *pool),
+               pool, options()),
         tokenizer(text::Tokenizer::from_hf(checkpoint->folder()->tokenizer().dump(),
                                            checkpoint->folder()->tokenizer_config().dump())) {}
   static engine::EngineOptions options() {
@@ -50,7 +51,8 @@ struct Solver {
   text::Tokenizer tokenizer;
 };
 
-decode::GenerationOptions method(const std::string& name, std::map<std::string, std::string> options) {
+decode::GenerationOptions method(const std::string& name,
+                                 std::map<std::string, std::string> options) {
   decode::GenerationOptions o;
   o.method = name;
   o.method_options = std::move(options);
@@ -65,13 +67,15 @@ TEST(Tasks, SudokuIsSolvedWithFewForwards) {
   options.tokens = 19;
   const auto run = [&](const decode::GenerationOptions& how, int batch) {
     options.batch = batch;
-    return run_task(solver.engine, solver.tokenizer, generated_items(sudoku, solver.tokenizer, options), how, options, {});
+    return run_task(solver.engine, solver.tokenizer,
+                    generated_items(sudoku, solver.tokenizer, options), how, options, {});
   };
   const TaskResult slow = run(method("diffusion", {{"policy", "static"}, {"early_stop", "0"}}), 1);
   EXPECT_GE(slow.accuracy(), 90);
   EXPECT_EQ(slow.forwards, 48u * 19);
   EXPECT_EQ(slow.tokens, 48u * 17);
-  const TaskResult together = run(method("diffusion", {{"policy", "static"}, {"early_stop", "0"}}), 16);
+  const TaskResult together =
+      run(method("diffusion", {{"policy", "static"}, {"early_stop", "0"}}), 16);
   const TaskResult free = run(method("freedave", {{"policy", "static"}, {"draft_steps", "8"}}), 4);
   ASSERT_EQ(free.answers.size(), slow.answers.size());
   for (size_t i = 0; i < slow.answers.size(); ++i) {
@@ -80,7 +84,8 @@ TEST(Tasks, SudokuIsSolvedWithFewForwards) {
   }
   EXPECT_LT(together.ticks, slow.ticks / 8);
   EXPECT_LT(free.forwards, slow.forwards / 2);
-  const TaskResult fast = run(method("diffusion", {{"policy", "threshold"}, {"threshold", "0.9"}}), 1);
+  const TaskResult fast =
+      run(method("diffusion", {{"policy", "threshold"}, {"threshold", "0.9"}}), 1);
   EXPECT_LT(fast.forwards, slow.forwards / 2);
   EXPECT_GE(fast.solved, slow.solved - 3);
 }
@@ -101,7 +106,8 @@ TEST(FilterData, TheOracleWritesTheReference) {
   EXPECT_EQ(data.static_forwards, 12u * 19);
   EXPECT_LT(data.oracle_forwards, data.static_forwards / 2);
   EXPECT_EQ(data.records.size(), data.oracle_forwards);
-  // A filter that accepts nothing leaves the reference sampler's schedule; nothing is as fast as the oracle.
+  // A filter that accepts nothing leaves the reference sampler's schedule; nothing is as fast as
+  // the oracle.
   for (const auto& r : data.records) {
     ASSERT_TRUE(r.probability.size() == 8 || r.probability.size() == 3);
     ASSERT_EQ(r.right.size(), r.probability.size());

@@ -57,8 +57,8 @@ std::span<const std::byte> narrowed(const formats::SafetensorsTensor& t, OwnedBy
   return *bytes;
 }
 
-// The matrices of quantised layers, each of several tensors, in a type that the kernels know. Returns the names of
-// those tensors.
+// The matrices of quantised layers, each of several tensors, in a type that the kernels know.
+// Returns the names of those tensors.
 std::set<std::string> add_quantised_layers(const formats::Safetensors& weights,
                                            const formats::QuantisedScheme& scheme,
                                            TensorTable& table, OwnedBytes& owned) {
@@ -78,8 +78,8 @@ std::set<std::string> add_quantised_layers(const formats::Safetensors& weights,
 }
 
 // AutoGPTQ writes a bias of zeros where the model has none.
-void ignore_empty_biases(const formats::Safetensors& weights, const formats::QuantisedScheme& scheme,
-                         TensorTable& table) {
+void ignore_empty_biases(const formats::Safetensors& weights,
+                         const formats::QuantisedScheme& scheme, TensorTable& table) {
   for (const std::string& prefix : formats::quantised_layers(weights, scheme)) {
     const formats::SafetensorsTensor* bias = weights.find(prefix + ".bias");
     if (bias && std::ranges::all_of(bias->data, [](std::byte b) { return b == std::byte{0}; }))
@@ -132,7 +132,8 @@ bool is_vision_tensor(const std::string& name) {
 }
 
 TensorTable folder_tensors(const formats::ModelFolder& folder, OwnedBytes& owned) {
-  return table_of(folder.weights(), folder.path().string(), formats::quantised_scheme(folder), owned);
+  return table_of(folder.weights(), folder.path().string(), formats::quantised_scheme(folder),
+                  owned);
 }
 
 Checkpoint Checkpoint::open(const std::filesystem::path& path) {
@@ -194,7 +195,8 @@ const std::vector<std::shared_ptr<MappedFile>>& Checkpoint::files() const {
 }
 
 std::optional<uint64_t> Checkpoint::identity() const {
-  constexpr int64_t kTwoTicks = 2'000'000'000;  // of the coarsest clocks of file systems, in nanoseconds
+  constexpr int64_t kTwoTicks =
+      2'000'000'000;  // of the coarsest clocks of file systems, in nanoseconds
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   const int64_t settled = std::chrono::nanoseconds(now).count() - kTwoTicks;
   Xxh64 hash;

@@ -19,7 +19,8 @@ namespace tutti::models {
 
 // Every tensor of a folder, none taken. `owned` keeps what does not lie in the folder's maps.
 TensorTable folder_tensors(const formats::ModelFolder& folder, OwnedBytes& owned);
-// Whether a tensor belongs to a vision tower or its projector (src/vision), not to the language model.
+// Whether a tensor belongs to a vision tower or its projector (src/vision), not to the language
+// model.
 bool is_vision_tensor(const std::string& name);
 
 class Checkpoint {
@@ -36,10 +37,12 @@ class Checkpoint {
   // What it was opened from: exactly one is set. The tokenizer is read from there.
   const std::shared_ptr<const formats::Gguf>& gguf() const { return gguf_; }
   const std::shared_ptr<const formats::ModelFolder>& folder() const { return folder_; }
-  // A hash of the stamps of its files and of all else that decides what its weights are; nullopt for what lies in
-  // memory or changed so short a while ago that another change could leave the same stamp.
+  // A hash of the stamps of its files and of all else that decides what its weights are; nullopt
+  // for what lies in memory or changed so short a while ago that another change could leave the
+  // same stamp.
   std::optional<uint64_t> identity() const;
-  // Takes pages of the files' maps out of this process's memory, those of `part` or all (MappedFile::forget).
+  // Takes pages of the files' maps out of this process's memory, those of `part` or all
+  // (MappedFile::forget).
   void forget(std::span<const std::byte> part) const;
   void forget_all() const;
 

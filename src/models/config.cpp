@@ -103,18 +103,19 @@ void check_config(const Config& c, const std::string& place) {
 
 void require_causal(const Config& config, const std::string& who) {
   if (config.attention == AttentionKind::kCausal) return;
-  throw Error(ErrorKind::kUnsupported, who + ": reads a causal model, but this one (" +
-                                           config.architecture +
-                                           (config.attention == AttentionKind::kPermutation
-                                                ? ") predicts in any order"
-                                                : ") fills in masked tokens") +
-                                           "; use a causal model");
+  throw Error(ErrorKind::kUnsupported,
+              who + ": reads a causal model, but this one (" + config.architecture +
+                  (config.attention == AttentionKind::kPermutation ? ") predicts in any order"
+                                                                   : ") fills in masked tokens") +
+                  "; use a causal model");
 }
 
 void require_mask_token(const Config& config, const std::string& who) {
   if (config.mask_token >= 0) return;
-  throw Error(ErrorKind::kUnsupported, who + ": the model has no mask token (config.json: mask_token_id; GGUF: "
-                                             "tokenizer.ggml.mask_token_id); export it again with one");
+  throw Error(ErrorKind::kUnsupported,
+              who +
+                  ": the model has no mask token (config.json: mask_token_id; GGUF: "
+                  "tokenizer.ggml.mask_token_id); export it again with one");
 }
 
 }  // namespace tutti::models

@@ -69,7 +69,7 @@ struct Config {
   // XLNet's positions: nothing is rotated, and the score of a row and a key has a term of the
   // distance between them (weights.h: relative). Positions lie in [0, context_length).
   bool relative = false;
-  int clamp_distance = 0;  // > 0: what is farther counts as this far
+  int clamp_distance = 0;       // > 0: what is farther counts as this far
   int attention_block = 0;      // of kBlockCausal
   bool shifted_logits = false;  // logit i - 1 predicts token i of a masked model
   int mask_token = -1;

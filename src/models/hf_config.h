@@ -16,8 +16,9 @@ namespace tutti::models {
 // scaling.
 Config hf_config(const nlohmann::json& config, const std::string& place, TensorLayout& layout);
 
-// The rotary embedding as the folder states it, before it becomes frequencies: of full layers, and of sliding ones
-// where they have their own. `config` is hf_config's. Throws Error(kBadFile | kUnsupported).
+// The rotary embedding as the folder states it, before it becomes frequencies: of full layers, and
+// of sliding ones where they have their own. `config` is hf_config's. Throws Error(kBadFile |
+// kUnsupported).
 struct HfRopes {
   RopeParameters full;
   std::optional<RopeParameters> sliding;

@@ -1,4 +1,5 @@
-// A learned linear map between hidden states: y = W x + b, as Hidden Transfer (sheet 05) inserts rows with.
+// A learned linear map between hidden states: y = W x + b, as Hidden Transfer (sheet 05) inserts
+// rows with.
 #pragma once
 
 #include <memory>
@@ -15,7 +16,8 @@ struct LinearMap {
   tensor::Matrix packed;      // of weight
 
   // Throws Error(kUsage) when the sizes do not fit.
-  static std::shared_ptr<const LinearMap> make(int width, std::vector<float> weight, std::vector<float> bias);
+  static std::shared_ptr<const LinearMap> make(int width, std::vector<float> weight,
+                                               std::vector<float> bias);
 };
 
 }  // namespace tutti::models

@@ -13,7 +13,8 @@ Model::Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic ar
     : checkpoint_(std::move(checkpoint)),
       arithmetic_(arithmetic),
       packed_(pack_weights(*checkpoint_, arithmetic, pool, progress, cache)) {
-  if (config().relative) relative_ = std::make_unique<RelativeKeys>(config(), checkpoint_->weights(), pool);
+  if (config().relative)
+    relative_ = std::make_unique<RelativeKeys>(config(), checkpoint_->weights(), pool);
 }
 
 namespace {
@@ -29,14 +30,14 @@ void add_config(Xxh64& hash, const Config& c) {
     list(r.axis);
   };
   hash.add(std::as_bytes(std::span(c.architecture)));
-  for (const int n :
-       {c.hidden, c.layers, c.heads, c.kv_heads, c.head_dim, c.intermediate, c.vocab, c.window,
-        c.experts.count, c.experts.used, c.experts.intermediate, c.experts.shared_intermediate,
-        c.experts.groups, c.experts.used_groups, c.attention_block, c.mask_token, c.clamp_distance}) {
+  for (const int n : {c.hidden, c.layers, c.heads, c.kv_heads, c.head_dim, c.intermediate, c.vocab,
+                      c.window, c.experts.count, c.experts.used, c.experts.intermediate,
+                      c.experts.shared_intermediate, c.experts.groups, c.experts.used_groups,
+                      c.attention_block, c.mask_token, c.clamp_distance}) {
     hash.add(n);
   }
-  for (const float x : {c.norm_eps, c.embedding_scale, c.attention_scale, c.attention_cap, c.logit_cap,
-                        c.experts.scale}) {
+  for (const float x : {c.norm_eps, c.embedding_scale, c.attention_scale, c.attention_cap,
+                        c.logit_cap, c.experts.scale}) {
     hash.add(x);
   }
   hash.add(c.activation);
@@ -63,7 +64,8 @@ uint64_t Model::fingerprint() const {
     hash.add(version_);
     hash.add(checkpoint_->weights().embedding.data);
     for (const auto& layer : checkpoint_->weights().layers) hash.add(layer.relative.data);
-    // Sizes and presence of every tensor go in too, so that bytes cannot move from one to the next unseen.
+    // Sizes and presence of every tensor go in too, so that bytes cannot move from one to the next
+    // unseen.
     convert_weights<Visits>(
         packed_.weights,
         [&](const tensor::Matrix& m) {
@@ -87,7 +89,8 @@ uint64_t Model::fingerprint() const {
 size_t Model::multiply_adds_per_row() const {
   const Config& c = config();
   const auto size = [](const tensor::Matrix& m) { return size_t(m.out()) * size_t(m.in()); };
-  size_t sum = packed_.weights.head.empty() ? size(packed_.weights.embedding) : size(packed_.weights.head);
+  size_t sum =
+      packed_.weights.head.empty() ? size(packed_.weights.embedding) : size(packed_.weights.head);
   for (const auto& l : packed_.weights.layers) {
     sum += size(l.q.weight) + size(l.k.weight) + size(l.v.weight) + size(l.o.weight);
     sum += size(l.gate.weight) + size(l.up.weight) + size(l.down.weight);
@@ -106,8 +109,9 @@ tensor::KvLayout Model::kv_layout(tensor::KvType type) const {
 void Model::forward(ComputePool& pool, const Batch& batch, const KvMemory& kv, RowWorkspace& space,
                     const LogitsConsumer& consume) const {
   space.prepare(config(), batch, pool.threads());
-  const RowOps::Shared shared{tensor::kernels(), config(), batch, kv, checkpoint_->weights().embedding,
-                              consume, space, relative_.get()};
+  const RowOps::Shared shared{
+      tensor::kernels(), config(), batch,          kv, checkpoint_->weights().embedding,
+      consume,           space,    relative_.get()};
   pool.run([&](Worker& worker) {
     RowOps ops(shared, worker);
     if (config().relative) {

@@ -1,4 +1,5 @@
-// A model ready to run on this machine: configuration, packed weights, and the forward over planned rows.
+// A model ready to run on this machine: configuration, packed weights, and the forward over planned
+// rows.
 #pragma once
 
 #include <filesystem>
@@ -12,18 +13,20 @@ namespace tutti::models {
 
 class Model {
  public:
-  // Packs the checkpoint's weights for the kernels, on the pool's workers, unless `cache` has them. The checkpoint is
-  // kept: embedding rows are read from it.
-  Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic arithmetic, ComputePool& pool,
-        const LoadProgress& progress = {}, const PackCache* cache = nullptr);
+  // Packs the checkpoint's weights for the kernels, on the pool's workers, unless `cache` has them.
+  // The checkpoint is kept: embedding rows are read from it.
+  Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic arithmetic,
+        ComputePool& pool, const LoadProgress& progress = {}, const PackCache* cache = nullptr);
 
   const Config& config() const { return checkpoint_->config(); }
   const Checkpoint& checkpoint() const { return *checkpoint_; }
   tensor::Arithmetic arithmetic() const { return arithmetic_; }
-  // Bumped whenever the weights change: cached keys and values of another version must not be reused.
+  // Bumped whenever the weights change: cached keys and values of another version must not be
+  // reused.
   uint64_t version() const { return version_; }
-  // A hash of everything that decides the bits of a forward: configuration, arithmetic and weights. Keys and values
-  // saved by a model of another fingerprint must not be used. Computed when first asked for; any thread may ask.
+  // A hash of everything that decides the bits of a forward: configuration, arithmetic and weights.
+  // Keys and values saved by a model of another fingerprint must not be used. Computed when first
+  // asked for; any thread may ask.
   uint64_t fingerprint() const;
   size_t packed_bytes() const { return packed_.bytes; }
   // Where the packed weights came from.

@@ -1,5 +1,5 @@
-// Which rows of a forward attention takes together: neighbours that see the same first runs of slots (a prompt's rows,
-// forks of one prompt), so that those slots are read once for all of them.
+// Which rows of a forward attention takes together: neighbours that see the same first runs of
+// slots (a prompt's rows, forks of one prompt), so that those slots are read once for all of them.
 #pragma once
 
 #include <algorithm>
@@ -19,13 +19,15 @@ struct RowGroup {
   int64_t keys = 0;  // visible keys of all rows together
 };
 
-// Groups that cover the epoch's active rows in order. `spans` are their runs on one kind of layer; a group's scores, of
-// `heads` query heads each, take at most kGroupScores floats unless it is a row alone.
+// Groups that cover the epoch's active rows in order. `spans` are their runs on one kind of layer;
+// a group's scores, of `heads` query heads each, take at most kGroupScores floats unless it is a
+// row alone.
 inline constexpr int64_t kGroupScores = 1 << 17;
-std::vector<RowGroup> group_rows(const Batch& batch, const Epoch& epoch, std::span<const RunSpan> spans, int heads);
+std::vector<RowGroup> group_rows(const Batch& batch, const Epoch& epoch,
+                                 std::span<const RunSpan> spans, int heads);
 
-// Query heads of groups of rows in order, shared out by visible keys: calls fn(group, first head, end head) for what falls
-// to this worker.
+// Query heads of groups of rows in order, shared out by visible keys: calls fn(group, first head,
+// end head) for what falls to this worker.
 template <class Fn>
 void share_heads(std::span<const RowGroup> groups, int heads, const Worker& worker, const Fn& fn) {
   constexpr int64_t kRowCost = 16;  // a row's fixed cost, in keys

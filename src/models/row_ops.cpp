@@ -16,7 +16,8 @@ void grow(std::vector<T>& v, size_t n) {
   if (v.size() < n) v.resize(n);
 }
 
-void compute_cos_sin(const tensor::Kernels& k, const Rope& rope, const Position& position, float* out) {
+void compute_cos_sin(const tensor::Kernels& k, const Rope& rope, const Position& position,
+                     float* out) {
   const int pairs = int(rope.inverse_frequency.size());
   float angles[1024];
   for (int i = 0; i < pairs; ++i) {
@@ -93,7 +94,8 @@ void RowWorkspace::prepare(const Config& c, const Batch& batch, int workers) {
     grow(shared_out, rows * size_t(c.hidden));
     grow(shared_gate, rows);
   }
-  // The quantised buffers are laid out for the width in use by each operation; make room for the widest.
+  // The quantised buffers are laid out for the width in use by each operation; make room for the
+  // widest.
   const size_t most_rows = rows * size_t(std::max(1, c.experts.used));
   q32.reserve(int(most_rows), int((widest + 31) / 32 * 32), 32);
   q256.reserve(int(most_rows), int((widest + 255) / 256 * 256), 256);
@@ -179,7 +181,8 @@ void RowOps::enter(Rows, int layer) {
   for (const auto& epoch : batch_.epochs) {
     if (epoch.first_layer <= layer && layer < epoch.last_layer) epoch_ = &epoch;
   }
-  // Entering rows, one after the other (a source may itself have just entered); each map's outputs are shared.
+  // Entering rows, one after the other (a source may itself have just entered); each map's outputs
+  // are shared.
   const int hidden = config_.hidden;
   for (int r = 0; r < batch_.rows(); ++r) {
     const RowInput& in = batch_.inputs[size_t(r)];
@@ -201,7 +204,8 @@ void RowOps::enter(Rows, int layer) {
   const auto [first, last] = worker_.share(int(batch_.hidden.size()));
   for (int i = first; i < last; ++i) {
     const HiddenWant& want = batch_.hidden[size_t(i)];
-    if (want.layer == layer) std::memcpy(want.out, hidden_of(want.row), size_t(hidden) * sizeof(float));
+    if (want.layer == layer)
+      std::memcpy(want.out, hidden_of(want.row), size_t(hidden) * sizeof(float));
   }
 }
 
@@ -249,8 +253,8 @@ void RowOps::convert_rows(const float* in, int width, int count, const Operands&
   worker_.barrier();
 }
 
-void RowOps::multiply(const Product& product, const float* dense, size_t dense_stride, int count, int first,
-                      int last) {
+void RowOps::multiply(const Product& product, const float* dense, size_t dense_stride, int count,
+                      int first, int last) {
   if (first >= last || count == 0) return;
   const tensor::Matrix& m = *product.matrix;
   switch (m.arithmetic()) {
@@ -271,13 +275,14 @@ void RowOps::multiply(const Product& product, const float* dense, size_t dense_s
   if (product.bias && !product.bias->empty()) {
     const int from = first * kTileOutputs, to = std::min(last * kTileOutputs, m.out());
     for (int i = 0; i < count; ++i) {
-      k_.add(product.bias->data() + from, to - from, product.out + size_t(i) * product.stride + from);
+      k_.add(product.bias->data() + from, to - from,
+             product.out + size_t(i) * product.stride + from);
     }
   }
 }
 
-void RowOps::multiply_shared(std::span<const Product> products, const float* dense, size_t dense_stride,
-                             int count) {
+void RowOps::multiply_shared(std::span<const Product> products, const float* dense,
+                             size_t dense_stride, int count) {
   int tiles = 0;
   for (const auto& p : products) tiles += p.matrix->tiles();
   const auto [first, last] = worker_.share(tiles);
@@ -290,7 +295,8 @@ void RowOps::multiply_shared(std::span<const Product> products, const float* den
   }
 }
 
-RowOps::Rows RowOps::norm_qkv(Rows, const RowVector& norm, const Linear<tensor::Matrix, RowVector>& q,
+RowOps::Rows RowOps::norm_qkv(Rows, const RowVector& norm,
+                              const Linear<tensor::Matrix, RowVector>& q,
                               const Linear<tensor::Matrix, RowVector>& k,
                               const Linear<tensor::Matrix, RowVector>& v) {
   Operands need;
@@ -298,7 +304,8 @@ RowOps::Rows RowOps::norm_qkv(Rows, const RowVector& norm, const Linear<tensor::
   need.add(k.weight);
   need.add(v.weight);
   norm_rows(epoch_->rows, norm, need);
-  const int q_width = config_.heads * config_.head_dim, kv_width = config_.kv_heads * config_.head_dim;
+  const int q_width = config_.heads * config_.head_dim,
+            kv_width = config_.kv_heads * config_.head_dim;
   const int width = q_width + 2 * kv_width;
   float* out = space_.qkv.data();
   const Product products[] = {{&q.weight, &q.bias, out, size_t(width)},
@@ -314,7 +321,8 @@ void RowOps::rope_store(int layer, Rows qkv, const RowVector& q_norm, const RowV
   const int d = config_.head_dim, heads = config_.heads, kv_heads = config_.kv_heads;
   const Rope& rope = config_.rope_of(layer);
   const int pairs = int(rope.inverse_frequency.size());
-  const std::vector<float>& table = &rope == &config_.rope ? space_.cos_sin : space_.sliding_cos_sin;
+  const std::vector<float>& table =
+      &rope == &config_.rope ? space_.cos_sin : space_.sliding_cos_sin;
   const auto [first, last] = worker_.share(active());
   for (int i = first; i < last; ++i) {
     const int row = epoch_->rows[size_t(i)];
@@ -322,10 +330,12 @@ void RowOps::rope_store(int layer, Rows qkv, const RowVector& q_norm, const RowV
     float* k = q + heads * d;
     float* v = k + kv_heads * d;
     if (!q_norm.empty()) {
-      for (int h = 0; h < heads; ++h) k_.rms_norm(q + h * d, q_norm.data(), config_.norm_eps, d, q + h * d);
+      for (int h = 0; h < heads; ++h)
+        k_.rms_norm(q + h * d, q_norm.data(), config_.norm_eps, d, q + h * d);
     }
     if (!k_norm.empty()) {
-      for (int h = 0; h < kv_heads; ++h) k_.rms_norm(k + h * d, k_norm.data(), config_.norm_eps, d, k + h * d);
+      for (int h = 0; h < kv_heads; ++h)
+        k_.rms_norm(k + h * d, k_norm.data(), config_.norm_eps, d, k + h * d);
     }
     const size_t segment = size_t(batch_.segments[size_t(row)]);
     if (!segments.empty() && segment * size_t(d) < segments.size()) {
@@ -379,13 +389,15 @@ RowOps::Rows RowOps::attend(int layer, Rows qkv) {
       tensor::AttendRow rows[tensor::kMaxSharedRows];
       for (int i = 0; i < g.count; ++i) {
         const RunSpan& span = spans[size_t(g.first + i)];
-        rows[i] = {qkv.data + size_t(g.first + i) * size_t(qkv.width) + h * d, batch_.runs.data() + span.first,
-                   span.count, space_.attended.data() + size_t(g.first + i) * size_t(width) + h * d};
+        rows[i] = {qkv.data + size_t(g.first + i) * size_t(qkv.width) + h * d,
+                   batch_.runs.data() + span.first, span.count,
+                   space_.attended.data() + size_t(g.first + i) * size_t(width) + h * d};
       }
       if (g.count > 1) {
         k_.attend_shared(params, rows, g.count, g.shared, scratch);
       } else {
-        k_.attend(params, rows[0].q, rows[0].runs, rows[0].run_count, rows[0].out, nullptr, scratch);
+        k_.attend(params, rows[0].q, rows[0].runs, rows[0].run_count, rows[0].out, nullptr,
+                  scratch);
       }
     }
   });
@@ -407,7 +419,8 @@ void RowOps::linear_residual(Rows, Rows in, const Linear<tensor::Matrix, RowVect
   if (post_norm.empty()) {
     const int from = first * kTileOutputs, to = std::min(last * kTileOutputs, hidden);
     for (int i = 0; i < active() && to > from; ++i) {
-      k_.add(out + size_t(i) * size_t(hidden) + from, to - from, hidden_of(epoch_->rows[size_t(i)]) + from);
+      k_.add(out + size_t(i) * size_t(hidden) + from, to - from,
+             hidden_of(epoch_->rows[size_t(i)]) + from);
     }
   } else {
     worker_.barrier();
@@ -421,7 +434,8 @@ void RowOps::linear_residual(Rows, Rows in, const Linear<tensor::Matrix, RowVect
   worker_.barrier();
 }
 
-RowOps::Rows RowOps::norm_gated(Rows, const RowVector& norm, const Linear<tensor::Matrix, RowVector>& gate,
+RowOps::Rows RowOps::norm_gated(Rows, const RowVector& norm,
+                                const Linear<tensor::Matrix, RowVector>& gate,
                                 const Linear<tensor::Matrix, RowVector>& up) {
   Operands need;
   need.add(gate.weight);
@@ -436,7 +450,8 @@ RowOps::Rows RowOps::norm_gated(Rows, const RowVector& norm, const Linear<tensor
   const int from = first * kTileOutputs, to = std::min(last * kTileOutputs, inner);
   for (int i = 0; i < active() && to > from; ++i) {
     float* g = space_.gate.data() + size_t(i) * size_t(inner) + from;
-    k_.gated(config_.activation, g, space_.up.data() + size_t(i) * size_t(inner) + from, to - from, g);
+    k_.gated(config_.activation, g, space_.up.data() + size_t(i) * size_t(inner) + from, to - from,
+             g);
   }
   worker_.barrier();
   return {space_.gate.data(), inner};
@@ -493,8 +508,10 @@ void RowOps::experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVect
   // Group the (row, rank) pairs by expert, and copy their inputs together.
   if (worker_.index() == 0) {
     std::fill_n(space_.expert_first.begin(), e.count + 1, 0);
-    for (int p = 0; p < count * used; ++p) ++space_.expert_first[size_t(space_.chosen[size_t(p)]) + 1];
-    for (int x = 0; x < e.count; ++x) space_.expert_first[size_t(x) + 1] += space_.expert_first[size_t(x)];
+    for (int p = 0; p < count * used; ++p)
+      ++space_.expert_first[size_t(space_.chosen[size_t(p)]) + 1];
+    for (int x = 0; x < e.count; ++x)
+      space_.expert_first[size_t(x) + 1] += space_.expert_first[size_t(x)];
     std::vector<int> next(space_.expert_first.begin(), space_.expert_first.begin() + e.count);
     for (int p = 0; p < count * used; ++p) {
       space_.expert_pairs[size_t(next[size_t(space_.chosen[size_t(p)])]++)] = p;
@@ -506,7 +523,8 @@ void RowOps::experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVect
     for (int at = first; at < last; ++at) {
       const int row = space_.expert_pairs[size_t(at)] / used;
       std::memcpy(space_.expert_in.data() + size_t(at) * size_t(hidden),
-                  space_.normed.data() + size_t(row) * size_t(hidden), size_t(hidden) * sizeof(float));
+                  space_.normed.data() + size_t(row) * size_t(hidden),
+                  size_t(hidden) * sizeof(float));
     }
   }
   worker_.barrier();
@@ -523,12 +541,15 @@ void RowOps::experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVect
     need.add(up);
     convert_rows(in, hidden, rows, need);
     const auto [first, last] = worker_.share(gate.tiles());
-    multiply({&gate, nullptr, space_.gate.data(), size_t(inner)}, in, size_t(hidden), rows, first, last);
-    multiply({&up, nullptr, space_.up.data(), size_t(inner)}, in, size_t(hidden), rows, first, last);
+    multiply({&gate, nullptr, space_.gate.data(), size_t(inner)}, in, size_t(hidden), rows, first,
+             last);
+    multiply({&up, nullptr, space_.up.data(), size_t(inner)}, in, size_t(hidden), rows, first,
+             last);
     const int from = first * kTileOutputs, to = std::min(last * kTileOutputs, inner);
     for (int i = 0; i < rows && to > from; ++i) {
       float* g = space_.gate.data() + size_t(i) * size_t(inner) + from;
-      k_.gated(config_.activation, g, space_.up.data() + size_t(i) * size_t(inner) + from, to - from, g);
+      k_.gated(config_.activation, g, space_.up.data() + size_t(i) * size_t(inner) + from,
+               to - from, g);
     }
     worker_.barrier();
     Operands down_need;
@@ -543,7 +564,8 @@ void RowOps::experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVect
   // Sum in gate-rank order, the shared expert last.
   if (worker_.index() == 0) {
     for (int at = 0; at < count * used; ++at) {
-      space_.chosen[size_t(space_.expert_pairs[size_t(at)])] = at;  // pair -> where its output stands
+      space_.chosen[size_t(space_.expert_pairs[size_t(at)])] =
+          at;  // pair -> where its output stands
     }
   }
   worker_.barrier();
@@ -554,7 +576,8 @@ void RowOps::experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVect
     for (int rank = 0; rank < used; ++rank) {
       const size_t pair = size_t(i) * size_t(used) + size_t(rank);
       k_.add_scaled(space_.chosen_weight[pair],
-                    space_.expert_out.data() + size_t(space_.chosen[pair]) * size_t(hidden), hidden, sum);
+                    space_.expert_out.data() + size_t(space_.chosen[pair]) * size_t(hidden), hidden,
+                    sum);
     }
     if (!layer.shared_gate.empty()) {
       float weight = 1.0f;
@@ -587,7 +610,8 @@ void RowOps::head(Rows, const RowVector& norm, const tensor::Matrix& head, const
     worker_.barrier();
     // Interleaved, so that a few expensive rows next to each other do not fall on one worker.
     for (int i = worker_.index(); i < rows; i += worker_.count()) {
-      const std::span<float> logits(space_.logits.data() + size_t(i) * size_t(vocab), size_t(vocab));
+      const std::span<float> logits(space_.logits.data() + size_t(i) * size_t(vocab),
+                                    size_t(vocab));
       if (config_.logit_cap > 0) k_.soft_cap(config_.logit_cap, vocab, logits.data());
       shared_.consume(worker_.index(), first + i, logits);
     }

@@ -1,5 +1,6 @@
-// The operations of a transformer as fused CPU kernels on raw rows. SPMD: every worker holds a RowOps over the
-// same RowWorkspace and calls the same operations; each takes its share and ends in a barrier.
+// The operations of a transformer as fused CPU kernels on raw rows. SPMD: every worker holds a
+// RowOps over the same RowWorkspace and calls the same operations; each takes its share and ends in
+// a barrier.
 #pragma once
 
 #include <span>
@@ -26,40 +27,41 @@ struct QuantisedBuffer {
   void reserve(int row_count, int n, int block);
 };
 
-// Buffers of one forward at a time, shared by the workers and kept between forwards. All row buffers are
-// compact: entry i belongs to the i-th active row of the epoch.
+// Buffers of one forward at a time, shared by the workers and kept between forwards. All row
+// buffers are compact: entry i belongs to the i-th active row of the epoch.
 class RowWorkspace {
  public:
   // Makes room for `batch`; called by one thread before the workers start.
   void prepare(const Config& config, const Batch& batch, int workers);
   void prepare_distances(const Config& config, int workers);
 
-  std::vector<float> hidden;    // [rows, hidden], by row, not compact
-  std::vector<float> normed;    // [active, widest input]
-  QuantisedBuffer q32, q256;    // of normed (or of attended, gated)
-  QuantisedBuffer row8;         // the same with one scale per row
-  std::vector<uint16_t> bf16;   // the same rounded to bf16, in rows of a multiple of 32
-  std::vector<float> qkv;       // [active, (heads + 2 kv_heads) * head_dim]
-  std::vector<float> attended;  // [active, heads * head_dim]
-  std::vector<float> gate, up;  // [active, widest intermediate]
-  std::vector<float> projected; // [active, hidden]
-  std::vector<float> cos_sin;   // [rows, 2 * pairs] of full layers
+  std::vector<float> hidden;     // [rows, hidden], by row, not compact
+  std::vector<float> normed;     // [active, widest input]
+  QuantisedBuffer q32, q256;     // of normed (or of attended, gated)
+  QuantisedBuffer row8;          // the same with one scale per row
+  std::vector<uint16_t> bf16;    // the same rounded to bf16, in rows of a multiple of 32
+  std::vector<float> qkv;        // [active, (heads + 2 kv_heads) * head_dim]
+  std::vector<float> attended;   // [active, heads * head_dim]
+  std::vector<float> gate, up;   // [active, widest intermediate]
+  std::vector<float> projected;  // [active, hidden]
+  std::vector<float> cos_sin;    // [rows, 2 * pairs] of full layers
   std::vector<float> sliding_cos_sin;
-  std::vector<float> logits;    // [kHeadRows, vocab]
+  std::vector<float> logits;               // [kHeadRows, vocab]
   std::vector<std::vector<float>> scores;  // per worker: attention scratch
-  std::vector<std::vector<float>> distances;  // per worker: a head's terms of all distances (Config::relative)
+  std::vector<std::vector<float>>
+      distances;  // per worker: a head's terms of all distances (Config::relative)
   std::vector<std::vector<RowGroup>> full_groups, sliding_groups;  // per epoch
   // experts
-  std::vector<float> router;             // [active, experts]
+  std::vector<float> router;  // [active, experts]
   std::vector<float>
       choice;  // [active, experts]: the scores to choose by, when they are not the router's
-  std::vector<int> chosen;               // [active, used]
-  std::vector<float> chosen_weight;      // [active, used]
-  std::vector<int> expert_first;         // [experts + 1]: pairs by expert
-  std::vector<int> expert_pairs;         // (active row * used + rank), grouped by expert
+  std::vector<int> chosen;                   // [active, used]
+  std::vector<float> chosen_weight;          // [active, used]
+  std::vector<int> expert_first;             // [experts + 1]: pairs by expert
+  std::vector<int> expert_pairs;             // (active row * used + rank), grouped by expert
   std::vector<float> expert_in, expert_out;  // [pairs, hidden]
-  std::vector<float> shared_out;         // [active, hidden]
-  std::vector<float> shared_gate;        // [active]
+  std::vector<float> shared_out;             // [active, hidden]
+  std::vector<float> shared_gate;            // [active]
 };
 
 class RowOps {
@@ -90,8 +92,10 @@ class RowOps {
   void enter(Rows h, int layer);
   // RMS norm (none when it is empty), then the three products side by side in one buffer.
   Rows norm_qkv(Rows h, const RowVector& norm, const Linear<tensor::Matrix, RowVector>& q,
-                const Linear<tensor::Matrix, RowVector>& k, const Linear<tensor::Matrix, RowVector>& v);
-  // Per-head norms, segment vectors, rotation; keys and values go to their slots, rounded to the cache type.
+                const Linear<tensor::Matrix, RowVector>& k,
+                const Linear<tensor::Matrix, RowVector>& v);
+  // Per-head norms, segment vectors, rotation; keys and values go to their slots, rounded to the
+  // cache type.
   void rope_store(int layer, Rows qkv, const RowVector& q_norm, const RowVector& k_norm,
                   const RowVector& segments);
   Rows attend(int layer, Rows qkv);
@@ -100,15 +104,17 @@ class RowOps {
                        const RowVector& post_norm);
   Rows norm_gated(Rows h, const RowVector& norm, const Linear<tensor::Matrix, RowVector>& gate,
                   const Linear<tensor::Matrix, RowVector>& up);
-  // Routed feed-forward. Ties of the router go to the lower index; outputs are summed in gate-rank order.
+  // Routed feed-forward. Ties of the router go to the lower index; outputs are summed in gate-rank
+  // order.
   void experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVector>& layer);
   void head(Rows h, const RowVector& norm, const tensor::Matrix& head, const RowVector& bias = {});
 
-  // XLNet's own (row_ops_xlnet.cpp). Scores have the terms of weights.h, by the distances of Shared::relative.
+  // XLNet's own (row_ops_xlnet.cpp). Scores have the terms of weights.h, by the distances of
+  // Shared::relative.
   Rows attend_relative(int layer, Rows qkv, const LayerWeights<tensor::Matrix, RowVector>& weights);
   // h = layer_norm(h + W in + b).
-  void linear_layer_norm(Rows h, Rows in, const Linear<tensor::Matrix, RowVector>& linear, const RowVector& norm,
-                         const RowVector& norm_bias);
+  void linear_layer_norm(Rows h, Rows in, const Linear<tensor::Matrix, RowVector>& linear,
+                         const RowVector& norm, const RowVector& norm_bias);
   // act(W h + b)
   Rows activated(Rows h, const Linear<tensor::Matrix, RowVector>& linear);
 
@@ -144,9 +150,11 @@ class RowOps {
   // Converts `count` rows from `in` on, to be rows `first` and so on of the buffers.
   void convert(const float* in, int first, int count, const Operands& need);
   // One matrix's tiles [first, last) for `count` rows, from the converted buffers or `dense`.
-  void multiply(const Product& product, const float* dense, size_t dense_stride, int count, int first, int last);
+  void multiply(const Product& product, const float* dense, size_t dense_stride, int count,
+                int first, int last);
   // All tiles of the products, split evenly over the workers. No barrier.
-  void multiply_shared(std::span<const Product> products, const float* dense, size_t dense_stride, int count);
+  void multiply_shared(std::span<const Product> products, const float* dense, size_t dense_stride,
+                       int count);
 
   const Shared& shared_;
   Worker& worker_;

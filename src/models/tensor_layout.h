@@ -36,9 +36,10 @@ struct TensorLayout {
   Presence qkv_bias = Presence::kNever, o_bias = Presence::kNever, mlp_bias = Presence::kNever;
   Presence router_biases = Presence::kNever;
   bool qk_norm = false;
-  bool post_norms = false;     // Gemma: after attention and after the feed-forward
-  bool interleaved = false;    // Q/K rows are in pairs (2i, 2i + 1)
-  bool bare_projections = false;  // "rel_attn.q" without ".weight"; stored [in, heads, head_dim] but for o
+  bool post_norms = false;   // Gemma: after attention and after the feed-forward
+  bool interleaved = false;  // Q/K rows are in pairs (2i, 2i + 1)
+  bool bare_projections =
+      false;  // "rel_attn.q" without ".weight"; stored [in, heads, head_dim] but for o
   bool norm_plus_one = false;  // norm weights w stand for 1 + w
 };
 

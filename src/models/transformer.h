@@ -1,5 +1,6 @@
-// The decoder-only transformer of the Llama family, once. Ops is RowOps (fused CPU kernels; every worker runs
-// this function) or TensorOps (ATen). Which parts exist is said by the weights, sizes by the Config.
+// The decoder-only transformer of the Llama family, once. Ops is RowOps (fused CPU kernels; every
+// worker runs this function) or TensorOps (ATen). Which parts exist is said by the weights, sizes
+// by the Config.
 #pragma once
 
 #include "models/config.h"

@@ -16,9 +16,10 @@ namespace tutti::models {
 StoredWeights load_weights(const Config& config, const TensorLayout& layout, TensorTable& table,
                            OwnedBytes& owned);
 
-// The same for XLNet, whose projections are stored [in, heads, head_dim] and come back as [heads * head_dim, in].
-StoredWeights load_xlnet_weights(const Config& config, const TensorLayout& layout, TensorTable& table,
-                                 OwnedBytes& owned);
+// The same for XLNet, whose projections are stored [in, heads, head_dim] and come back as [heads *
+// head_dim, in].
+StoredWeights load_xlnet_weights(const Config& config, const TensorLayout& layout,
+                                 TensorTable& table, OwnedBytes& owned);
 
 // Rows of `heads` heads from pairs (2i, 2i + 1), i < pairs, to (i, i + pairs); the rest of a head
 // stays. Whole stored rows move, so the values are exact in every type. A bias (one row) moves by

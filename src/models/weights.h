@@ -1,5 +1,5 @@
-// The weights of a transformer, once for every way of holding a matrix: as stored in a file, packed for the
-// kernels, or as ATen tensors.
+// The weights of a transformer, once for every way of holding a matrix: as stored in a file, packed
+// for the kernels, or as ATen tensors.
 #pragma once
 
 #include <utility>
@@ -17,28 +17,29 @@ struct Linear {
 // Optional parts are empty (default constructed) when the model has none.
 template <class Matrix, class Vector>
 struct LayerWeights {
-  Vector attn_norm;                    // [hidden]
-  Vector attn_norm_bias;               // [hidden], optional: the norm is a layer norm (XLNet)
-  Linear<Matrix, Vector> q, k, v;      // [heads*head_dim, hidden], [kv_heads*head_dim, hidden] twice
-  Vector q_norm, k_norm;               // [head_dim], optional
-  Vector segments;                     // [max_segments * head_dim], optional: added to k, v by segment id
-  Linear<Matrix, Vector> o;            // [hidden, heads*head_dim]
-  Vector post_attn_norm;               // [hidden], optional (Gemma)
-  Vector ffn_norm;                     // [hidden]
-  Vector ffn_norm_bias;                // [hidden], optional, as attn_norm_bias
-  Linear<Matrix, Vector> gate, up;     // [intermediate, hidden], dense layers; XLNet has no gate
-  Linear<Matrix, Vector> down;         // [hidden, intermediate]
-  Vector post_ffn_norm;                // [hidden], optional (Gemma)
-  // XLNet (Config::relative): the score of row i and key j is (q + content_bias) . k_j + (q + position_bias) . (relative
-  // R(i - j)), and where their segments differ (q + segment_bias) . (E[1] - E[0]) more, E being segment_keys.
-  Matrix relative;                                    // [heads*head_dim, hidden]
-  Vector content_bias, position_bias, segment_bias;   // [heads*head_dim]
-  Vector segment_keys;                                // [2 * heads*head_dim]
-  Matrix router;                       // [experts, hidden], sparse layers
-  Vector router_bias;                  // [experts], optional: see Experts
+  Vector attn_norm;                // [hidden]
+  Vector attn_norm_bias;           // [hidden], optional: the norm is a layer norm (XLNet)
+  Linear<Matrix, Vector> q, k, v;  // [heads*head_dim, hidden], [kv_heads*head_dim, hidden] twice
+  Vector q_norm, k_norm;           // [head_dim], optional
+  Vector segments;           // [max_segments * head_dim], optional: added to k, v by segment id
+  Linear<Matrix, Vector> o;  // [hidden, heads*head_dim]
+  Vector post_attn_norm;     // [hidden], optional (Gemma)
+  Vector ffn_norm;           // [hidden]
+  Vector ffn_norm_bias;      // [hidden], optional, as attn_norm_bias
+  Linear<Matrix, Vector> gate, up;  // [intermediate, hidden], dense layers; XLNet has no gate
+  Linear<Matrix, Vector> down;      // [hidden, intermediate]
+  Vector post_ffn_norm;             // [hidden], optional (Gemma)
+  // XLNet (Config::relative): the score of row i and key j is (q + content_bias) . k_j + (q +
+  // position_bias) . (relative R(i - j)), and where their segments differ (q + segment_bias) .
+  // (E[1] - E[0]) more, E being segment_keys.
+  Matrix relative;                                          // [heads*head_dim, hidden]
+  Vector content_bias, position_bias, segment_bias;         // [heads*head_dim]
+  Vector segment_keys;                                      // [2 * heads*head_dim]
+  Matrix router;                                            // [experts, hidden], sparse layers
+  Vector router_bias;                                       // [experts], optional: see Experts
   std::vector<Matrix> expert_gate, expert_up, expert_down;  // per expert, shapes as the dense ones
   Matrix shared_gate, shared_up, shared_down;               // shared expert, optional
-  Matrix shared_router;                                     // [1, hidden]: sigmoid gate of the shared expert
+  Matrix shared_router;  // [1, hidden]: sigmoid gate of the shared expert
 };
 
 template <class Matrix, class Vector>
@@ -56,12 +57,13 @@ struct Weights {
 // What convert_weights makes when only its visits matter.
 using Visits = Weights<int, int>;
 
-// The same weights in another form: `matrix` and `vector` convert one tensor each and map empty to empty. They are
-// called in one fixed order.
+// The same weights in another form: `matrix` and `vector` convert one tensor each and map empty to
+// empty. They are called in one fixed order.
 template <class To, class From, class MatrixFn, class VectorFn>
 To convert_weights(From& from, const MatrixFn& matrix, const VectorFn& vector) {
   const auto linear = [&](auto& l) {
-    return Linear<typename To::MatrixType, typename To::VectorType>{matrix(l.weight), vector(l.bias)};
+    return Linear<typename To::MatrixType, typename To::VectorType>{matrix(l.weight),
+                                                                    vector(l.bias)};
   };
   const auto list = [&](auto& matrices) {
     std::vector<typename To::MatrixType> out;

@@ -23,7 +23,9 @@ HttpResponse json_response(const Json& body) {
 // Takes the same time wherever the two differ.
 bool equal_in_constant_time(std::string_view a, std::string_view b) {
   size_t different = a.size() ^ b.size();
-  for (size_t i = 0; i < a.size(); ++i) different |= size_t(static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b.empty() ? 0 : b[i % b.size()]));
+  for (size_t i = 0; i < a.size(); ++i)
+    different |= size_t(static_cast<unsigned char>(a[i]) ^
+                        static_cast<unsigned char>(b.empty() ? 0 : b[i % b.size()]));
   return different == 0;
 }
 
@@ -39,7 +41,8 @@ std::string new_id() {
 std::string id_of(const HttpRequest& request) {
   const std::string_view given = request.header("x-request-id");
   const bool plain = !given.empty() && given.size() <= 64 && std::ranges::all_of(given, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_' || c == '.';
   });
   return plain ? std::string(given) : new_id();
 }
@@ -57,18 +60,21 @@ const Api::Entry Api::kRoutes[] = {
     {"POST", "/detokenize", &Api::detokenize, false},
 };
 
-Api::Api(ApiOptions options, std::vector<ServedModel*> models) : options_(std::move(options)), models_(std::move(models)) {}
+Api::Api(ApiOptions options, std::vector<ServedModel*> models)
+    : options_(std::move(options)), models_(std::move(models)) {}
 
 void Api::handle(std::shared_ptr<HttpExchange> exchange) {
   const std::string id = id_of(exchange->request());
   const auto start = std::chrono::steady_clock::now();
   exchange->add_header("x-request-id", id);
-  if (!options_.allowed_origin.empty()) exchange->add_header("access-control-allow-origin", options_.allowed_origin);
+  if (!options_.allowed_origin.empty())
+    exchange->add_header("access-control-allow-origin", options_.allowed_origin);
   // The exchange must not own itself through its listener.
   exchange->on_closed([this, weak = std::weak_ptr<HttpExchange>(exchange), id, start](int status) {
     const auto exchange = weak.lock();
     if (!log_ || !exchange) return;
-    log_(exchange->request(), id, status, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    log_(exchange->request(), id, status,
+         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   });
   try {
     route(exchange, id);
@@ -81,12 +87,16 @@ void Api::check_key(const HttpRequest& request) const {
   if (options_.keys.empty()) return;
   constexpr std::string_view kBearer = "Bearer ";
   std::string_view given = request.header("authorization");
-  if (given.starts_with(kBearer)) given.remove_prefix(kBearer.size());
-  else given = request.header("x-api-key");
+  if (given.starts_with(kBearer))
+    given.remove_prefix(kBearer.size());
+  else
+    given = request.header("x-api-key");
   bool right = false;
   for (const std::string& key : options_.keys) right |= equal_in_constant_time(given, key);
   if (!right) {
-    throw ApiError(401, "authentication_error", "the API key is missing or wrong; send \"Authorization: Bearer KEY\"", "", "invalid_api_key");
+    throw ApiError(401, "authentication_error",
+                   "the API key is missing or wrong; send \"Authorization: Bearer KEY\"", "",
+                   "invalid_api_key");
   }
 }
 
@@ -101,24 +111,30 @@ void Api::route(const std::shared_ptr<HttpExchange>& exchange, const std::string
     const bool same = path == entry.path || (one_model && entry.route == &Api::list_models);
     if (!same) continue;
     allowed += (allowed.empty() ? "" : ", ") + std::string(entry.method);
-    if (request.method == entry.method || (request.method == "HEAD" && std::string_view(entry.method) == "GET")) found = &entry;
+    if (request.method == entry.method ||
+        (request.method == "HEAD" && std::string_view(entry.method) == "GET"))
+      found = &entry;
   }
   if (request.method == "OPTIONS" && !allowed.empty() && !options_.allowed_origin.empty()) {
     HttpResponse response;
     response.status = 204;
-    response.headers = {{"access-control-allow-methods", allowed},
-                        {"access-control-allow-headers", "authorization, content-type, x-api-key, x-request-id"}};
+    response.headers = {
+        {"access-control-allow-methods", allowed},
+        {"access-control-allow-headers", "authorization, content-type, x-api-key, x-request-id"}};
     return exchange->respond(std::move(response));
   }
   if (!found || !found->open) check_key(request);
-  if (allowed.empty()) throw ApiError(404, "not_found_error", "there is nothing at this path; see the documentation");
+  if (allowed.empty())
+    throw ApiError(404, "not_found_error", "there is nothing at this path; see the documentation");
   if (!found) {
-    HttpResponse response = error_response(ApiError(405, "invalid_request_error", "this path takes " + allowed));
+    HttpResponse response =
+        error_response(ApiError(405, "invalid_request_error", "this path takes " + allowed));
     response.headers.emplace_back("allow", allowed);
     return exchange->respond(std::move(response));
   }
   if (request.method == "POST" && !request.header("content-type").starts_with("application/json")) {
-    throw ApiError(415, "invalid_request_error", "the body must be JSON; send \"Content-Type: application/json\"");
+    throw ApiError(415, "invalid_request_error",
+                   "the body must be JSON; send \"Content-Type: application/json\"");
   }
   (this->*found->route)(exchange, id);
 }
@@ -127,19 +143,25 @@ ServedModel& Api::model_of(const std::string& name) {
   if (name.empty()) return *models_.front();
   std::string names;
   for (ServedModel* model : models_) {
-    if (model->name == name || std::ranges::find(model->aliases, name) != model->aliases.end()) return *model;
+    if (model->name == name || std::ranges::find(model->aliases, name) != model->aliases.end())
+      return *model;
     names += (names.empty() ? "" : ", ") + model->name;
   }
-  throw ApiError(404, "not_found_error", "model " + print_json(name) + " is not served here; there is " + names, "model", "model_not_found");
+  throw ApiError(404, "not_found_error",
+                 "model " + print_json(name) + " is not served here; there is " + names, "model",
+                 "model_not_found");
 }
 
-void Api::text(TextRequest::Kind kind, const std::shared_ptr<HttpExchange>& exchange, const std::string& id) {
+void Api::text(TextRequest::Kind kind, const std::shared_ptr<HttpExchange>& exchange,
+               const std::string& id) {
   TextRequest request = read_text_request(kind, exchange->request().body, options_.limits);
   ServedModel& model = model_of(request.model);
   answer_text(exchange, model, std::move(request), id);
 }
 
-void Api::chat(const std::shared_ptr<HttpExchange>& exchange, const std::string& id) { text(TextRequest::Kind::kChat, exchange, id); }
+void Api::chat(const std::shared_ptr<HttpExchange>& exchange, const std::string& id) {
+  text(TextRequest::Kind::kChat, exchange, id);
+}
 void Api::completion(const std::shared_ptr<HttpExchange>& exchange, const std::string& id) {
   text(TextRequest::Kind::kCompletion, exchange, id);
 }
@@ -151,11 +173,15 @@ void Api::list_models(const std::shared_ptr<HttpExchange>& exchange, const std::
                 {"created", m.created},
                 {"owned_by", "tutti"},
                 {"max_model_len", m.config().context_length},
-                {"meta", {{"n_ctx_train", m.config().context_length}, {"n_vocab", m.config().vocab}, {"n_embd", m.config().hidden}}}};
+                {"meta",
+                 {{"n_ctx_train", m.config().context_length},
+                  {"n_vocab", m.config().vocab},
+                  {"n_embd", m.config().hidden}}}};
   };
   constexpr std::string_view kPrefix = "/v1/models/";
   const std::string& path = exchange->request().path;
-  if (path.starts_with(kPrefix)) return exchange->respond(json_response(one(model_of(path.substr(kPrefix.size())))));
+  if (path.starts_with(kPrefix))
+    return exchange->respond(json_response(one(model_of(path.substr(kPrefix.size())))));
   Json data = Json::array();
   for (const ServedModel* m : models_) data.push_back(one(*m));
   exchange->respond(json_response({{"object", "list"}, {"data", std::move(data)}}));
@@ -172,10 +198,12 @@ void Api::version(const std::shared_ptr<HttpExchange>& exchange, const std::stri
 
 void Api::tokenize(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
   const Json body = read_body(exchange->request().body, options_.limits.depth);
-  const ServedModel& model = model_of(body.contains("model") && body["model"].is_string() ? body["model"].get<std::string>() : "");
+  const ServedModel& model = model_of(
+      body.contains("model") && body["model"].is_string() ? body["model"].get<std::string>() : "");
   const char* field = body.contains("content") ? "content" : "prompt";  // llama.cpp's name, vLLM's
   const auto text = body.find(field);
-  if (text == body.end() || !text->is_string()) throw invalid(std::string(field) + ": must be a string", field);
+  if (text == body.end() || !text->is_string())
+    throw invalid(std::string(field) + ": must be a string", field);
   const auto flag = [&](const char* name, const char* other, bool absent) {
     const auto it = body.contains(name) ? body.find(name) : body.find(other);
     if (it == body.end()) return absent;
@@ -183,10 +211,12 @@ void Api::tokenize(const std::shared_ptr<HttpExchange>& exchange, const std::str
     return it->get<bool>();
   };
   text::EncodeOptions options;
-  options.add_bos = flag("add_special", "add_special_tokens", body.contains("prompt")) && model.tokenizer->add_bos_default();
+  options.add_bos = flag("add_special", "add_special_tokens", body.contains("prompt")) &&
+                    model.tokenizer->add_bos_default();
   options.parse_special = flag("parse_special", "parse_special_tokens", true);
   const std::vector<int32_t> ids = model.tokenizer->encode(text->get<std::string>(), options);
-  Json reply{{"tokens", ids}, {"count", ids.size()}, {"max_model_len", model.config().context_length}};
+  Json reply{
+      {"tokens", ids}, {"count", ids.size()}, {"max_model_len", model.config().context_length}};
   if (flag("with_pieces", "return_token_strs", false)) {
     Json pieces = Json::array();
     for (const int32_t id : ids) pieces.push_back(std::string(model.tokenizer->token_bytes(id)));
@@ -197,13 +227,17 @@ void Api::tokenize(const std::shared_ptr<HttpExchange>& exchange, const std::str
 
 void Api::detokenize(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
   const Json body = read_body(exchange->request().body, options_.limits.depth);
-  const ServedModel& model = model_of(body.contains("model") && body["model"].is_string() ? body["model"].get<std::string>() : "");
+  const ServedModel& model = model_of(
+      body.contains("model") && body["model"].is_string() ? body["model"].get<std::string>() : "");
   const auto tokens = body.find("tokens");
-  if (tokens == body.end() || !tokens->is_array()) throw invalid("tokens: must be an array of token ids", "tokens");
+  if (tokens == body.end() || !tokens->is_array())
+    throw invalid("tokens: must be an array of token ids", "tokens");
   std::vector<int32_t> ids;
   for (const Json& one : *tokens) {
     if (!one.is_number_integer() || one < 0 || one >= model.tokenizer->vocab_size()) {
-      throw invalid("tokens: must hold token ids below " + std::to_string(model.tokenizer->vocab_size()), "tokens");
+      throw invalid(
+          "tokens: must hold token ids below " + std::to_string(model.tokenizer->vocab_size()),
+          "tokens");
     }
     ids.push_back(one.get<int32_t>());
   }
@@ -218,37 +252,54 @@ void write_metrics(MetricsPage& page, const ServedModel& model, const EngineSnap
   const WorkerMetrics& m = worker.metrics();
   const engine::EngineStatistics& e = now.statistics;
   const Labels labels{{"model_name", model.name}};
-  const auto both = [](const std::string& name) { return std::vector<std::string>{"tutti:" + name, "vllm:" + name}; };
+  const auto both = [](const std::string& name) {
+    return std::vector<std::string>{"tutti:" + name, "vllm:" + name};
+  };
   page.gauge(both("num_requests_running"), "Requests in the engine.", labels, worker.running());
-  page.gauge(both("num_requests_waiting"), "Requests that wait for their turn.", labels, worker.queued());
+  page.gauge(both("num_requests_waiting"), "Requests that wait for their turn.", labels,
+             worker.queued());
   page.gauge(both("kv_cache_usage_perc"), "Share of the pages that are in use; 1 is all.", labels,
              now.pages > 0 ? 1.0 - double(now.free_pages) / now.pages : 0);
-  page.counter(both("prefix_cache_queries_total"), "Prompt tokens that were looked up in the prefix cache.", labels, double(m.prompt_tokens));
-  page.counter(both("prefix_cache_hits_total"), "Prompt tokens that were found there.", labels, double(m.cached_tokens));
-  page.counter(both("num_preemptions_total"), "Contexts whose pages were taken away.", labels, double(e.preemptions));
+  page.counter(both("prefix_cache_queries_total"),
+               "Prompt tokens that were looked up in the prefix cache.", labels,
+               double(m.prompt_tokens));
+  page.counter(both("prefix_cache_hits_total"), "Prompt tokens that were found there.", labels,
+               double(m.cached_tokens));
+  page.counter(both("num_preemptions_total"), "Contexts whose pages were taken away.", labels,
+               double(e.preemptions));
   page.counter(both("prompt_tokens_total"), "Tokens of prompts.", labels, double(m.prompt_tokens));
-  page.counter(both("generation_tokens_total"), "Tokens that were generated.", labels, double(m.generated_tokens));
+  page.counter(both("generation_tokens_total"), "Tokens that were generated.", labels,
+               double(m.generated_tokens));
   for (const char* reason : {"stop", "length", "abort", "error"}) {
     Labels with = labels;
     with.emplace_back("finished_reason", reason);
     const auto it = m.finished.find(reason);
-    page.counter(both("request_success_total"), "Choices and failed requests by how they ended.", with, it == m.finished.end() ? 0 : double(it->second));
+    page.counter(both("request_success_total"), "Choices and failed requests by how they ended.",
+                 with, it == m.finished.end() ? 0 : double(it->second));
   }
-  page.counter({"tutti:requests_refused_total"}, "Requests refused because the queue was full.", labels, double(m.refused));
-  page.counter(both("spec_decode_num_draft_tokens_total"), "Tokens or steps that were tried ahead.", labels, double(m.proposed));
-  page.counter(both("spec_decode_num_accepted_tokens_total"), "Of those, that stood.", labels, double(m.accepted));
+  page.counter({"tutti:requests_refused_total"}, "Requests refused because the queue was full.",
+               labels, double(m.refused));
+  page.counter(both("spec_decode_num_draft_tokens_total"), "Tokens or steps that were tried ahead.",
+               labels, double(m.proposed));
+  page.counter(both("spec_decode_num_accepted_tokens_total"), "Of those, that stood.", labels,
+               double(m.accepted));
   page.counter({"tutti:ticks_total"}, "Forwards of the engine.", labels, double(e.ticks));
-  page.counter({"tutti:rows_total"}, "Rows that were pushed through the model.", labels, double(e.rows));
+  page.counter({"tutti:rows_total"}, "Rows that were pushed through the model.", labels,
+               double(e.rows));
   page.counter({"tutti:forward_seconds_total"}, "Time in forwards.", labels, e.forward_seconds);
-  page.histogram(both("time_to_first_token_seconds"), "From arrival to the first text.", labels, m.first_token);
-  page.histogram({"tutti:inter_token_latency_seconds", "vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"},
+  page.histogram(both("time_to_first_token_seconds"), "From arrival to the first text.", labels,
+                 m.first_token);
+  page.histogram({"tutti:inter_token_latency_seconds", "vllm:inter_token_latency_seconds",
+                  "vllm:time_per_output_token_seconds"},
                  "Between two tokens.", labels, m.between_tokens);
   page.histogram(both("e2e_request_latency_seconds"), "From arrival to the end.", labels, m.whole);
   page.histogram(both("request_queue_time_seconds"), "Waiting for a turn.", labels, m.queue);
   page.histogram(both("request_inference_time_seconds"), "In the engine.", labels, m.inference);
-  page.histogram(both("request_decode_time_seconds"), "From the first text to the end.", labels, m.decode);
+  page.histogram(both("request_decode_time_seconds"), "From the first text to the end.", labels,
+                 m.decode);
   page.histogram(both("request_prompt_tokens"), "Tokens of a prompt.", labels, m.prompt_lengths);
-  page.histogram(both("request_generation_tokens"), "Tokens of a choice.", labels, m.generated_lengths);
+  page.histogram(both("request_generation_tokens"), "Tokens of a choice.", labels,
+                 m.generated_lengths);
 }
 
 }  // namespace
@@ -258,13 +309,15 @@ void Api::metrics(const std::shared_ptr<HttpExchange>& exchange, const std::stri
     std::vector<EngineSnapshot> snapshots;
     size_t missing;
   };
-  const auto state = std::make_shared<State>(State{std::vector<EngineSnapshot>(models_.size()), models_.size()});
+  const auto state =
+      std::make_shared<State>(State{std::vector<EngineSnapshot>(models_.size()), models_.size()});
   for (size_t i = 0; i < models_.size(); ++i) {
     models_[i]->worker->snapshot([this, exchange, state, i](const EngineSnapshot& now) {
       state->snapshots[i] = now;
       if (--state->missing > 0) return;
       MetricsPage page;
-      for (size_t k = 0; k < models_.size(); ++k) write_metrics(page, *models_[k], state->snapshots[k]);
+      for (size_t k = 0; k < models_.size(); ++k)
+        write_metrics(page, *models_[k], state->snapshots[k]);
       HttpResponse response;
       response.type = "text/plain; version=0.0.4; charset=utf-8";
       response.body = page.text();

@@ -27,7 +27,11 @@ class Api {
   void handle(std::shared_ptr<HttpExchange> exchange);
   void begin_drain() { draining_ = true; }  // /health says 503 from now on
   // One line about each answered request.
-  void on_log(std::function<void(const HttpRequest&, const std::string& id, int status, double seconds)> log) { log_ = std::move(log); }
+  void on_log(
+      std::function<void(const HttpRequest&, const std::string& id, int status, double seconds)>
+          log) {
+    log_ = std::move(log);
+  }
 
  private:
   using Route = void (Api::*)(const std::shared_ptr<HttpExchange>&, const std::string& id);
@@ -44,7 +48,8 @@ class Api {
   ServedModel& model_of(const std::string& name);
   void chat(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void completion(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
-  void text(TextRequest::Kind kind, const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  void text(TextRequest::Kind kind, const std::shared_ptr<HttpExchange>& exchange,
+            const std::string& id);
   void list_models(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void health(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void version(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);

@@ -14,15 +14,21 @@ ApiError api_error(const std::exception_ptr& error) {
     return e;
   } catch (const Error& e) {
     switch (e.kind()) {
-      case ErrorKind::kUsage: return ApiError(400, "invalid_request_error", e.what());
-      case ErrorKind::kUnsupported: return ApiError(400, "invalid_request_error", e.what());
-      case ErrorKind::kNotFound: return ApiError(404, "not_found_error", e.what());
+      case ErrorKind::kUsage:
+        return ApiError(400, "invalid_request_error", e.what());
+      case ErrorKind::kUnsupported:
+        return ApiError(400, "invalid_request_error", e.what());
+      case ErrorKind::kNotFound:
+        return ApiError(404, "not_found_error", e.what());
       case ErrorKind::kLimit: {
         const bool grammar = std::string_view(e.what()).starts_with("grammar");
-        return ApiError(400, "invalid_request_error", e.what(), "", grammar ? "grammar_too_complex" : "context_length_exceeded");
+        return ApiError(400, "invalid_request_error", e.what(), "",
+                        grammar ? "grammar_too_complex" : "context_length_exceeded");
       }
-      case ErrorKind::kCancelled: return ApiError(499, "cancelled", e.what());
-      default: return ApiError(500, "server_error", "the server failed; see its log");
+      case ErrorKind::kCancelled:
+        return ApiError(499, "cancelled", e.what());
+      default:
+        return ApiError(500, "server_error", "the server failed; see its log");
     }
   } catch (const boost::system::system_error&) {
     return ApiError(499, "cancelled", "the request was cancelled");
@@ -32,19 +38,22 @@ ApiError api_error(const std::exception_ptr& error) {
 }
 
 std::string error_body(const ApiError& error) {
-  const auto or_null = [](const std::string& text) { return text.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(text); };
+  const auto or_null = [](const std::string& text) {
+    return text.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(text);
+  };
   return formats::print_json({{"error",
-                      {{"message", error.what()},
-                       {"type", error.type},
-                       {"param", or_null(error.param)},
-                       {"code", or_null(error.code)}}}});
+                               {{"message", error.what()},
+                                {"type", error.type},
+                                {"param", or_null(error.param)},
+                                {"code", or_null(error.code)}}}});
 }
 
 HttpResponse error_response(const ApiError& error) {
   HttpResponse response;
   response.status = error.status;
   response.body = error_body(error);
-  if (error.retry_after > 0) response.headers.emplace_back("retry-after", std::to_string(error.retry_after));
+  if (error.retry_after > 0)
+    response.headers.emplace_back("retry-after", std::to_string(error.retry_after));
   return response;
 }
 

@@ -27,7 +27,9 @@ namespace {
 template <class T>
 using Awaitable = asio::awaitable<T>;
 
-std::chrono::milliseconds milliseconds(double seconds) { return std::chrono::milliseconds(int64_t(seconds * 1000)); }
+std::chrono::milliseconds milliseconds(double seconds) {
+  return std::chrono::milliseconds(int64_t(seconds * 1000));
+}
 
 std::string lower(std::string_view text) {
   std::string out(text);
@@ -42,7 +44,8 @@ HttpRequest request_of(http::request<http::string_body>&& message) {
   const size_t question = target.find('?');
   request.path = std::string(target.substr(0, question));
   if (question != std::string_view::npos) request.query = std::string(target.substr(question + 1));
-  for (const auto& field : message) request.headers.emplace_back(lower(field.name_string()), std::string(field.value()));
+  for (const auto& field : message)
+    request.headers.emplace_back(lower(field.name_string()), std::string(field.value()));
   request.body = std::move(message.body());
   return request;
 }
@@ -108,9 +111,12 @@ void HttpExchange::end() {
 
 class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
  public:
-  // The buffer holds a header, or what is read of a body at a time; lines between chunks must fit, too.
+  // The buffer holds a header, or what is read of a body at a time; lines between chunks must fit,
+  // too.
   HttpConnection(HttpServer& server, tcp::socket socket)
-      : server_(server), stream_(std::move(socket)), buffer_(server.limits_.header_bytes + (size_t(128) << 10)) {}
+      : server_(server),
+        stream_(std::move(socket)),
+        buffer_(server.limits_.header_bytes + (size_t(128) << 10)) {}
 
   void close() {
     boost::system::error_code ignored;
@@ -139,22 +145,26 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
     http::request_parser<http::string_body> parser;
     parser.header_limit(uint32_t(limits.header_bytes));
     parser.body_limit(limits.body_bytes);
-    // The first byte may take as long as an idle connection may last, the rest of a request its own time.
+    // The first byte may take as long as an idle connection may last, the rest of a request its own
+    // time.
     if (buffer_.size() == 0) {
       stream_.expires_after(milliseconds(limits.idle_seconds));
-      const auto [error, n] = co_await stream_.async_read_some(buffer_.prepare(4096), asio::as_tuple(asio::use_awaitable));
+      const auto [error, n] = co_await stream_.async_read_some(buffer_.prepare(4096),
+                                                               asio::as_tuple(asio::use_awaitable));
       if (error) co_return false;
       buffer_.commit(n);
     }
     busy_ = true;
     stream_.expires_after(milliseconds(limits.read_seconds));
-    auto [error, read] = co_await http::async_read_header(stream_, buffer_, parser, asio::as_tuple(asio::use_awaitable));
+    auto [error, read] = co_await http::async_read_header(stream_, buffer_, parser,
+                                                          asio::as_tuple(asio::use_awaitable));
     if (!error && parser.get()[http::field::expect] == "100-continue") {
       static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
       co_await asio::async_write(stream_, asio::buffer(kContinue), asio::use_awaitable);
     }
     if (!error) {
-      std::tie(error, read) = co_await http::async_read(stream_, buffer_, parser, asio::as_tuple(asio::use_awaitable));
+      std::tie(error, read) =
+          co_await http::async_read(stream_, buffer_, parser, asio::as_tuple(asio::use_awaitable));
     }
     if (error) {
       co_await refuse(error);
@@ -163,7 +173,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
     const bool keep = parser.keep_alive();
     const unsigned version = parser.get().version();
     const bool head = parser.get().method() == http::verb::head;
-    auto exchange = std::make_shared<HttpExchange>(server_.net_, request_of(parser.release()), limits.stream_bytes);
+    auto exchange = std::make_shared<HttpExchange>(server_.net_, request_of(parser.release()),
+                                                   limits.stream_bytes);
     server_.handler_(exchange);
     using namespace asio::experimental::awaitable_operators;
     bool kept = false;
@@ -174,17 +185,20 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
       exchange->set_gone();
     }
     if (!kept) exchange->set_gone();
-    if (auto closed = std::exchange(exchange->closed_, {})) closed(exchange->answered_ ? exchange->response_.status : 499);
+    if (auto closed = std::exchange(exchange->closed_, {}))
+      closed(exchange->answered_ ? exchange->response_.status : 499);
     busy_ = false;
-    co_return kept && keep && !exchange->gone();
+    co_return kept&& keep && !exchange->gone();
   }
 
   Awaitable<void> refuse(const boost::system::error_code& error) {
     HttpResponse response;
     if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-      response = plain_error(431, "invalid_request_error", "the header is too large; send fewer or shorter fields");
+      response = plain_error(431, "invalid_request_error",
+                             "the header is too large; send fewer or shorter fields");
     } else if (error == http::error::body_limit) {
-      response = plain_error(413, "invalid_request_error", "the body is too large; split it, or raise --max-body");
+      response = plain_error(413, "invalid_request_error",
+                             "the body is too large; split it, or raise --max-body");
     } else if (error == beast::error::timeout) {
       // The stream is closed by its own timer.
       co_return;
@@ -244,7 +258,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
       }
       stream_.expires_after(milliseconds(limits.write_seconds));
       if (chunked) {
-        co_await asio::async_write(stream_, http::make_chunk(asio::buffer(bytes)), asio::use_awaitable);
+        co_await asio::async_write(stream_, http::make_chunk(asio::buffer(bytes)),
+                                   asio::use_awaitable);
       } else {
         co_await asio::async_write(stream_, asio::buffer(bytes), asio::use_awaitable);
       }
@@ -268,7 +283,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
     co_return !error;
   }
 
-  // Ends when the client has closed its side. What it sends ahead stays for later, and hides a later end.
+  // Ends when the client has closed its side. What it sends ahead stays for later, and hides a
+  // later end.
   Awaitable<void> watch(HttpExchange& exchange) {
     co_await stream_.socket().async_wait(tcp::socket::wait_read, asio::use_awaitable);
     char byte = 0;
@@ -289,7 +305,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
     stream_.expires_after(std::chrono::seconds(1));
     std::array<char, 4096> bytes;
     for (size_t taken = 0; taken < (size_t(64) << 20);) {
-      const auto [error, n] = co_await stream_.async_read_some(asio::buffer(bytes), asio::as_tuple(asio::use_awaitable));
+      const auto [error, n] = co_await stream_.async_read_some(asio::buffer(bytes),
+                                                               asio::as_tuple(asio::use_awaitable));
       if (error) co_return;
       taken += n;
     }
@@ -301,7 +318,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool busy_ = false;
 };
 
-HttpServer::HttpServer(asio::io_context& net, const std::string& host, uint16_t port, HttpLimits limits, Handler handler)
+HttpServer::HttpServer(asio::io_context& net, const std::string& host, uint16_t port,
+                       HttpLimits limits, Handler handler)
     : net_(net), limits_(limits), handler_(std::move(handler)), acceptor_(net), again_(net) {
   const std::string place = host + ":" + std::to_string(port);
   try {
@@ -335,7 +353,8 @@ void HttpServer::accept() {
     {
       if (connections_ >= limits_.connections) {
         static constexpr std::string_view kBusy =
-            "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-type: application/json\r\n"
+            "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: "
+            "1\r\ncontent-type: application/json\r\n"
             "content-length: 101\r\n\r\n"
             R"({"error":{"message":"too many connections; try later","type":"overloaded","param":null,"code":503}})"
             "\r\n";

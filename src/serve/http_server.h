@@ -1,4 +1,5 @@
-// HTTP/1.1 on Boost.Beast: connections within limits, one handler for all requests. Runs on the thread that runs `net`.
+// HTTP/1.1 on Boost.Beast: connections within limits, one handler for all requests. Runs on the
+// thread that runs `net`.
 #pragma once
 
 #include <boost/asio/io_context.hpp>
@@ -22,12 +23,14 @@ struct HttpLimits {
   size_t body_bytes = size_t(8) << 20;     // 413
   double read_seconds = 60;                // for a whole request; then the connection is closed
   double idle_seconds = 75;                // between two requests of a connection
-  double write_seconds = 30;               // for an answer, or for what a stream has to say at a time
-  size_t stream_bytes = size_t(1) << 20;   // of a stream that its client has not taken yet; more: it is dropped
-  double ping_seconds = 30;                // of silence, then a comment in a stream of events
+  double write_seconds = 30;  // for an answer, or for what a stream has to say at a time
+  size_t stream_bytes =
+      size_t(1) << 20;       // of a stream that its client has not taken yet; more: it is dropped
+  double ping_seconds = 30;  // of silence, then a comment in a stream of events
 };
 
-// A request and the way to answer it. Answered once: by respond(), or by begin_stream(), write() … end().
+// A request and the way to answer it. Answered once: by respond(), or by begin_stream(), write() …
+// end().
 class HttpExchange {
  public:
   HttpExchange(asio::io_context& net, HttpRequest request, size_t stream_bytes)
@@ -35,7 +38,9 @@ class HttpExchange {
 
   const HttpRequest& request() const { return request_; }
   // Goes out with the answer, whichever it is.
-  void add_header(std::string name, std::string value) { headers_.emplace_back(std::move(name), std::move(value)); }
+  void add_header(std::string name, std::string value) {
+    headers_.emplace_back(std::move(name), std::move(value));
+  }
   void respond(HttpResponse response);
   void begin_stream(Headers headers);
   // An event of the stream. Dropped when the client is gone.
@@ -70,7 +75,8 @@ class HttpServer {
   using Handler = std::function<void(std::shared_ptr<HttpExchange>)>;
 
   // Listens at once. Throws Error(kSystem) naming address and port.
-  HttpServer(asio::io_context& net, const std::string& host, uint16_t port, HttpLimits limits, Handler handler);
+  HttpServer(asio::io_context& net, const std::string& host, uint16_t port, HttpLimits limits,
+             Handler handler);
   ~HttpServer();
 
   uint16_t port() const;  // the one taken, when 0 was asked for

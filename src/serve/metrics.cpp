@@ -18,10 +18,14 @@ std::string number(double value) {
 std::string escaped(const std::string& value, bool quote) {
   std::string out;
   for (const char c : value) {
-    if (c == '\\') out += "\\\\";
-    else if (c == '\n') out += "\\n";
-    else if (c == '"' && quote) out += "\\\"";
-    else out += c;
+    if (c == '\\')
+      out += "\\\\";
+    else if (c == '\n')
+      out += "\\n";
+    else if (c == '"' && quote)
+      out += "\\\"";
+    else
+      out += c;
   }
   return out;
 }
@@ -44,13 +48,15 @@ void Histogram::observe(double value) {
 }
 
 std::vector<double> first_token_bounds() {
-  return {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560};
+  return {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
+          1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
 }
 std::vector<double> between_tokens_bounds() {
   return {.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80};
 }
 std::vector<double> request_bounds() {
-  return {.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
+  return {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
+          30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
 }
 std::vector<double> count_bounds(double most) {
   std::vector<double> bounds;
@@ -62,34 +68,38 @@ std::vector<double> count_bounds(double most) {
   }
 }
 
-MetricsPage::Family& MetricsPage::family(const std::string& name, const char* type, const std::string& help) {
+MetricsPage::Family& MetricsPage::family(const std::string& name, const char* type,
+                                         const std::string& help) {
   const auto [it, fresh] = families_.try_emplace(name, Family{type, help, ""});
   if (fresh) order_.push_back(name);
   return it->second;
 }
 
-void MetricsPage::add(const std::vector<std::string>& names, const char* type, const std::string& help,
-                      const Labels& labels, double value) {
-  for (const std::string& name : names) family(name, type, help).samples += sample(name, labels, value);
+void MetricsPage::add(const std::vector<std::string>& names, const char* type,
+                      const std::string& help, const Labels& labels, double value) {
+  for (const std::string& name : names)
+    family(name, type, help).samples += sample(name, labels, value);
 }
 
-void MetricsPage::counter(const std::vector<std::string>& names, const std::string& help, const Labels& labels,
-                          double value) {
+void MetricsPage::counter(const std::vector<std::string>& names, const std::string& help,
+                          const Labels& labels, double value) {
   add(names, "counter", help, labels, value);
 }
-void MetricsPage::gauge(const std::vector<std::string>& names, const std::string& help, const Labels& labels, double value) {
+void MetricsPage::gauge(const std::vector<std::string>& names, const std::string& help,
+                        const Labels& labels, double value) {
   add(names, "gauge", help, labels, value);
 }
 
-void MetricsPage::histogram(const std::vector<std::string>& names, const std::string& help, const Labels& labels,
-                            const Histogram& histogram) {
+void MetricsPage::histogram(const std::vector<std::string>& names, const std::string& help,
+                            const Labels& labels, const Histogram& histogram) {
   for (const std::string& name : names) {
     std::string& samples = family(name, "histogram", help).samples;
     uint64_t below = 0;
     for (size_t i = 0; i < histogram.counts().size(); ++i) {
       below += histogram.counts()[i];
       Labels with = labels;
-      with.emplace_back("le", i < histogram.bounds().size() ? number(histogram.bounds()[i]) : "+Inf");
+      with.emplace_back("le",
+                        i < histogram.bounds().size() ? number(histogram.bounds()[i]) : "+Inf");
       samples += sample(name + "_bucket", with, double(below));
     }
     samples += sample(name + "_sum", labels, histogram.sum());
@@ -101,7 +111,8 @@ std::string MetricsPage::text() const {
   std::string page;
   for (const std::string& name : order_) {
     const Family& f = families_.at(name);
-    page += "# HELP " + name + " " + escaped(f.help, false) + "\n# TYPE " + name + " " + f.type + "\n" + f.samples;
+    page += "# HELP " + name + " " + escaped(f.help, false) + "\n# TYPE " + name + " " + f.type +
+            "\n" + f.samples;
   }
   return page;
 }

@@ -29,9 +29,11 @@ TEST(MetricsPage, IsTheTextFormat) {
   EXPECT_EQ(page.text(),
             "# HELP a_total Two\\nlines \\\\ here.\n# TYPE a_total counter\n"
             "a_total{model=\"x\\\"y\\\\z\\n\"} 3\na_total{model=\"other\"} 0.1\n"
-            "# HELP b_total Two\\nlines \\\\ here.\n# TYPE b_total counter\nb_total{model=\"x\\\"y\\\\z\\n\"} 3\n"
+            "# HELP b_total Two\\nlines \\\\ here.\n# TYPE b_total "
+            "counter\nb_total{model=\"x\\\"y\\\\z\\n\"} 3\n"
             "# HELP t_seconds Time.\n# TYPE t_seconds histogram\n"
-            "t_seconds_bucket{le=\"0.5\"} 1\nt_seconds_bucket{le=\"+Inf\"} 2\nt_seconds_sum 4.25\nt_seconds_count 2\n");
+            "t_seconds_bucket{le=\"0.5\"} 1\nt_seconds_bucket{le=\"+Inf\"} 2\nt_seconds_sum "
+            "4.25\nt_seconds_count 2\n");
 }
 
 }  // namespace

@@ -6,7 +6,8 @@
 
 namespace tutti::serve {
 
-std::shared_ptr<const decode::Constraint> ServedModel::constraint(const text::GrammarSource& source) {
+std::shared_ptr<const decode::Constraint> ServedModel::constraint(
+    const text::GrammarSource& source) {
   if (!tokens_) tokens_ = text::TokenTree::of(*tokenizer, config().vocab);
   auto it = grammars_.find(source);
   if (it != grammars_.end() && decode::places_kept(*it->second.constraint) > kPlaces) {
@@ -17,13 +18,15 @@ std::shared_ptr<const decode::Constraint> ServedModel::constraint(const text::Gr
     try {
       it = grammars_.emplace(source, Kept{decode::grammar_constraint(source, tokens_), 0}).first;
     } catch (const Error& e) {
-      throw invalid(e.what(), source.kind == text::GrammarSource::kJsonSchema ? "response_format" : "grammar");
+      throw invalid(e.what(), source.kind == text::GrammarSource::kJsonSchema ? "response_format"
+                                                                              : "grammar");
     }
   }
   it->second.used = ++clock_;
   const auto constraint = it->second.constraint;
   if (grammars_.size() > kGrammars) {
-    grammars_.erase(std::ranges::min_element(grammars_, {}, [](const auto& g) { return g.second.used; }));
+    grammars_.erase(
+        std::ranges::min_element(grammars_, {}, [](const auto& g) { return g.second.used; }));
   }
   return constraint;
 }

@@ -1,8 +1,8 @@
 // A model as clients know it.
 #pragma once
 
-#include <optional>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "decode/grammar_constraint.h"
@@ -20,7 +20,8 @@ struct ServedModel {
   std::optional<text::ChatTemplate> chat;
   Worker* worker = nullptr;
 
-  // Of a grammar, compiled once and kept while it is among the last kGrammars that were asked for. Throws ApiError(400).
+  // Of a grammar, compiled once and kept while it is among the last kGrammars that were asked for.
+  // Throws ApiError(400).
   std::shared_ptr<const decode::Constraint> constraint(const text::GrammarSource& source);
 
   const models::Config& config() const { return worker->engine().model().config(); }

@@ -17,10 +17,12 @@ using Json = nlohmann::ordered_json;
 using formats::print_json;
 
 int64_t code_points(std::string_view text) {
-  return std::ranges::count_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+  return std::ranges::count_if(
+      text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
 }
 
-// What an engine's thread works on. It may be the last to let go of it, so nothing of the net thread's is in here.
+// What an engine's thread works on. It may be the last to let go of it, so nothing of the net
+// thread's is in here.
 struct PromptJob {
   engine::Engine* engine;
   const text::Tokenizer* tokenizer;
@@ -30,10 +32,12 @@ struct PromptJob {
   std::vector<engine::Picked> scores;  // written before the run ends, read after
 };
 
-Task<std::vector<decode::Completion>> work(std::shared_ptr<PromptJob> job, std::shared_ptr<engine::Request> request,
+Task<std::vector<decode::Completion>> work(std::shared_ptr<PromptJob> job,
+                                           std::shared_ptr<engine::Request> request,
                                            decode::PieceSink sink) {
   if (job->scores_prompt) {
-    job->scores = co_await decode::score_prompt(*job->engine, request, job->prompt, job->options.sampling.logprobs);
+    job->scores = co_await decode::score_prompt(*job->engine, request, job->prompt,
+                                                job->options.sampling.logprobs);
     if (job->options.max_tokens == 0) {
       request->statistics.prompt_tokens = job->prompt.size();
       decode::Completion nothing;
@@ -41,13 +45,18 @@ Task<std::vector<decode::Completion>> work(std::shared_ptr<PromptJob> job, std::
       co_return std::vector<decode::Completion>(size_t(job->options.n), nothing);
     }
   }
-  co_return co_await decode::generate(*job->engine, *job->tokenizer, request, job->prompt, job->options, sink);
+  co_return co_await decode::generate(*job->engine, *job->tokenizer, request, job->prompt,
+                                      job->options, sink);
 }
 
 class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
  public:
-  TextAnswer(std::shared_ptr<HttpExchange> exchange, ServedModel& model, TextRequest request, const std::string& id)
-      : exchange_(std::move(exchange)), model_(model), request_(std::move(request)), created_(int64_t(std::time(nullptr))) {
+  TextAnswer(std::shared_ptr<HttpExchange> exchange, ServedModel& model, TextRequest request,
+             const std::string& id)
+      : exchange_(std::move(exchange)),
+        model_(model),
+        request_(std::move(request)),
+        created_(int64_t(std::time(nullptr))) {
     id_ = (chat() ? "chatcmpl-" : "cmpl-") + id;
   }
 
@@ -82,7 +91,10 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
   void read_prompts() {
     const text::Tokenizer& t = *model_.tokenizer;
     if (chat()) {
-      if (!model_.chat) throw invalid("model " + model_.name + ": has no chat template (a base model); use /v1/completions", "messages");
+      if (!model_.chat)
+        throw invalid(
+            "model " + model_.name + ": has no chat template (a base model); use /v1/completions",
+            "messages");
       text::ChatOptions options;
       options.add_generation_prompt = request_.add_generation_prompt;
       options.extra = request_.template_options;
@@ -91,7 +103,9 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
       for (const TextRequest::Prompt& p : request_.prompts) {
         if (p.ids) {
           for (const int32_t id : *p.ids) {
-            if (id >= t.vocab_size()) throw invalid("prompt: token " + std::to_string(id) + " is not in the vocabulary", "prompt");
+            if (id >= t.vocab_size())
+              throw invalid("prompt: token " + std::to_string(id) + " is not in the vocabulary",
+                            "prompt");
           }
           prompts_.push_back(*p.ids);
         } else {
@@ -99,16 +113,23 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
           encode.add_bos = t.add_bos_default();
           prompts_.push_back(t.encode(p.text, encode));
         }
-        if (prompts_.back().empty()) throw invalid("prompt: is empty; give at least one token", "prompt");
+        if (prompts_.back().empty())
+          throw invalid("prompt: is empty; give at least one token", "prompt");
       }
     }
     const int most = model_.config().context_length;
     for (const auto& prompt : prompts_) {
-      if (int(prompt.size()) < most || (request_.options.max_tokens == 0 && int(prompt.size()) == most)) continue;
-      const std::string wanted = request_.options.max_tokens < 0 ? "" : " and " + std::to_string(request_.options.max_tokens) + " to be generated";
+      if (int(prompt.size()) < most ||
+          (request_.options.max_tokens == 0 && int(prompt.size()) == most))
+        continue;
+      const std::string wanted =
+          request_.options.max_tokens < 0
+              ? ""
+              : " and " + std::to_string(request_.options.max_tokens) + " to be generated";
       throw ApiError(400, "invalid_request_error",
-                     "prompt: " + std::to_string(prompt.size()) + " tokens" + wanted + " do not fit the context of " +
-                         std::to_string(most) + " tokens; shorten it",
+                     "prompt: " + std::to_string(prompt.size()) + " tokens" + wanted +
+                         " do not fit the context of " + std::to_string(most) +
+                         " tokens; shorten it",
                      chat() ? "messages" : "prompt", "context_length_exceeded");
     }
     if (request_.grammar) request_.options.constraint = model_.constraint(*request_.grammar);
@@ -136,7 +157,9 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
     for (const auto& run : runs_) model_.worker->cancel(run);
   }
 
-  size_t index_of(size_t prompt, int choice) const { return prompt * size_t(request_.options.n) + size_t(choice); }
+  size_t index_of(size_t prompt, int choice) const {
+    return prompt * size_t(request_.options.n) + size_t(choice);
+  }
 
   void on_piece(size_t prompt, const decode::Piece& piece) {
     if (!request_.stream || failed_) return;
@@ -156,26 +179,32 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
     if (std::exchange(c.begun, true)) return;
     begin_stream();
     if (chat()) {
-      send_chunk(index_of(prompt, choice), {{"role", "assistant"}, {"content", ""}}, "", Json(), Json());
+      send_chunk(index_of(prompt, choice), {{"role", "assistant"}, {"content", ""}}, "", Json(),
+                 Json());
     } else if (request_.echo) {
-      send_chunk(index_of(prompt, choice), Json(), prompt_text(prompt), echo_logprobs(prompt, c), Json());
+      send_chunk(index_of(prompt, choice), Json(), prompt_text(prompt), echo_logprobs(prompt, c),
+                 Json());
     }
   }
 
-  void send_piece(size_t prompt, int choice, const std::string& text, const std::vector<int32_t>& ids,
-                  const std::vector<engine::Picked>& picked) {
+  void send_piece(size_t prompt, int choice, const std::string& text,
+                  const std::vector<int32_t>& ids, const std::vector<engine::Picked>& picked) {
     const size_t index = index_of(prompt, choice);
     Choice& c = choices_[index];
     Json probabilities;
-    if (logprobs()) probabilities = chat() ? chat_logprobs(picked) : completion_logprobs(picked, c.offset);
+    if (logprobs())
+      probabilities = chat() ? chat_logprobs(picked) : completion_logprobs(picked, c.offset);
     if (text.empty() && probabilities.is_null() && !ids.empty()) return;  // a part of a character
     send_chunk(index, {{"content", text}}, text, probabilities, Json());
   }
 
-  void send_chunk(size_t index, Json delta, const std::string& text, Json probabilities, Json finish) {
+  void send_chunk(size_t index, Json delta, const std::string& text, Json probabilities,
+                  Json finish) {
     Json choice{{"index", index}};
-    if (chat()) choice["delta"] = std::move(delta);
-    else choice["text"] = text;
+    if (chat())
+      choice["delta"] = std::move(delta);
+    else
+      choice["text"] = text;
     choice["logprobs"] = std::move(probabilities);
     choice["finish_reason"] = std::move(finish);
     Json chunk = head();
@@ -185,8 +214,14 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
   }
 
   Json head() const {
-    const char* object = !chat() ? "text_completion" : request_.stream ? "chat.completion.chunk" : "chat.completion";
-    return {{"id", id_}, {"object", object}, {"created", created_}, {"model", model_.name}, {"system_fingerprint", "tutti"}};
+    const char* object = !chat()           ? "text_completion"
+                         : request_.stream ? "chat.completion.chunk"
+                                           : "chat.completion";
+    return {{"id", id_},
+            {"object", object},
+            {"created", created_},
+            {"model", model_.name},
+            {"system_fingerprint", "tutti"}};
   }
 
   void on_end(size_t prompt, const RunResult& result) {
@@ -217,7 +252,9 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
     runs_.clear();  // they hold programs that hold us
   }
 
-  static std::string finish_reason(const decode::Completion& c) { return std::string(decode::name(c.finish)); }
+  static std::string finish_reason(const decode::Completion& c) {
+    return std::string(decode::name(c.finish));
+  }
 
   void end_stream() {
     begin_stream();  // nothing was generated
@@ -322,7 +359,8 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
 
   // Models have more ids than their tokenizers have tokens; those stand for nothing.
   std::string token_text(int32_t id) const {
-    return id < model_.tokenizer->vocab_size() ? std::string(model_.tokenizer->token_bytes(id)) : std::string();
+    return id < model_.tokenizer->vocab_size() ? std::string(model_.tokenizer->token_bytes(id))
+                                               : std::string();
   }
 
   Json one_logprob(int32_t id, float value) const {
@@ -337,15 +375,18 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
     for (const engine::Picked& p : picked) {
       Json one = one_logprob(p.token, p.raw_log_probability);
       one["top_logprobs"] = Json::array();
-      for (const auto& t : p.top) one["top_logprobs"].push_back(one_logprob(t.token, t.log_probability));
+      for (const auto& t : p.top)
+        one["top_logprobs"].push_back(one_logprob(t.token, t.log_probability));
       content.push_back(std::move(one));
     }
     return {{"content", std::move(content)}, {"refusal", nullptr}};
   }
 
   // The older format, by columns; `offset` counts the text's code points on.
-  Json completion_logprobs(const std::vector<engine::Picked>& picked, int64_t& offset, bool first_unknown = false) const {
-    Json tokens = Json::array(), values = Json::array(), tops = Json::array(), offsets = Json::array();
+  Json completion_logprobs(const std::vector<engine::Picked>& picked, int64_t& offset,
+                           bool first_unknown = false) const {
+    Json tokens = Json::array(), values = Json::array(), tops = Json::array(),
+         offsets = Json::array();
     for (const engine::Picked& p : picked) {
       const std::string bytes = token_text(p.token);
       const bool unknown = first_unknown && &p == picked.data();
@@ -357,7 +398,9 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
       offsets.push_back(offset);
       offset += code_points(bytes);
     }
-    return {{"tokens", std::move(tokens)}, {"token_logprobs", std::move(values)}, {"top_logprobs", std::move(tops)},
+    return {{"tokens", std::move(tokens)},
+            {"token_logprobs", std::move(values)},
+            {"top_logprobs", std::move(tops)},
             {"text_offset", std::move(offsets)}};
   }
 

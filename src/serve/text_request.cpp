@@ -49,27 +49,35 @@ class Fields {
     if (!value->is_string()) throw invalid(name + ": must be a string", name);
     return value->get<std::string>();
   }
-  std::optional<double> number(std::initializer_list<const char*> names, double least, double most) {
+  std::optional<double> number(std::initializer_list<const char*> names, double least,
+                               double most) {
     std::string name;
     const Json* value = first_of(names, name);
     if (!value) return std::nullopt;
     const double x = value->is_number() ? value->get<double>() : NAN;
     if (!(x >= least && x <= most)) {
-      throw invalid(name + ": must be a number from " + short_number(least) + " to " + short_number(most), name);
+      throw invalid(
+          name + ": must be a number from " + short_number(least) + " to " + short_number(most),
+          name);
     }
     return x;
   }
-  std::optional<int64_t> integer(std::initializer_list<const char*> names, int64_t least, int64_t most) {
+  std::optional<int64_t> integer(std::initializer_list<const char*> names, int64_t least,
+                                 int64_t most) {
     std::string name;
     const Json* value = first_of(names, name);
     if (!value) return std::nullopt;
-    const bool whole = value->is_number_integer() || (value->is_number_float() && std::floor(value->get<double>()) == value->get<double>());
+    const bool whole =
+        value->is_number_integer() ||
+        (value->is_number_float() && std::floor(value->get<double>()) == value->get<double>());
     const double x = whole ? value->get<double>() : NAN;
     // Floats at the end of int64's range round to a number beyond it.
     const bool fits = value->is_number_integer() || std::fabs(x) <= 9e15;
     const bool huge = value->is_number_unsigned() && value->get<uint64_t>() > uint64_t(INT64_MAX);
     if (!(x >= double(least) && x <= double(most)) || !fits || huge) {
-      throw invalid(name + ": must be a whole number from " + std::to_string(least) + " to " + std::to_string(most), name);
+      throw invalid(name + ": must be a whole number from " + std::to_string(least) + " to " +
+                        std::to_string(most),
+                    name);
     }
     return value->is_number_integer() ? value->get<int64_t>() : int64_t(x);
   }
@@ -77,9 +85,11 @@ class Fields {
   void refuse(std::initializer_list<const char*> names) {
     for (const char* name : names) {
       const Json* value = find(name);
-      const bool says_nothing = !value || (value->is_array() && value->empty()) || (value->is_string() && value->get<std::string>().empty()) ||
+      const bool says_nothing = !value || (value->is_array() && value->empty()) ||
+                                (value->is_string() && value->get<std::string>().empty()) ||
                                 (value->is_boolean() && !value->get<bool>());
-      if (!says_nothing) throw unsupported(std::string(name) + ": is not supported yet; leave it out", name);
+      if (!says_nothing)
+        throw unsupported(std::string(name) + ": is not supported yet; leave it out", name);
     }
   }
   // Known, and without effect here.
@@ -110,12 +120,17 @@ void read_stops(Fields& fields, const RequestLimits& limits, decode::GenerationO
   const Json list = stop->is_string() ? Json::array({*stop}) : *stop;
   if (!list.is_array()) throw invalid("stop: must be a string or an array of strings", "stop");
   if (list.size() > size_t(limits.stop_strings)) {
-    throw invalid("stop: has " + std::to_string(list.size()) + " strings; give at most " + std::to_string(limits.stop_strings), "stop");
+    throw invalid("stop: has " + std::to_string(list.size()) + " strings; give at most " +
+                      std::to_string(limits.stop_strings),
+                  "stop");
   }
   for (const Json& one : list) {
-    if (!one.is_string() || one.get_ref<const std::string&>().empty()) throw invalid("stop: must hold strings that are not empty", "stop");
+    if (!one.is_string() || one.get_ref<const std::string&>().empty())
+      throw invalid("stop: must hold strings that are not empty", "stop");
     if (one.get_ref<const std::string&>().size() > limits.stop_bytes) {
-      throw invalid("stop: has a string of more than " + std::to_string(limits.stop_bytes) + " bytes; shorten it", "stop");
+      throw invalid("stop: has a string of more than " + std::to_string(limits.stop_bytes) +
+                        " bytes; shorten it",
+                    "stop");
     }
     o.stop.push_back(one);
   }
@@ -124,7 +139,8 @@ void read_stops(Fields& fields, const RequestLimits& limits, decode::GenerationO
 void read_bias(Fields& fields, engine::Sampling& s) {
   const Json* bias = fields.find("logit_bias");
   if (!bias) return;
-  if (!bias->is_object()) throw invalid("logit_bias: must be an object of token ids to numbers", "logit_bias");
+  if (!bias->is_object())
+    throw invalid("logit_bias: must be an object of token ids to numbers", "logit_bias");
   for (const auto& [key, value] : bias->items()) {
     int32_t id = 0;
     const auto read = std::from_chars(key.data(), key.data() + key.size(), id);
@@ -132,7 +148,8 @@ void read_bias(Fields& fields, engine::Sampling& s) {
       throw invalid("logit_bias: \"" + key + "\" is no token id", "logit_bias");
     }
     const double x = value.is_number() ? value.get<double>() : NAN;
-    if (!(x >= -100 && x <= 100)) throw invalid("logit_bias: must hold numbers from -100 to 100", "logit_bias");
+    if (!(x >= -100 && x <= 100))
+      throw invalid("logit_bias: must hold numbers from -100 to 100", "logit_bias");
     s.logit_bias.emplace_back(id, float(x));
   }
 }
@@ -144,7 +161,8 @@ void read_sampling(Fields& fields, engine::Sampling& s) {
   s.top_k = int(std::max<int64_t>(0, fields.integer({"top_k"}, -1, 1 << 30).value_or(0)));
   s.min_p = float(fields.number({"min_p"}, 0, 1).value_or(0));
   s.typical_p = float(fields.number({"typical_p"}, 0, 1).value_or(1));
-  s.repetition_penalty = float(fields.number({"repetition_penalty", "repeat_penalty"}, 0.01, 10).value_or(1));
+  s.repetition_penalty =
+      float(fields.number({"repetition_penalty", "repeat_penalty"}, 0.01, 10).value_or(1));
   s.penalty_window = int(fields.integer({"repeat_last_n"}, -1, 1 << 30).value_or(-1));
   s.presence_penalty = float(fields.number({"presence_penalty"}, -2, 2).value_or(0));
   s.frequency_penalty = float(fields.number({"frequency_penalty"}, -2, 2).value_or(0));
@@ -156,14 +174,19 @@ using text::GrammarSource;
 // One of the ways to say it; a second one is refused.
 class GrammarField {
  public:
-  GrammarField(const RequestLimits& limits, std::optional<GrammarSource>& out) : limits_(limits), out_(out) {}
+  GrammarField(const RequestLimits& limits, std::optional<GrammarSource>& out)
+      : limits_(limits), out_(out) {}
 
   void set(GrammarSource source, const std::string& field) {
-    if (out_) throw invalid(field + ": the request is constrained already by " + first_ + "; give one", field);
+    if (out_)
+      throw invalid(field + ": the request is constrained already by " + first_ + "; give one",
+                    field);
     size_t bytes = source.text.size();
     for (const std::string& one : source.choices) bytes += one.size();
     if (bytes > limits_.grammar_bytes) {
-      throw invalid(field + ": has " + std::to_string(bytes) + " bytes; give at most " + std::to_string(limits_.grammar_bytes), field);
+      throw invalid(field + ": has " + std::to_string(bytes) + " bytes; give at most " +
+                        std::to_string(limits_.grammar_bytes),
+                    field);
     }
     out_ = std::move(source);
     first_ = field;
@@ -174,12 +197,18 @@ class GrammarField {
   // A schema as an object, or as the text of one.
   void schema(const Json* value, const std::string& field) {
     if (!value) return;
-    if (!value->is_object() && !value->is_boolean() && !value->is_string()) throw invalid(field + ": must be a JSON schema", field);
-    set({GrammarSource::kJsonSchema, value->is_string() ? value->get<std::string>() : value->dump(-1, ' ', false, Json::error_handler_t::replace), {}}, field);
+    if (!value->is_object() && !value->is_boolean() && !value->is_string())
+      throw invalid(field + ": must be a JSON schema", field);
+    set({GrammarSource::kJsonSchema,
+         value->is_string() ? value->get<std::string>()
+                            : value->dump(-1, ' ', false, Json::error_handler_t::replace),
+         {}},
+        field);
   }
   void choices(const Json* value, const std::string& field) {
     if (!value) return;
-    if (!value->is_array() || value->empty()) throw invalid(field + ": must be an array of strings", field);
+    if (!value->is_array() || value->empty())
+      throw invalid(field + ": must be an array of strings", field);
     GrammarSource source{GrammarSource::kChoice, "", {}};
     for (const Json& one : *value) {
       if (!one.is_string()) throw invalid(field + ": must be an array of strings", field);
@@ -194,7 +223,8 @@ class GrammarField {
   std::string first_;
 };
 
-// OpenAI's response_format; vLLM's structured_outputs and guided_…; llama.cpp's grammar and json_schema.
+// OpenAI's response_format; vLLM's structured_outputs and guided_…; llama.cpp's grammar and
+// json_schema.
 void read_grammar(Fields& fields, const RequestLimits& limits, std::optional<GrammarSource>& out) {
   GrammarField grammar(limits, out);
   if (const Json* format = fields.find("response_format")) {
@@ -203,8 +233,10 @@ void read_grammar(Fields& fields, const RequestLimits& limits, std::optional<Gra
       throw invalid("response_format: must be an object with a \"type\"", "response_format");
     }
     if (*type == "json_object") {
-      if (const auto schema = format->find("schema"); schema != format->end()) grammar.schema(&*schema, "response_format");  // llama.cpp
-      else grammar.set({GrammarSource::kJsonObject, "", {}}, "response_format");
+      if (const auto schema = format->find("schema"); schema != format->end())
+        grammar.schema(&*schema, "response_format");  // llama.cpp
+      else
+        grammar.set({GrammarSource::kJsonObject, "", {}}, "response_format");
     } else if (*type == "json_schema") {
       const auto inner = format->find("json_schema");
       if (inner == format->end() || !inner->is_object() || !inner->contains("schema")) {
@@ -222,20 +254,25 @@ void read_grammar(Fields& fields, const RequestLimits& limits, std::optional<Gra
   grammar.schema(fields.find("guided_json"), "guided_json");
   grammar.choices(fields.find("guided_choice"), "guided_choice");
   if (const Json* outputs = fields.find("structured_outputs")) {
-    if (!outputs->is_object()) throw invalid("structured_outputs: must be an object", "structured_outputs");
+    if (!outputs->is_object())
+      throw invalid("structured_outputs: must be an object", "structured_outputs");
     Fields inner(*outputs);
     grammar.text(inner, "grammar", GrammarSource::kGbnf);
     grammar.text(inner, "regex", GrammarSource::kRegex);
     grammar.schema(inner.find("json"), "structured_outputs");
     grammar.choices(inner.find("choice"), "structured_outputs");
-    if (inner.flag("json_object", false)) grammar.set({GrammarSource::kJsonObject, "", {}}, "structured_outputs");
+    if (inner.flag("json_object", false))
+      grammar.set({GrammarSource::kJsonObject, "", {}}, "structured_outputs");
     if (!inner.unknown().empty()) {
-      throw unsupported("structured_outputs: " + inner.unknown().front() + " is not supported; leave it out", "structured_outputs");
+      throw unsupported(
+          "structured_outputs: " + inner.unknown().front() + " is not supported; leave it out",
+          "structured_outputs");
     }
   }
 }
 
-// "method": a name of 'tutti methods', with "method_options": its options, as text, numbers or booleans.
+// "method": a name of 'tutti methods', with "method_options": its options, as text, numbers or
+// booleans.
 void read_method(Fields& fields, decode::GenerationOptions& o) {
   o.method = fields.text("method", "auto");
   if (o.method != "auto") {
@@ -250,7 +287,9 @@ void read_method(Fields& fields, decode::GenerationOptions& o) {
   if (!options->is_object()) throw invalid("method_options: must be an object", "method_options");
   for (const auto& [name, value] : options->items()) {
     // A client must not name files of the server's.
-    if (name == "filter") throw invalid("method_options: filter names a file, which a request may not", "method_options");
+    if (name == "filter")
+      throw invalid("method_options: filter names a file, which a request may not",
+                    "method_options");
     if (value.is_string()) {
       o.method_options[name] = value;
     } else if (value.is_boolean()) {
@@ -258,7 +297,8 @@ void read_method(Fields& fields, decode::GenerationOptions& o) {
     } else if (value.is_number()) {
       o.method_options[name] = value.dump();
     } else {
-      throw invalid("method_options: " + name + " must be a string, a number or a boolean", "method_options");
+      throw invalid("method_options: " + name + " must be a string, a number or a boolean",
+                    "method_options");
     }
   }
 }
@@ -267,7 +307,8 @@ void read_stream(Fields& fields, TextRequest& request) {
   request.stream = fields.flag("stream", false);
   const Json* options = fields.find("stream_options");
   if (!options) return;
-  if (!request.stream) throw invalid("stream_options: goes with \"stream\": true", "stream_options");
+  if (!request.stream)
+    throw invalid("stream_options: goes with \"stream\": true", "stream_options");
   if (!options->is_object()) throw invalid("stream_options: must be an object", "stream_options");
   Fields inner(*options);
   request.include_usage = inner.flag("include_usage", false);
@@ -278,15 +319,18 @@ void join_parts(Json& message, size_t index) {
   const std::string place = "messages[" + std::to_string(index) + "]";
   if (!message.is_object()) throw invalid(place + ": must be an object", "messages");
   const auto role = message.find("role");
-  if (role == message.end() || !role->is_string()) throw invalid(place + ".role: must be a string", "messages");
+  if (role == message.end() || !role->is_string())
+    throw invalid(place + ".role: must be a string", "messages");
   if (*role == "developer") *role = "system";
   if (message.contains("tool_calls") || *role == "tool" || *role == "function") {
     throw unsupported(place + ": tool calls are not supported yet; leave them out", "messages");
   }
   const auto content = message.find("content");
-  if (content == message.end() || content->is_null()) throw invalid(place + ".content: is missing; give a string", "messages");
+  if (content == message.end() || content->is_null())
+    throw invalid(place + ".content: is missing; give a string", "messages");
   if (content->is_string()) return;
-  if (!content->is_array()) throw invalid(place + ".content: must be a string or an array of parts", "messages");
+  if (!content->is_array())
+    throw invalid(place + ".content: must be a string or an array of parts", "messages");
   std::string text;
   for (const Json& part : *content) {
     const auto type = part.is_object() ? part.find("type") : part.end();
@@ -294,10 +338,13 @@ void join_parts(Json& message, size_t index) {
       throw invalid(place + ".content: every part needs a \"type\"", "messages");
     }
     if (*type != "text") {
-      throw unsupported(place + ".content: parts of type " + type->get<std::string>() + " are not supported; send text", "messages");
+      throw unsupported(place + ".content: parts of type " + type->get<std::string>() +
+                            " are not supported; send text",
+                        "messages");
     }
     const auto piece = part.find("text");
-    if (piece == part.end() || !piece->is_string()) throw invalid(place + ".content: a text part needs \"text\"", "messages");
+    if (piece == part.end() || !piece->is_string())
+      throw invalid(place + ".content: a text part needs \"text\"", "messages");
     text += piece->get<std::string>();
   }
   *content = text;
@@ -312,10 +359,12 @@ void read_messages(Fields& fields, TextRequest& request) {
   for (size_t i = 0; i < request.messages.size(); ++i) join_parts(request.messages[i], i);
   request.add_generation_prompt = fields.flag("add_generation_prompt", true);
   if (const Json* options = fields.find("chat_template_kwargs")) {
-    if (!options->is_object()) throw invalid("chat_template_kwargs: must be an object", "chat_template_kwargs");
+    if (!options->is_object())
+      throw invalid("chat_template_kwargs: must be an object", "chat_template_kwargs");
     request.template_options = *options;
   }
-  if (const Json* choice = fields.find("tool_choice"); choice && *choice != "none" && *choice != "auto") {
+  if (const Json* choice = fields.find("tool_choice");
+      choice && *choice != "none" && *choice != "auto") {
     throw unsupported("tool_choice: tools are not supported yet; leave it out", "tool_choice");
   }
   const bool logprobs = fields.flag("logprobs", false);
@@ -327,7 +376,8 @@ void read_messages(Fields& fields, TextRequest& request) {
 std::vector<int32_t> ids_of(const Json& list) {
   std::vector<int32_t> ids;
   for (const Json& one : list) {
-    if (!one.is_number_integer() || one < 0 || one > INT32_MAX) throw invalid("prompt: token ids must be whole numbers from 0", "prompt");
+    if (!one.is_number_integer() || one < 0 || one > INT32_MAX)
+      throw invalid("prompt: token ids must be whole numbers from 0", "prompt");
     ids.push_back(one.get<int32_t>());
   }
   return ids;
@@ -335,24 +385,32 @@ std::vector<int32_t> ids_of(const Json& list) {
 
 void read_prompts(Fields& fields, const RequestLimits& limits, TextRequest& request) {
   const Json* prompt = fields.find("prompt");
-  if (!prompt) throw invalid("prompt: is missing; give a string, token ids, or an array of either", "prompt");
+  if (!prompt)
+    throw invalid("prompt: is missing; give a string, token ids, or an array of either", "prompt");
   const auto add = [&](const Json& one) {
     TextRequest::Prompt& p = request.prompts.emplace_back();
-    if (one.is_string()) p.text = one;
-    else if (one.is_array() && !one.empty()) p.ids = ids_of(one);
-    else throw invalid("prompt: must be a string, token ids, or an array of either", "prompt");
+    if (one.is_string())
+      p.text = one;
+    else if (one.is_array() && !one.empty())
+      p.ids = ids_of(one);
+    else
+      throw invalid("prompt: must be a string, token ids, or an array of either", "prompt");
   };
   if (prompt->is_array() && !prompt->empty() && !prompt->front().is_number()) {
     if (prompt->size() > size_t(limits.prompts)) {
-      throw invalid("prompt: has " + std::to_string(prompt->size()) + " prompts; give at most " + std::to_string(limits.prompts), "prompt");
+      throw invalid("prompt: has " + std::to_string(prompt->size()) + " prompts; give at most " +
+                        std::to_string(limits.prompts),
+                    "prompt");
     }
     for (const Json& one : *prompt) add(one);
   } else {
     add(*prompt);
   }
   request.echo = fields.flag("echo", false);
-  if (const auto top = fields.integer({"logprobs"}, 0, 20)) request.options.sampling.logprobs = int(*top);
-  if (const auto best = fields.integer({"best_of"}, 1, limits.choices); best && *best != request.options.n) {
+  if (const auto top = fields.integer({"logprobs"}, 0, 20))
+    request.options.sampling.logprobs = int(*top);
+  if (const auto best = fields.integer({"best_of"}, 1, limits.choices);
+      best && *best != request.options.n) {
     throw unsupported("best_of: is not supported beside another n; leave it out", "best_of");
   }
 }
@@ -366,7 +424,8 @@ Json read_body(std::string_view body, int depth) {
     constexpr size_t kMostKeys = 4096;
     std::vector<size_t> keys(size_t(depth) + 2, 0);
     json = Json::parse(body, [&](int level, Json::parse_event_t event, Json&) {
-      if (level > depth) throw invalid("body: is nested deeper than " + std::to_string(depth) + " levels");
+      if (level > depth)
+        throw invalid("body: is nested deeper than " + std::to_string(depth) + " levels");
       // A key's level is one more than its object's beginning and end.
       if (event == Json::parse_event_t::object_start) keys[size_t(level) + 1] = 0;
       if (event == Json::parse_event_t::key && ++keys[size_t(level)] > kMostKeys) {
@@ -376,7 +435,8 @@ Json read_body(std::string_view body, int depth) {
     });
   } catch (const nlohmann::json::exception& error) {
     std::string what = error.what();
-    if (const size_t bracket = what.find("] "); bracket != std::string::npos) what.erase(0, bracket + 2);
+    if (const size_t bracket = what.find("] "); bracket != std::string::npos)
+      what.erase(0, bracket + 2);
     for (char& c : what) {
       if (static_cast<unsigned char>(c) < ' ') c = ' ';
     }
@@ -386,7 +446,8 @@ Json read_body(std::string_view body, int depth) {
   return json;
 }
 
-TextRequest read_text_request(TextRequest::Kind kind, std::string_view body, const RequestLimits& limits) {
+TextRequest read_text_request(TextRequest::Kind kind, std::string_view body,
+                              const RequestLimits& limits) {
   const Json json = read_body(body, limits.depth);
   Fields fields(json);
   TextRequest request;
@@ -397,14 +458,19 @@ TextRequest read_text_request(TextRequest::Kind kind, std::string_view body, con
   const int64_t least = kind == TextRequest::Kind::kCompletion ? 0 : 1;
   const auto tokens = fields.integer({"max_completion_tokens", "max_tokens"}, least, INT32_MAX);
   if (tokens && *tokens > most) {
-    throw invalid("max_tokens: " + std::to_string(*tokens) + " is more than this server allows, " + std::to_string(most), "max_tokens");
+    throw invalid("max_tokens: " + std::to_string(*tokens) + " is more than this server allows, " +
+                      std::to_string(most),
+                  "max_tokens");
   }
-  const int64_t absent = kind == TextRequest::Kind::kCompletion ? 16 : limits.max_tokens > 0 ? limits.max_tokens : -1;
+  const int64_t absent = kind == TextRequest::Kind::kCompletion ? 16
+                         : limits.max_tokens > 0                ? limits.max_tokens
+                                                                : -1;
   o.max_tokens = int(tokens.value_or(absent));
   o.n = int(fields.integer({"n"}, 1, limits.choices).value_or(1));
   if (const auto seed = fields.integer({"seed"}, INT64_MIN, INT64_MAX)) o.seed = uint64_t(*seed);
   o.ignore_eos = fields.flag("ignore_eos", false);
-  if (const std::string salt = fields.text("cache_salt"); !salt.empty()) o.cache_salt = xxh64(std::as_bytes(std::span(salt)));
+  if (const std::string salt = fields.text("cache_salt"); !salt.empty())
+    o.cache_salt = xxh64(std::as_bytes(std::span(salt)));
   read_sampling(fields, o.sampling);
   read_stops(fields, limits, o);
   read_method(fields, o);
@@ -417,14 +483,17 @@ TextRequest read_text_request(TextRequest::Kind kind, std::string_view body, con
     read_prompts(fields, limits, request);
     fields.refuse({"suffix"});
   }
-  fields.refuse({"stop_token_ids", "min_tokens", "include_stop_str_in_output", "continue_final_message", "chat_template",
-                 "logit_processors", "prompt_logprobs", "use_beam_search"});
+  fields.refuse({"stop_token_ids", "min_tokens", "include_stop_str_in_output",
+                 "continue_final_message", "chat_template", "logit_processors", "prompt_logprobs",
+                 "use_beam_search"});
   request.user = fields.text("user");
-  fields.ignore({"parallel_tool_calls", "reasoning_effort", "store", "metadata", "service_tier", "modalities", "prediction",
-                 "cache_prompt", "skip_special_tokens", "priority", "prompt_cache_key", "safety_identifier", "verbosity"});
+  fields.ignore({"parallel_tool_calls", "reasoning_effort", "store", "metadata", "service_tier",
+                 "modalities", "prediction", "cache_prompt", "skip_special_tokens", "priority",
+                 "prompt_cache_key", "safety_identifier", "verbosity"});
   request.unknown = fields.unknown();
   if (limits.strict && !request.unknown.empty()) {
-    throw invalid(request.unknown.front() + ": is not known; leave it out", request.unknown.front());
+    throw invalid(request.unknown.front() + ": is not known; leave it out",
+                  request.unknown.front());
   }
   return request;
 }

@@ -13,21 +13,22 @@
 namespace tutti::serve {
 
 struct RequestLimits {
-  int depth = 64;          // of nested arrays and objects
-  int choices = 64;        // n
-  int prompts = 256;       // of one completions body
+  int depth = 64;     // of nested arrays and objects
+  int choices = 64;   // n
+  int prompts = 256;  // of one completions body
   int stop_strings = 16;
   size_t stop_bytes = 1024;
   size_t grammar_bytes = 65536;  // of a grammar, a schema or an expression
-  int max_tokens = 0;      // 0: what the context holds
-  bool strict = false;     // refuse fields that are not known
+  int max_tokens = 0;            // 0: what the context holds
+  bool strict = false;           // refuse fields that are not known
 };
 
 struct TextRequest {
   enum class Kind : uint8_t { kChat, kCompletion } kind = Kind::kChat;
   std::string model;
   nlohmann::ordered_json messages;  // kChat: an array
-  nlohmann::ordered_json template_options = nlohmann::ordered_json::object();  // kChat: chat_template_kwargs
+  nlohmann::ordered_json template_options =
+      nlohmann::ordered_json::object();  // kChat: chat_template_kwargs
   bool add_generation_prompt = true;
   struct Prompt {
     std::string text;  // unless there are ids
@@ -36,14 +37,16 @@ struct TextRequest {
   std::vector<Prompt> prompts;  // kCompletion
   decode::GenerationOptions options;
   std::optional<text::GrammarSource> grammar;  // what the text must be; none: anything
-  bool echo = false;            // kCompletion: the prompt before the text
+  bool echo = false;                           // kCompletion: the prompt before the text
   bool stream = false, include_usage = false;
   std::string user;
   std::vector<std::string> unknown;  // fields that say nothing to us
 };
 
-// Throws ApiError that names the field: no JSON, too deep, a value out of range, something that is not supported.
-TextRequest read_text_request(TextRequest::Kind kind, std::string_view body, const RequestLimits& limits);
+// Throws ApiError that names the field: no JSON, too deep, a value out of range, something that is
+// not supported.
+TextRequest read_text_request(TextRequest::Kind kind, std::string_view body,
+                              const RequestLimits& limits);
 
 // The JSON of a body, an object at most `depth` levels deep. Throws ApiError(400).
 nlohmann::ordered_json read_body(std::string_view body, int depth);

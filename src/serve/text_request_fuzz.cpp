@@ -15,9 +15,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (const bool strict : {false, true}) {
       limits.strict = strict;
       try {
-        const serve::TextRequest r = serve::read_text_request(kind, {reinterpret_cast<const char*>(data), size}, limits);
-        if (r.options.n < 1 || r.options.n > limits.choices || r.options.max_tokens > limits.max_tokens) std::abort();
-        if (r.options.stop.size() > size_t(limits.stop_strings) || (strict && !r.unknown.empty())) std::abort();
+        const serve::TextRequest r =
+            serve::read_text_request(kind, {reinterpret_cast<const char*>(data), size}, limits);
+        if (r.options.n < 1 || r.options.n > limits.choices ||
+            r.options.max_tokens > limits.max_tokens)
+          std::abort();
+        if (r.options.stop.size() > size_t(limits.stop_strings) || (strict && !r.unknown.empty()))
+          std::abort();
         if (kind == Kind::kChat ? !r.messages.is_array() : r.prompts.empty()) std::abort();
         engine::validate(r.options.sampling, 1 << 30);
       } catch (const serve::ApiError& e) {

@@ -11,7 +11,8 @@ using Kind = TextRequest::Kind;
 using Json = nlohmann::ordered_json;
 
 TextRequest chat(Json body, RequestLimits limits = {}) {
-  if (!body.contains("messages")) body["messages"] = Json::array({{{"role", "user"}, {"content", "hi"}}});
+  if (!body.contains("messages"))
+    body["messages"] = Json::array({{{"role", "user"}, {"content", "hi"}}});
   return read_text_request(Kind::kChat, body.dump(), limits);
 }
 
@@ -41,27 +42,37 @@ TEST(TextRequest, NullsAndTwinsAndSynonyms) {
   EXPECT_EQ(chat({{"max_tokens", 7}}).options.max_tokens, 7);
   EXPECT_EQ(chat({{"max_completion_tokens", 8.0}}).options.max_tokens, 8);
   const Json messages = Json::array({{{"role", "user"}, {"content", "hi"}}});
-  EXPECT_EQ(fault(Kind::kChat, {{"messages", messages}, {"max_tokens", 7}, {"max_completion_tokens", 8}}), "max_tokens");
+  EXPECT_EQ(
+      fault(Kind::kChat, {{"messages", messages}, {"max_tokens", 7}, {"max_completion_tokens", 8}}),
+      "max_tokens");
   EXPECT_EQ(chat({{"top_k", -1}}).options.sampling.top_k, 0);
   EXPECT_EQ(chat({{"repeat_penalty", 1.5}}).options.sampling.repetition_penalty, 1.5f);
   EXPECT_EQ(*chat({{"seed", -5}}).options.seed, uint64_t(-5));
 }
 
 TEST(TextRequest, PartsOfTextAreJoined) {
-  const Json parts = Json::array({{{"type", "text"}, {"text", "one "}}, {{"type", "text"}, {"text", "two"}}});
-  const TextRequest r = chat({{"messages", {{{"role", "developer"}, {"content", "be brief"}}, {{"role", "user"}, {"content", parts}}}}});
+  const Json parts =
+      Json::array({{{"type", "text"}, {"text", "one "}}, {{"type", "text"}, {"text", "two"}}});
+  const TextRequest r = chat({{"messages",
+                               {{{"role", "developer"}, {"content", "be brief"}},
+                                {{"role", "user"}, {"content", parts}}}}});
   EXPECT_EQ(r.messages[0]["role"], "system");
   EXPECT_EQ(r.messages[1]["content"], "one two");
-  EXPECT_EQ(fault(Kind::kChat, {{"messages", {{{"role", "user"}, {"content", {{{"type", "image_url"}}}}}}}}), "messages");
+  EXPECT_EQ(fault(Kind::kChat,
+                  {{"messages", {{{"role", "user"}, {"content", {{{"type", "image_url"}}}}}}}}),
+            "messages");
 }
 
 TEST(TextRequest, PromptsOfEveryKind) {
-  const auto prompts = [](const Json& prompt) { return read_text_request(Kind::kCompletion, Json{{"prompt", prompt}}.dump(), {}).prompts; };
+  const auto prompts = [](const Json& prompt) {
+    return read_text_request(Kind::kCompletion, Json{{"prompt", prompt}}.dump(), {}).prompts;
+  };
   EXPECT_EQ(prompts("a").front().text, "a");
   EXPECT_EQ(prompts(Json::array({"a", "b"})).size(), 2u);
   EXPECT_EQ(*prompts(Json::array({1, 2})).front().ids, (std::vector<int32_t>{1, 2}));
   EXPECT_EQ(prompts(Json::array({Json::array({1}), Json::array({2, 3})})).size(), 2u);
-  for (const Json& bad : {Json(1), Json::array({-1}), Json::array({1, "a"}), Json::array({Json::array()}), Json::object()}) {
+  for (const Json& bad : {Json(1), Json::array({-1}), Json::array({1, "a"}),
+                          Json::array({Json::array()}), Json::object()}) {
     EXPECT_EQ(fault(Kind::kCompletion, {{"prompt", bad}}), "prompt") << bad;
   }
 }
@@ -72,13 +83,19 @@ TEST(TextRequest, RangesEndWhereTheySay) {
     const char* field;
     double least, most, step;
   };
-  for (const Range& r : {Range{"temperature", 0, 2, 0.01}, {"top_p", 0, 1, 0.01}, {"min_p", 0, 1, 0.01},
-                         {"presence_penalty", -2, 2, 0.01}, {"frequency_penalty", -2, 2, 0.01}, {"n", 1, 64, 1},
+  for (const Range& r : {Range{"temperature", 0, 2, 0.01},
+                         {"top_p", 0, 1, 0.01},
+                         {"min_p", 0, 1, 0.01},
+                         {"presence_penalty", -2, 2, 0.01},
+                         {"frequency_penalty", -2, 2, 0.01},
+                         {"n", 1, 64, 1},
                          {"max_tokens", 1, 1000, 1}}) {
     RequestLimits limits;
     limits.max_tokens = 1000;
     const Json messages = Json::array({{{"role", "user"}, {"content", "hi"}}});
-    const auto with = [&](double x) { return fault(Kind::kChat, {{"messages", messages}, {r.field, x}}, limits); };
+    const auto with = [&](double x) {
+      return fault(Kind::kChat, {{"messages", messages}, {r.field, x}}, limits);
+    };
     EXPECT_EQ(with(r.least), "none") << r.field;
     EXPECT_EQ(with(r.most), "none") << r.field;
     EXPECT_EQ(with(r.least - r.step), r.field);
@@ -92,7 +109,9 @@ TEST(TextRequest, StopsAreBounded) {
   limits.stop_strings = 2;
   limits.stop_bytes = 3;
   const Json messages = Json::array({{{"role", "user"}, {"content", "hi"}}});
-  const auto with = [&](const Json& stop) { return fault(Kind::kChat, {{"messages", messages}, {"stop", stop}}, limits); };
+  const auto with = [&](const Json& stop) {
+    return fault(Kind::kChat, {{"messages", messages}, {"stop", stop}}, limits);
+  };
   EXPECT_EQ(with("abc"), "none");
   EXPECT_EQ(with(Json::array({"a", "b"})), "none");
   EXPECT_EQ(with("abcd"), "stop");
@@ -105,11 +124,14 @@ TEST(TextRequest, UnknownFieldsAreNamed) {
   RequestLimits strict;
   strict.strict = true;
   EXPECT_EQ(fault(Kind::kCompletion, {{"prompt", "a"}, {"surprise", 1}}, strict), "surprise");
-  EXPECT_EQ(fault(Kind::kCompletion, {{"prompt", "a"}, {"tools", nullptr}}, strict), "tools");  // no completion's field
+  EXPECT_EQ(fault(Kind::kCompletion, {{"prompt", "a"}, {"tools", nullptr}}, strict),
+            "tools");  // no completion's field
 }
 
 TEST(ReadBody, IsBounded) {
-  const auto nested = [](int n) { return "{\"a\":" + std::string(size_t(n), '[') + std::string(size_t(n), ']') + "}"; };
+  const auto nested = [](int n) {
+    return "{\"a\":" + std::string(size_t(n), '[') + std::string(size_t(n), ']') + "}";
+  };
   EXPECT_NO_THROW(read_body(nested(7), 8));
   EXPECT_THROW(read_body(nested(9), 8), ApiError);
   EXPECT_THROW(read_body(std::string(1 << 20, '['), 8), ApiError);

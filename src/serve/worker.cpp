@@ -10,11 +10,17 @@ namespace tutti::serve {
 namespace asio = boost::asio;
 
 Worker::Worker(asio::io_context& net, engine::Engine& engine, WorkerLimits limits)
-    : net_(net), engine_(engine), limits_(limits), outbox_(net), metrics_(engine.model().config().context_length) {}
+    : net_(net),
+      engine_(engine),
+      limits_(limits),
+      outbox_(net),
+      metrics_(engine.model().config().context_length) {}
 
 namespace {
 
-double since(Run::Clock::time_point start) { return std::chrono::duration<double>(Run::Clock::now() - start).count(); }
+double since(Run::Clock::time_point start) {
+  return std::chrono::duration<double>(Run::Clock::now() - start).count();
+}
 
 Run::Clock::duration seconds(double s) {
   return std::chrono::duration_cast<Run::Clock::duration>(std::chrono::duration<double>(s));
@@ -22,7 +28,8 @@ Run::Clock::duration seconds(double s) {
 
 }  // namespace
 
-std::shared_ptr<Run> Worker::start(Program program, std::function<void(const decode::Piece&)> on_piece,
+std::shared_ptr<Run> Worker::start(Program program,
+                                   std::function<void(const decode::Piece&)> on_piece,
                                    std::function<void(const RunResult&)> on_end) {
   if (draining_) {
     ApiError error(503, "unavailable_error", "the server is shutting down; try another one");
@@ -31,7 +38,9 @@ std::shared_ptr<Run> Worker::start(Program program, std::function<void(const dec
   }
   if (running_ + int(queue_.size()) >= limits_.running + limits_.queued) {
     ++metrics_.refused;
-    ApiError error(429, "overloaded", "the queue of " + std::to_string(limits_.queued) + " requests is full; try later");
+    ApiError error(
+        429, "overloaded",
+        "the queue of " + std::to_string(limits_.queued) + " requests is full; try later");
     error.retry_after = 1;
     throw error;
   }
@@ -47,13 +56,18 @@ std::shared_ptr<Run> Worker::start(Program program, std::function<void(const dec
 
 // The next moment at which the run would be stopped.
 void Worker::arm(const std::shared_ptr<Run>& run) {
-  const bool waits = run->state == Run::State::kQueued && limits_.queue_seconds < limits_.run_seconds;
-  run->timer.expires_at(run->admitted + seconds(waits ? limits_.queue_seconds : limits_.run_seconds));
-  run->timer.async_wait([this, weak = std::weak_ptr<Run>(run), waits](const boost::system::error_code& error) {
-    const auto run = weak.lock();
-    if (error || !run || run->state == Run::State::kEnded || (waits && run->state != Run::State::kQueued)) return;
-    stop(run, waits ? Run::Stop::kQueueTime : Run::Stop::kRunTime);
-  });
+  const bool waits =
+      run->state == Run::State::kQueued && limits_.queue_seconds < limits_.run_seconds;
+  run->timer.expires_at(run->admitted +
+                        seconds(waits ? limits_.queue_seconds : limits_.run_seconds));
+  run->timer.async_wait(
+      [this, weak = std::weak_ptr<Run>(run), waits](const boost::system::error_code& error) {
+        const auto run = weak.lock();
+        if (error || !run || run->state == Run::State::kEnded ||
+            (waits && run->state != Run::State::kQueued))
+          return;
+        stop(run, waits ? Run::Stop::kQueueTime : Run::Stop::kRunTime);
+      });
 }
 
 void Worker::dispatch() {
@@ -134,9 +148,11 @@ void Worker::end(const std::shared_ptr<Run>& run, RunResult result) {
   run->ended = since(run->admitted);
   run->timer.cancel();
   switch (run->stop) {
-    case Run::Stop::kNone: break;
+    case Run::Stop::kNone:
+      break;
     case Run::Stop::kCancelled:
-      result.error = std::make_exception_ptr(ApiError(499, "cancelled", "the request was cancelled"));
+      result.error =
+          std::make_exception_ptr(ApiError(499, "cancelled", "the request was cancelled"));
       break;
     case Run::Stop::kQueueTime: {
       ApiError error(503, "overloaded", "the request waited too long for its turn; try later");
@@ -145,7 +161,8 @@ void Worker::end(const std::shared_ptr<Run>& run, RunResult result) {
       break;
     }
     case Run::Stop::kRunTime:
-      result.error = std::make_exception_ptr(ApiError(408, "timeout", "the request took longer than this server allows; ask for less"));
+      result.error = std::make_exception_ptr(ApiError(
+          408, "timeout", "the request took longer than this server allows; ask for less"));
       break;
   }
   if (run->failure && !result.error) result.error = run->failure;

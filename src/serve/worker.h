@@ -1,5 +1,5 @@
-// Requests for one engine: admitted, queued, started on its thread, cancelled, and what they cost. All members are for
-// the net thread.
+// Requests for one engine: admitted, queued, started on its thread, cancelled, and what they cost.
+// All members are for the net thread.
 #pragma once
 
 #include <boost/asio/io_context.hpp>
@@ -32,8 +32,8 @@ struct RunResult {
 };
 
 // What runs on the engine's thread.
-using Program =
-    std::function<Task<std::vector<decode::Completion>>(std::shared_ptr<engine::Request> request, decode::PieceSink sink)>;
+using Program = std::function<Task<std::vector<decode::Completion>>(
+    std::shared_ptr<engine::Request> request, decode::PieceSink sink)>;
 
 class Run {
  public:
@@ -55,7 +55,7 @@ class Run {
   std::function<void(const decode::Piece&)> on_piece;
   std::function<void(const RunResult&)> on_end;
   boost::asio::steady_timer timer;
-  std::exception_ptr failure;  // of on_piece
+  std::exception_ptr failure;                // of on_piece
   std::shared_ptr<engine::Request> request;  // the engine's thread alone
 };
 
@@ -69,8 +69,9 @@ struct WorkerMetrics {
   uint64_t prompt_tokens = 0, generated_tokens = 0, cached_tokens = 0, proposed = 0, accepted = 0;
   std::map<std::string, uint64_t> finished;  // by reason: stop, length, abort, error
   uint64_t refused = 0;
-  Histogram first_token{first_token_bounds()}, between_tokens{between_tokens_bounds()}, whole{request_bounds()},
-      queue{request_bounds()}, inference{request_bounds()}, decode{request_bounds()}, prompt_lengths, generated_lengths;
+  Histogram first_token{first_token_bounds()}, between_tokens{between_tokens_bounds()},
+      whole{request_bounds()}, queue{request_bounds()}, inference{request_bounds()},
+      decode{request_bounds()}, prompt_lengths, generated_lengths;
   explicit WorkerMetrics(int context)
       : prompt_lengths(count_bounds(context)), generated_lengths(count_bounds(context)) {}
 };
@@ -79,8 +80,8 @@ class Worker {
  public:
   Worker(boost::asio::io_context& net, engine::Engine& engine, WorkerLimits limits);
 
-  // Throws ApiError(429) when the queue is full, ApiError(503) after drain(). `on_end` is called once, whatever happens;
-  // neither is called from within start().
+  // Throws ApiError(429) when the queue is full, ApiError(503) after drain(). `on_end` is called
+  // once, whatever happens; neither is called from within start().
   std::shared_ptr<Run> start(Program program, std::function<void(const decode::Piece&)> on_piece,
                              std::function<void(const RunResult&)> on_end);
   // `on_end` follows, within a tick, with an error. Ignored when it has ended.

@@ -303,7 +303,8 @@ TEST(Attend, HeadsDoNotDependOnTheirGroup) {
   }
 }
 
-// Rows that see the same first runs and then differ: another number of runs, or runs of another order.
+// Rows that see the same first runs and then differ: another number of runs, or runs of another
+// order.
 TEST(Attend, RowsThatShareSlotsGetTheBitsOfEachAlone) {
   Trial trial(7);
   for (const int keys : {40, 300, 4300}) {
@@ -318,7 +319,8 @@ TEST(Attend, RowsThatShareSlotsGetTheBitsOfEachAlone) {
       std::vector<std::vector<KvRun>> runs;
       std::vector<std::vector<float>> q;
       for (int i = 0; i < kMaxSharedRows; ++i) {
-        runs.emplace_back(placement.runs.begin(), placement.runs.begin() + shared + trial.below(all - shared + 1));
+        runs.emplace_back(placement.runs.begin(),
+                          placement.runs.begin() + shared + trial.below(all - shared + 1));
         if (i % 2) std::reverse(runs.back().begin() + shared, runs.back().end());
         q.emplace_back();
         for (size_t k = 0; k < width; ++k) q.back().push_back(trial.uniform(-2, 2));
@@ -329,17 +331,19 @@ TEST(Attend, RowsThatShareSlotsGetTheBitsOfEachAlone) {
         for (const int count : {1, 2, kMaxSharedRows}) {
           std::vector<float> outs(width * size_t(count), 9.0f);
           std::vector<float> scratch(width / size_t(c.layout.head_dim) * size_t(count * keys) +
-                                     size_t(32 * c.layout.head_dim) + 1, 9.0f);
+                                         size_t(32 * c.layout.head_dim) + 1,
+                                     9.0f);
           std::vector<AttendRow> rows;
           for (int i = 0; i < count; ++i) {
-            rows.push_back({q[size_t(i)].data(), runs[size_t(i)].data(), int(runs[size_t(i)].size()),
-                            outs.data() + size_t(i) * width});
+            rows.push_back({q[size_t(i)].data(), runs[size_t(i)].data(),
+                            int(runs[size_t(i)].size()), outs.data() + size_t(i) * width});
           }
           kernels(isa).attend_shared(params, rows.data(), count, shared, scratch.data());
           EXPECT_EQ(scratch.back(), 9.0f);
           for (const AttendRow& row : rows) {
             std::vector<float> alone(width);
-            kernels(isa).attend(params, row.q, row.runs, row.run_count, alone.data(), nullptr, scratch.data());
+            kernels(isa).attend(params, row.q, row.runs, row.run_count, alone.data(), nullptr,
+                                scratch.data());
             expect_same_bits({row.out, row.out + width}, alone, "a row that shares slots");
           }
         }

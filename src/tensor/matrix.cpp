@@ -317,8 +317,7 @@ void Matrix::pack_tiles(Type type, std::span<const std::byte> raw, int first, in
   const bool row8 = arithmetic_ == Arithmetic::kW8A8Row, bf16 = arithmetic_ == Arithmetic::kBf16Dot;
   const bool floating = row8 || bf16 || type != type_;  // packed from fp32
   std::vector<float> floats(floating ? size_t(in_) * kTileOutputs : 0);
-  const size_t used =
-      row8 || bf16 ? tile_bytes_ : packed_used_bytes(packed_shape(type_), in_);
+  const size_t used = row8 || bf16 ? tile_bytes_ : packed_used_bytes(packed_shape(type_), in_);
   for (int t = std::max(first, 0); t < std::min(last, tiles()); ++t) {
     const int count = std::min(kTileOutputs, out_ - t * kTileOutputs);
     const std::byte* rows = raw.data() + size_t(t) * kTileOutputs * stride;
@@ -358,8 +357,9 @@ uint64_t packing_fingerprint() {
   std::vector<float> values(size_t(kOut) * kIn);
   for (size_t i = 0; i < values.size(); ++i) values[i] = float(int(i * 37 % 1009) - 504) / 512;
   Xxh64 hash;
-  for (const Type type : {Type::kF32, Type::kF16, Type::kBF16, Type::kQ4_0, Type::kQ4_1, Type::kQ5_0,
-                          Type::kQ5_1, Type::kQ8_0, Type::kQ4_K, Type::kQ5_K, Type::kQ6_K}) {
+  for (const Type type :
+       {Type::kF32, Type::kF16, Type::kBF16, Type::kQ4_0, Type::kQ4_1, Type::kQ5_0, Type::kQ5_1,
+        Type::kQ8_0, Type::kQ4_K, Type::kQ5_K, Type::kQ6_K}) {
     // Any bytes are blocks; as elements of dense types they might not be numbers.
     std::vector<std::byte> raw(kOut * row_bytes(type, kIn));
     if (info(type).quantised) {

@@ -32,12 +32,13 @@ class AlignedBytes {
   size_t size_ = 0;
 };
 
-// Memory for the matrices of one model, cut from large pieces in the order of their packing: huge pages serve them
-// however small each is, and what is read one after the other lies one after the other.
+// Memory for the matrices of one model, cut from large pieces in the order of their packing: huge
+// pages serve them however small each is, and what is read one after the other lies one after the
+// other.
 class WeightMemory {
  public:
-  // `size` bytes, 64-byte aligned, contents undefined; the piece lives as long as anything cut from it. Throws
-  // Error(kLimit).
+  // `size` bytes, 64-byte aligned, contents undefined; the piece lives as long as anything cut from
+  // it. Throws Error(kLimit).
   std::shared_ptr<std::byte> take(size_t size);
 
  private:
@@ -57,8 +58,8 @@ enum class Arithmetic : uint8_t {
               // whole of k
 };
 
-inline constexpr Arithmetic kArithmetics[] = {Arithmetic::kExactQ8, Arithmetic::kExactF32, Arithmetic::kBf16Dot,
-                                             Arithmetic::kW8A8Row};
+inline constexpr Arithmetic kArithmetics[] = {Arithmetic::kExactQ8, Arithmetic::kExactF32,
+                                              Arithmetic::kBf16Dot, Arithmetic::kW8A8Row};
 
 // As users write it: "exact-q8", "exact-f32", "bf16-dot", "w8a8-row".
 std::string_view name(Arithmetic arithmetic);
@@ -89,8 +90,8 @@ class Matrix {
   static Matrix allocate(Type type, int out, int in, Arithmetic arithmetic,
                          WeightMemory* memory = nullptr);
   void pack_tiles(Type type, std::span<const std::byte> raw, int first, int last);
-  // The same for memory that comes from elsewhere: a matrix without any, its tiles [first, last) packed to `to`, and
-  // at last the bytes() bytes of all tiles, 64-byte aligned.
+  // The same for memory that comes from elsewhere: a matrix without any, its tiles [first, last)
+  // packed to `to`, and at last the bytes() bytes of all tiles, 64-byte aligned.
   static Matrix shaped(Type type, int out, int in, Arithmetic arithmetic);
   void pack_tiles(Type type, std::span<const std::byte> raw, int first, int last,
                   std::byte* to) const;
@@ -127,8 +128,8 @@ class Matrix {
   std::byte* own_ = nullptr;  // data_ where this matrix has allocated it
 };
 
-// A hash of what packing makes of fixed rows of every type: packed weights of another program whose hash differs are
-// laid out differently.
+// A hash of what packing makes of fixed rows of every type: packed weights of another program whose
+// hash differs are laid out differently.
 uint64_t packing_fingerprint();
 
 // The same as plain data, for files compiled for one instruction set: they may call no inline

@@ -102,8 +102,8 @@ void dequantise_k6(Reader block, float* out) {
 
 // ---- floats to blocks: scale searches
 
-// The nearest whole number (halves to even) in low..high, |bounds| < 2^22, as a float: adding 1.5 * 2^23 leaves
-// no bit for a fraction. A NaN gives `low`: any code will do, but the same everywhere.
+// The nearest whole number (halves to even) in low..high, |bounds| < 2^22, as a float: adding 1.5 *
+// 2^23 leaves no bit for a fraction. A NaN gives `low`: any code will do, but the same everywhere.
 float rounded(float value, float low, float high) {
   constexpr float kWhole = 12582912.0f;
   const float bounded = value > low ? (value < high ? value : high) : low;
@@ -128,8 +128,9 @@ std::array<double, kSums> sums_over(size_t n, const Terms& terms) {
   return out;
 }
 
-// x ~ scale * q - min, q in 0..top, min >= 0 unless `free_min`; 32 elements. Grid of scales around the range's own,
-// each followed by the weighted least-squares solution for its codes, twice; the best weighted square error wins.
+// x ~ scale * q - min, q in 0..top, min >= 0 unless `free_min`; 32 elements. Grid of scales around
+// the range's own, each followed by the weighted least-squares solution for its codes, twice; the
+// best weighted square error wins.
 struct Affine {
   float scale = 0, min = 0;
 };
@@ -177,8 +178,8 @@ Affine search_affine(std::span<const float> x, std::span<const float> w, int top
   return found ? best : Affine{(highest - low) / float(top), -low};
 }
 
-// x ~ scale * q, q in -bottom..bottom-1; the scale's sign puts the largest magnitude on the longer side. At most 32
-// elements.
+// x ~ scale * q, q in -bottom..bottom-1; the scale's sign puts the largest magnitude on the longer
+// side. At most 32 elements.
 float search_symmetric(std::span<const float> x, std::span<const float> w, int bottom) {
   float extreme = 0;
   for (float v : x) {

@@ -81,8 +81,8 @@ double least_symmetric_error(std::span<const float> x, int bottom) {
   return best;
 }
 
-// Sub-blocks share the resolution of their scales (6 bits), and the search weighs large elements more, so no
-// sub-block reaches its least plain error: a quarter more at most.
+// Sub-blocks share the resolution of their scales (6 bits), and the search weighs large elements
+// more, so no sub-block reaches its least plain error: a quarter more at most.
 TEST(Quantise, KBlocksComeCloseToAnExhaustiveSearch) {
   for (const unsigned seed : {1u, 2u, 3u}) {
     const auto x = normal(1024, seed);

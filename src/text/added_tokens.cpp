@@ -68,7 +68,8 @@ std::vector<AddedTokens::Found> AddedTokens::find(std::string_view text, bool sp
     const AddedToken* best = nullptr;
     for (size_t i = at + 1; node != 0;) {
       const int32_t token = nodes_[node].token;
-      if (token >= 0 && (special || !tokens_[size_t(token)].special)) best = &tokens_[size_t(token)];
+      if (token >= 0 && (special || !tokens_[size_t(token)].special))
+        best = &tokens_[size_t(token)];
       if (i == text.size()) break;
       const uint8_t byte = uint8_t(text[i++]);
       uint32_t next = 0;
@@ -86,9 +87,8 @@ std::vector<AddedTokens::Found> AddedTokens::find(std::string_view text, bool sp
     }
     Range range{at, at + best->text.size()};
     at = range.end;
-    if (best->single_word &&
-        ((range.begin > 0 && is_word(decode_before(text, range.begin))) ||
-         (range.end < text.size() && is_word(decode_utf8(text, range.end))))) {
+    if (best->single_word && ((range.begin > 0 && is_word(decode_before(text, range.begin))) ||
+                              (range.end < text.size() && is_word(decode_utf8(text, range.end))))) {
       continue;
     }
     if (best->lstrip) {

@@ -16,7 +16,7 @@ namespace tutti::text {
 struct AddedToken {
   int32_t id = 0;
   std::string text;
-  bool special = false;      // a control token: taken from text only on request, hidden when decoding
+  bool special = false;  // a control token: taken from text only on request, hidden when decoding
   bool normalized = false;   // looked for after normalisation instead of before
   bool lstrip = false;       // swallows white space to its left
   bool rstrip = false;       // and to its right

@@ -1,5 +1,5 @@
-// Byte-pair encoding by merge rank: the lowest rank first, the leftmost on ties (Sennrich et al., ACL 2016;
-// as the `tokenizers` library does it).
+// Byte-pair encoding by merge rank: the lowest rank first, the leftmost on ties (Sennrich et al.,
+// ACL 2016; as the `tokenizers` library does it).
 #pragma once
 
 #include <cstdint>

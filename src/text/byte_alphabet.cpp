@@ -28,7 +28,8 @@ std::optional<std::string> bytes_of_printable(std::string_view text) {
   std::string out;
   for (size_t at = 0; at < text.size();) {
     const Decoded c = decode_utf8(text, at);
-    if (!c.valid || c.code_point >= byte_of.size() || byte_of[c.code_point] < 0) return std::nullopt;
+    if (!c.valid || c.code_point >= byte_of.size() || byte_of[c.code_point] < 0)
+      return std::nullopt;
     out += char(byte_of[c.code_point]);
     at += c.length;
   }

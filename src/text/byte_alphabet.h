@@ -1,4 +1,5 @@
-// The 256 printable code points that byte-level tokenizers write bytes with (GPT-2's bytes_to_unicode).
+// The 256 printable code points that byte-level tokenizers write bytes with (GPT-2's
+// bytes_to_unicode).
 #pragma once
 
 #include <array>

@@ -11,7 +11,10 @@ namespace {
 constexpr int kDepth = 100;
 constexpr int kStacked = 8;  // repetitions of a repetition
 
-bool is_name(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_'; }
+bool is_name(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+         c == '_';
+}
 
 class Parser {
  public:
@@ -23,12 +26,15 @@ class Parser {
       space(false);
       if (!scan_.take("::=")) scan_.fail("wants ::=");
       space(true);
-      if (rules_.bodies[size_t(index)]) scan_.fail("defines rule " + rules_.names[size_t(index)] + " twice");
+      if (rules_.bodies[size_t(index)])
+        scan_.fail("defines rule " + rules_.names[size_t(index)] + " twice");
       rules_.bodies[size_t(index)] = alternatives(0);
-      if (!scan_.done() && scan_.peek() != '\n' && scan_.peek() != '\r') scan_.fail("wants the end of the line");
+      if (!scan_.done() && scan_.peek() != '\n' && scan_.peek() != '\r')
+        scan_.fail("wants the end of the line");
     }
     const auto root = index_.find("root");
-    if (root == index_.end()) throw Error(ErrorKind::kUsage, "grammar: has no rule root; name the first one so");
+    if (root == index_.end())
+      throw Error(ErrorKind::kUsage, "grammar: has no rule root; name the first one so");
     rules_.root = root->second;
     return std::move(rules_);
   }
@@ -100,7 +106,8 @@ class Parser {
         const TextScan before = scan_;
         const std::string called = name();
         space(false);
-        if (scan_.peek() == ':' && scan_.peek(1) == ':') {  // the next rule, after a line end inside a group
+        if (scan_.peek() == ':' &&
+            scan_.peek(1) == ':') {  // the next rule, after a line end inside a group
           scan_ = before;
           break;
         }
@@ -136,7 +143,8 @@ class Parser {
           space(false);
         }
         if (!scan_.take("}")) scan_.fail("wants a }");
-        if (most >= 0 && most < least) scan_.fail("has a repetition whose limits are the wrong way round");
+        if (most >= 0 && most < least)
+          scan_.fail("has a repetition whose limits are the wrong way round");
         one = repeat(std::move(one), least, most);
       } else {
         scan_ = before;
@@ -150,14 +158,27 @@ class Parser {
     const char c = scan_.peek();
     scan_.skip();
     switch (c) {
-      case 'n': return '\n';
-      case 't': return '\t';
-      case 'r': return '\r';
-      case 'x': return scan_.hex(2);
-      case 'u': return scan_.hex(4);
-      case 'U': return scan_.hex(8);
-      case '"': case '\\': case '[': case ']': case '-': case '^': return uint32_t(c);
-      default: scan_.fail("has an escape that is not known");
+      case 'n':
+        return '\n';
+      case 't':
+        return '\t';
+      case 'r':
+        return '\r';
+      case 'x':
+        return scan_.hex(2);
+      case 'u':
+        return scan_.hex(4);
+      case 'U':
+        return scan_.hex(8);
+      case '"':
+      case '\\':
+      case '[':
+      case ']':
+      case '-':
+      case '^':
+        return uint32_t(c);
+      default:
+        scan_.fail("has an escape that is not known");
     }
   }
 

@@ -1,4 +1,5 @@
-// GBNF, llama.cpp's notation of grammars: rules `name ::= …` of literals, classes, groups, repetitions and alternatives.
+// GBNF, llama.cpp's notation of grammars: rules `name ::= …` of literals, classes, groups,
+// repetitions and alternatives.
 #pragma once
 
 #include <string_view>

@@ -16,7 +16,8 @@ TokenTree::TokenTree(const std::vector<std::string>& bytes, std::vector<int32_t>
     int32_t at = 0;
     for (const char c : bytes_[id]) {
       int32_t child = nodes_[size_t(at)].child;
-      while (child >= 0 && nodes_[size_t(child)].byte != uint8_t(c)) child = nodes_[size_t(child)].sibling;
+      while (child >= 0 && nodes_[size_t(child)].byte != uint8_t(c))
+        child = nodes_[size_t(child)].sibling;
       if (child < 0) {
         child = int32_t(nodes_.size());
         Node node;
@@ -40,11 +41,14 @@ std::shared_ptr<const TokenTree> TokenTree::of(const Tokenizer& tokenizer, int v
   return std::make_shared<TokenTree>(bytes, tokenizer.end_ids());
 }
 
-Grammar::Grammar(const GrammarRules& rules, std::shared_ptr<const TokenTree> tokens, GrammarLimits limits)
+Grammar::Grammar(const GrammarRules& rules, std::shared_ptr<const TokenTree> tokens,
+                 GrammarLimits limits)
     : tokens_(std::move(tokens)), limits_(limits), stacks_{{-1, -1, 0}} {
   for (size_t r = 0; r < rules.bodies.size(); ++r) rule_start_.push_back(add_node());
   for (size_t r = 0; r < rules.bodies.size(); ++r) {
-    if (!rules.bodies[r]) throw Error(ErrorKind::kUsage, "grammar: rule " + rules.names[r] + " is named, but not defined");
+    if (!rules.bodies[r])
+      throw Error(ErrorKind::kUsage,
+                  "grammar: rule " + rules.names[r] + " is named, but not defined");
     nodes_[size_t(compile(*rules.bodies[r], rule_start_[r]))].end = true;
   }
   check_left_recursion(rules);
@@ -53,14 +57,16 @@ Grammar::Grammar(const GrammarRules& rules, std::shared_ptr<const TokenTree> tok
 
 int Grammar::add_node() {
   if (int(nodes_.size()) >= limits_.states) {
-    throw Error(ErrorKind::kLimit, "grammar: needs more than " + std::to_string(limits_.states) + " states; make its repetitions smaller");
+    throw Error(ErrorKind::kLimit, "grammar: needs more than " + std::to_string(limits_.states) +
+                                       " states; make its repetitions smaller");
   }
   nodes_.emplace_back();
   return int(nodes_.size()) - 1;
 }
 
 void Grammar::work() {
-  if (++work_ > limits_.work) throw Error(ErrorKind::kLimit, "grammar: takes too much work to compile; make it simpler");
+  if (++work_ > limits_.work)
+    throw Error(ErrorKind::kLimit, "grammar: takes too much work to compile; make it simpler");
 }
 
 int Grammar::compile(const Expression& e, int from) {
@@ -73,7 +79,8 @@ int Grammar::compile(const Expression& e, int from) {
         from = to;
       }
       return from;
-    case Expression::kClass: return compile_class(e.ranges, from);
+    case Expression::kClass:
+      return compile_class(e.ranges, from);
     case Expression::kSequence:
       for (const ExpressionPtr& part : e.parts) from = compile(*part, from);
       return from;
@@ -122,14 +129,18 @@ namespace {
 std::string utf8(uint32_t c) {
   if (c < 0x80) return {char(c)};
   if (c < 0x800) return {char(0xC0 | (c >> 6)), char(0x80 | (c & 0x3F))};
-  if (c < 0x10000) return {char(0xE0 | (c >> 12)), char(0x80 | ((c >> 6) & 0x3F)), char(0x80 | (c & 0x3F))};
-  return {char(0xF0 | (c >> 18)), char(0x80 | ((c >> 12) & 0x3F)), char(0x80 | ((c >> 6) & 0x3F)), char(0x80 | (c & 0x3F))};
+  if (c < 0x10000)
+    return {char(0xE0 | (c >> 12)), char(0x80 | ((c >> 6) & 0x3F)), char(0x80 | (c & 0x3F))};
+  return {char(0xF0 | (c >> 18)), char(0x80 | ((c >> 12) & 0x3F)), char(0x80 | ((c >> 6) & 0x3F)),
+          char(0x80 | (c & 0x3F))};
 }
 
-using ByteRanges = std::vector<std::pair<uint8_t, uint8_t>>;  // a sequence of bytes, each in its range
+using ByteRanges =
+    std::vector<std::pair<uint8_t, uint8_t>>;  // a sequence of bytes, each in its range
 
 // [first, last] of equal length in UTF-8, as sequences of byte ranges.
-void split(const std::string& first, const std::string& last, std::vector<ByteRanges>& out, ByteRanges before = {}) {
+void split(const std::string& first, const std::string& last, std::vector<ByteRanges>& out,
+           ByteRanges before = {}) {
   const size_t n = first.size();
   if (n == 0) {
     out.push_back(before);
@@ -232,7 +243,9 @@ void Grammar::check_left_recursion(const GrammarRules& rules) {
       }
       const int called = *next++;
       if (state[size_t(called)] == kOpen) {
-        throw Error(ErrorKind::kUsage, "grammar: rule " + rules.names[size_t(called)] + " begins with itself; put what repeats behind, as in a ::= b a*");
+        throw Error(ErrorKind::kUsage,
+                    "grammar: rule " + rules.names[size_t(called)] +
+                        " begins with itself; put what repeats behind, as in a ::= b a*");
       }
       if (state[size_t(called)] == kNew) enter(called);
     }
@@ -270,7 +283,8 @@ Grammar::State Grammar::settle(std::vector<Place> places) {
     const Place at = places.back();
     places.pop_back();
     if (int(seen.size()) > limits_.places) {
-      throw Error(ErrorKind::kLimit, "grammar: is too ambiguous: a text may stand in more than " + std::to_string(limits_.places) + " places");
+      throw Error(ErrorKind::kLimit, "grammar: is too ambiguous: a text may stand in more than " +
+                                         std::to_string(limits_.places) + " places");
     }
     const auto reach = [&](int node, int stack) {
       if (seen.insert({node, stack}).second) places.push_back({node, stack});
@@ -278,13 +292,17 @@ Grammar::State Grammar::settle(std::vector<Place> places) {
     const Node& node = nodes_[size_t(at.node)];
     if (!node.bytes.empty()) waiting.push_back(at);
     if (node.end) {
-      if (at.stack == 0) accepts = true;
-      else reach(stacks_[size_t(at.stack)].node, stacks_[size_t(at.stack)].below);
+      if (at.stack == 0)
+        accepts = true;
+      else
+        reach(stacks_[size_t(at.stack)].node, stacks_[size_t(at.stack)].below);
     }
     for (const int to : node.empty) reach(to, at.stack);
     for (const auto& [called, to] : node.calls) {
-      if (only_returns(to)) reach(rule_start_[size_t(called)], at.stack);
-      else if (stacks_[size_t(at.stack)].depth < limits_.depth) reach(rule_start_[size_t(called)], push(to, at.stack));
+      if (only_returns(to))
+        reach(rule_start_[size_t(called)], at.stack);
+      else if (stacks_[size_t(at.stack)].depth < limits_.depth)
+        reach(rule_start_[size_t(called)], push(to, at.stack));
     }
   }
   if (waiting.empty() && !accepts) return kNowhere;
@@ -292,7 +310,8 @@ Grammar::State Grammar::settle(std::vector<Place> places) {
   const std::pair key(std::move(waiting), accepts);
   if (const auto it = set_of_.find(key); it != set_of_.end()) return it->second;
   if (int(sets_.size()) >= limits_.sets) {
-    throw Error(ErrorKind::kLimit, "grammar: has led to more than " + std::to_string(limits_.sets) + " different places; make it simpler");
+    throw Error(ErrorKind::kLimit, "grammar: has led to more than " + std::to_string(limits_.sets) +
+                                       " different places; make it simpler");
   }
   keep(key.first.size());
   auto set = std::make_unique<Set>();
@@ -331,7 +350,9 @@ Grammar::State Grammar::advance(State state, std::string_view bytes) {
 std::shared_ptr<const std::vector<uint64_t>> Grammar::allowed(State state) {
   if (sets_[size_t(state)]->allowed) return sets_[size_t(state)]->allowed;
   auto mask = std::make_shared<std::vector<uint64_t>>(size_t(tokens_->vocabulary() + 63) / 64, 0);
-  const auto allow = [&](int32_t token) { (*mask)[size_t(token) / 64] |= uint64_t(1) << (token % 64); };
+  const auto allow = [&](int32_t token) {
+    (*mask)[size_t(token) / 64] |= uint64_t(1) << (token % 64);
+  };
   bool any = false;
   struct Visit {
     int32_t node;

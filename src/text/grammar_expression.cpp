@@ -15,8 +15,10 @@ CodePoints joined(CodePoints ranges) {
   std::ranges::sort(ranges);
   CodePoints out;
   for (const auto& [first, last] : ranges) {
-    if (!out.empty() && first <= out.back().second + 1) out.back().second = std::max(out.back().second, last);
-    else out.emplace_back(first, last);
+    if (!out.empty() && first <= out.back().second + 1)
+      out.back().second = std::max(out.back().second, last);
+    else
+      out.emplace_back(first, last);
   }
   return out;
 }

@@ -1,4 +1,5 @@
-// What a grammar is made of before it is compiled: expressions over bytes and code points, and rules that name them.
+// What a grammar is made of before it is compiled: expressions over bytes and code points, and
+// rules that name them.
 #pragma once
 
 #include <cstdint>

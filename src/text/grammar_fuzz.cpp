@@ -1,5 +1,5 @@
-// Any bytes as a grammar, a regular expression or a schema (the first byte says which): an Error, or a grammar that can be
-// walked and whose masks are what its steps say.
+// Any bytes as a grammar, a regular expression or a schema (the first byte says which): an Error,
+// or a grammar that can be walked and whose masks are what its steps say.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -35,7 +35,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::vector<std::string> bytes;
     for (int b = 0; b < 256; ++b) bytes.emplace_back(1, char(b));
     for (const char* more : {"{\"", "\":", "ab", "]}", ""}) bytes.emplace_back(more);
-    return std::make_shared<text::TokenTree>(bytes, std::vector<int32_t>{int32_t(bytes.size()) - 1});
+    return std::make_shared<text::TokenTree>(bytes,
+                                             std::vector<int32_t>{int32_t(bytes.size()) - 1});
   }();
   text::GrammarLimits limits;
   limits.states = 5000;
@@ -49,8 +50,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (size_t i = 0; i < 64 && state != text::Grammar::kNowhere; ++i) {
       const auto mask = grammar.allowed(state);
       const uint8_t byte = data[i % size];
-      const text::Grammar::State next = grammar.advance(state, std::string_view(reinterpret_cast<const char*>(&byte), 1));
-      if (bool((*mask)[byte / 64] >> (byte % 64) & 1) != (next != text::Grammar::kNowhere)) std::abort();
+      const text::Grammar::State next =
+          grammar.advance(state, std::string_view(reinterpret_cast<const char*>(&byte), 1));
+      if (bool((*mask)[byte / 64] >> (byte % 64) & 1) != (next != text::Grammar::kNowhere))
+        std::abort();
       state = next;
     }
   } catch (const Error&) {

@@ -1,4 +1,5 @@
-// A constraint on a text as users give it: a grammar, an expression, a schema, or a list of choices.
+// A constraint on a text as users give it: a grammar, an expression, a schema, or a list of
+// choices.
 #pragma once
 
 #include <string>

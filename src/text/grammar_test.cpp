@@ -40,7 +40,8 @@ bool matches(Grammar& g, std::string_view text) {
 }
 
 // All texts over `alphabet` up to `length`.
-void each_text(const std::string& alphabet, size_t length, const std::function<void(const std::string&)>& visit) {
+void each_text(const std::string& alphabet, size_t length,
+               const std::function<void(const std::string&)>& visit) {
   std::vector<std::string> texts{""};
   for (size_t i = 0; i < texts.size(); ++i) {
     visit(texts[i]);
@@ -52,13 +53,20 @@ void each_text(const std::string& alphabet, size_t length, const std::function<v
 std::string random_pattern(Draws& draws, int depth) {
   const auto atom = [&]() -> std::string {
     switch (draws.below(depth > 0 ? 7 : 5)) {
-      case 0: return "a";
-      case 1: return "b";
-      case 2: return "[ab]";
-      case 3: return "[^a]";
-      case 4: return "c";
-      case 5: return "(" + random_pattern(draws, depth - 1) + ")";
-      default: return "(?:" + random_pattern(draws, depth - 1) + ")";
+      case 0:
+        return "a";
+      case 1:
+        return "b";
+      case 2:
+        return "[ab]";
+      case 3:
+        return "[^a]";
+      case 4:
+        return "c";
+      case 5:
+        return "(" + random_pattern(draws, depth - 1) + ")";
+      default:
+        return "(?:" + random_pattern(draws, depth - 1) + ")";
     }
   };
   std::string out;
@@ -79,14 +87,16 @@ TEST(Regex, RandomPatternsAreStdRegexs) {
     Grammar anywhere(rules_of(regex_expression(pattern, true)), byte_tokens());
     each_text("abc", 4, [&](const std::string& text) {
       ASSERT_EQ(matches(g, text), std::regex_match(text, expected)) << pattern << " on " << text;
-      ASSERT_EQ(matches(anywhere, text), std::regex_search(text, expected)) << pattern << " in " << text;
+      ASSERT_EQ(matches(anywhere, text), std::regex_search(text, expected))
+          << pattern << " in " << text;
     });
   }
 }
 
 TEST(Regex, ClassesAndEscapesAreStdRegexs) {
-  for (const char* pattern : {R"(\d+)", R"(\D)", R"(\w*)", R"(\W)", R"(\s)", R"(\S)", R"([\d\-x])", R"([^\w])", R"(\.)", R"(\x41)",
-                              R"(A)", R"(\t|\n)", R"([a\]b])", R"(.)", R"(\/\{\})", R"([+\-*\/])"}) {
+  for (const char* pattern :
+       {R"(\d+)", R"(\D)", R"(\w*)", R"(\W)", R"(\s)", R"(\S)", R"([\d\-x])", R"([^\w])", R"(\.)",
+        R"(\x41)", R"(A)", R"(\t|\n)", R"([a\]b])", R"(.)", R"(\/\{\})", R"([+\-*\/])"}) {
     const std::regex expected(pattern);
     Grammar g(rules_of(regex_expression(pattern)), byte_tokens());
     for (int b = 1; b < 128; ++b) {
@@ -110,8 +120,9 @@ TEST(Regex, AnchorsOfASearch) {
 }
 
 TEST(Regex, WhatIsNotRegularIsRefused) {
-  for (const char* pattern : {"(a", "a)", "[a", "*a", "a{2,1}", "(?=a)", "(?<n>a)", R"(\1)", R"(\b)", R"(\p{L})", "a^b", "a$b", "\\", R"(\q)",
-                              "a{99999}", "a{,3}", "[z-a]", "\xff"}) {
+  for (const char* pattern :
+       {"(a", "a)", "[a", "*a", "a{2,1}", "(?=a)", "(?<n>a)", R"(\1)", R"(\b)", R"(\p{L})", "a^b",
+        "a$b", "\\", R"(\q)", "a{99999}", "a{,3}", "[z-a]", "\xff"}) {
     EXPECT_THROW(regex_expression(pattern), Error) << pattern;
   }
   EXPECT_THROW(regex_expression(std::string(300, '(')), Error);
@@ -122,18 +133,27 @@ TEST(Classes, AreCodePointsInUtf8) {
   Draws draws(5);
   const auto encode = [](uint32_t c) {
     std::string s;
-    if (c < 0x80) s = {char(c)};
-    else if (c < 0x800) s = {char(0xC0 | c >> 6), char(0x80 | (c & 63))};
-    else if (c < 0x10000) s = {char(0xE0 | c >> 12), char(0x80 | (c >> 6 & 63)), char(0x80 | (c & 63))};
-    else s = {char(0xF0 | c >> 18), char(0x80 | (c >> 12 & 63)), char(0x80 | (c >> 6 & 63)), char(0x80 | (c & 63))};
+    if (c < 0x80)
+      s = {char(c)};
+    else if (c < 0x800)
+      s = {char(0xC0 | c >> 6), char(0x80 | (c & 63))};
+    else if (c < 0x10000)
+      s = {char(0xE0 | c >> 12), char(0x80 | (c >> 6 & 63)), char(0x80 | (c & 63))};
+    else
+      s = {char(0xF0 | c >> 18), char(0x80 | (c >> 12 & 63)), char(0x80 | (c >> 6 & 63)),
+           char(0x80 | (c & 63))};
     return s;
   };
-  constexpr uint32_t kBorders[] = {0, 0x7F, 0x80, 0x7FF, 0x800, 0xFFF, 0x1000, 0xD7FF, 0xE000, 0xFFFF, 0x10000, 0x3FFFF, 0x10FFFF};
+  constexpr uint32_t kBorders[] = {0,      0x7F,   0x80,   0x7FF,   0x800,   0xFFF,   0x1000,
+                                   0xD7FF, 0xE000, 0xFFFF, 0x10000, 0x3FFFF, 0x10FFFF};
   for (int round = 0; round < 60; ++round) {
-    const auto near = [&] { return std::min(kLastCodePoint, kBorders[draws.below(13)] + uint32_t(draws.below(70))); };
+    const auto near = [&] {
+      return std::min(kLastCodePoint, kBorders[draws.below(13)] + uint32_t(draws.below(70)));
+    };
     uint32_t a = near(), b = near();
     if (a > b) std::swap(a, b);
-    Grammar in(rules_of(any_of({{a, b}})), byte_tokens()), out(rules_of(none_of({{a, b}})), byte_tokens());
+    Grammar in(rules_of(any_of({{a, b}})), byte_tokens()),
+        out(rules_of(none_of({{a, b}})), byte_tokens());
     for (int i = 0; i < 400; ++i) {
       const uint32_t c = i < 200 ? near() : uint32_t(draws.below(int(kLastCodePoint) + 1));
       if (c >= 0xD800 && c < 0xE000) continue;
@@ -142,31 +162,44 @@ TEST(Classes, AreCodePointsInUtf8) {
     }
   }
   Grammar any(rules_of(none_of({})), byte_tokens());
-  for (const char* bad : {"\x80", "\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xE0\x80\x80"}) EXPECT_FALSE(matches(any, bad));
+  for (const char* bad : {"\x80", "\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xE0\x80\x80"})
+    EXPECT_FALSE(matches(any, bad));
 }
 
 TEST(Gbnf, DescribesNestedLanguages) {
-  Grammar g(parse_gbnf("# pairs\nroot ::= pair*  # any number\npair ::= \"(\" root \")\" |\n  \"[\" root \"]\"\n"), byte_tokens());
+  Grammar g(parse_gbnf("# pairs\nroot ::= pair*  # any number\npair ::= \"(\" root \")\" |\n  "
+                       "\"[\" root \"]\"\n"),
+            byte_tokens());
   const std::function<bool(std::string_view)> balanced = [](std::string_view text) {
     std::string open;
     for (const char c : text) {
-      if (c == '(' || c == '[') open += c;
-      else if (open.empty() || (c == ')') != (open.back() == '(')) return false;
-      else open.pop_back();
+      if (c == '(' || c == '[')
+        open += c;
+      else if (open.empty() || (c == ')') != (open.back() == '('))
+        return false;
+      else
+        open.pop_back();
     }
     return open.empty();
   };
-  each_text("()[]", 6, [&](const std::string& text) { ASSERT_EQ(matches(g, text), balanced(text)) << text; });
+  each_text("()[]", 6,
+            [&](const std::string& text) { ASSERT_EQ(matches(g, text), balanced(text)) << text; });
 }
 
 TEST(Gbnf, ReadsTheNotation) {
-  Grammar g(parse_gbnf("root ::= \"a\\n\\x41\\u00e4\" [^0-9\\]]{2,3} ( \"x\"\n | \"y\" )+ opt? .\nopt ::= \"-\"\n"), byte_tokens());
-  EXPECT_TRUE(matches(g, "a\nA\xC3\xA4qq" "x!"));
+  Grammar g(parse_gbnf("root ::= \"a\\n\\x41\\u00e4\" [^0-9\\]]{2,3} ( \"x\"\n | \"y\" )+ opt? "
+                       ".\nopt ::= \"-\"\n"),
+            byte_tokens());
+  EXPECT_TRUE(matches(g,
+                      "a\nA\xC3\xA4qq"
+                      "x!"));
   EXPECT_TRUE(matches(g, "a\nA\xC3\xA4qqqxyx-\xE2\x82\xAC"));
   EXPECT_FALSE(matches(g, "a\nA\xC3\xA4q1x!"));
   EXPECT_FALSE(matches(g, "a\nA\xC3\xA4qqqqx!"));
-  for (const char* bad : {"", "a ::= \"b\"", "root ::= b", "root ::= \"a", "root = \"a\"", "root ::= (\"a\"", "root ::= [a", "root ::= \"a\"\nroot ::= \"b\"",
-                          "root ::= root \"a\"", "root ::= a\na ::= b? root", "root ::= \"\\q\"", "root ::= \"a\" }"}) {
+  for (const char* bad :
+       {"", "a ::= \"b\"", "root ::= b", "root ::= \"a", "root = \"a\"", "root ::= (\"a\"",
+        "root ::= [a", "root ::= \"a\"\nroot ::= \"b\"", "root ::= root \"a\"",
+        "root ::= a\na ::= b? root", "root ::= \"\\q\"", "root ::= \"a\" }"}) {
     EXPECT_THROW(Grammar(parse_gbnf(bad), byte_tokens()), Error) << bad;
   }
 }
@@ -178,7 +211,8 @@ TEST(Masks, AreTheTokensThatLeadSomewhere) {
   const std::string alphabet = "{}[]\",:01a ";
   for (int i = 0; i < 400; ++i) {
     std::string token;
-    for (int k = draws.below(5); k >= 0; --k) token += alphabet[size_t(draws.below(int(alphabet.size())))];
+    for (int k = draws.below(5); k >= 0; --k)
+      token += alphabet[size_t(draws.below(int(alphabet.size())))];
     bytes.push_back(token);  // some twice
   }
   bytes.push_back("");
@@ -197,7 +231,9 @@ TEST(Masks, AreTheTokensThatLeadSomewhere) {
           EXPECT_TRUE(allowed || !g.accepts(state));
         } else {
           // In a grammar that has walked nowhere before: what is kept changes nothing.
-          ASSERT_EQ(allowed, !bytes[size_t(t)].empty() && g.advance(state, bytes[size_t(t)]) != Grammar::kNowhere) << t;
+          ASSERT_EQ(allowed, !bytes[size_t(t)].empty() &&
+                                 g.advance(state, bytes[size_t(t)]) != Grammar::kNowhere)
+              << t;
         }
         if (allowed) open.push_back(t);
       }
@@ -234,13 +270,16 @@ TEST(Limits, AreKept) {
   };
   for (int i = 0; i < 5; ++i) EXPECT_THROW(walk(), Error);
   // Work without states, depth without end, chains of rules: refused in bounded time.
-  EXPECT_THROW(Grammar(rules_of(regex_expression("((()()()()){10000}){10000}")), byte_tokens()), Error);
+  EXPECT_THROW(Grammar(rules_of(regex_expression("((()()()()){10000}){10000}")), byte_tokens()),
+               Error);
   EXPECT_THROW(regex_expression("a" + std::string(10000, '*')), Error);
   EXPECT_THROW(parse_gbnf("root ::= \"a\"" + std::string(10000, '*')), Error);
   std::string chain = "root ::= r0\n";
-  for (int i = 0; i < 6000; ++i) chain += "r" + std::to_string(i) + " ::= r" + std::to_string(i + 1) + "\n";
+  for (int i = 0; i < 6000; ++i)
+    chain += "r" + std::to_string(i) + " ::= r" + std::to_string(i + 1) + "\n";
   EXPECT_THROW(Grammar(parse_gbnf(chain + "r6000 ::= \"\"\n"), byte_tokens()), Error);
-  const Json long_name{{"properties", {{std::string(60000, 'x'), Json::object()}}}, {"additionalProperties", true}};
+  const Json long_name{{"properties", {{std::string(60000, 'x'), Json::object()}}},
+                       {"additionalProperties", true}};
   EXPECT_THROW(json_schema_rules(long_name), Error);
   // A call at the end of a rule takes no depth.
   Grammar list(parse_gbnf("root ::= \"a\" root | \"b\""), byte_tokens(), shallow);
@@ -250,13 +289,18 @@ TEST(Limits, AreKept) {
 // A random document, as nlohmann prints it.
 Json random_value(Draws& draws, int depth) {
   switch (draws.below(depth > 0 ? 7 : 5)) {
-    case 0: return draws.below(2) == 0;
-    case 1: return nullptr;
-    case 2: return draws.below(2000) - 1000;
-    case 3: return double(draws.uniform(-1, 1)) * std::pow(10.0, draws.below(20) - 10);
+    case 0:
+      return draws.below(2) == 0;
+    case 1:
+      return nullptr;
+    case 2:
+      return draws.below(2000) - 1000;
+    case 3:
+      return double(draws.uniform(-1, 1)) * std::pow(10.0, draws.below(20) - 10);
     case 4: {
       std::string s;
-      constexpr const char* kPieces[] = {"a", "\"", "\\", "\n", "\t", "\xC3\xA4", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\x01", "/"};
+      constexpr const char* kPieces[] = {
+          "a", "\"", "\\", "\n", "\t", "\xC3\xA4", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\x01", "/"};
       for (int i = draws.below(6); i > 0; --i) s += kPieces[draws.below(10)];
       return s;
     }
@@ -267,7 +311,8 @@ Json random_value(Draws& draws, int depth) {
     }
     default: {
       Json object = Json::object();
-      for (int i = draws.below(4); i > 0; --i) object["k" + std::to_string(i)] = random_value(draws, depth - 1);
+      for (int i = draws.below(4); i > 0; --i)
+        object["k" + std::to_string(i)] = random_value(draws, depth - 1);
       return object;
     }
   }
@@ -278,7 +323,8 @@ TEST(JsonObject, HoldsWhatALibraryPrintsAndOnlyJson) {
   Grammar g(json_object_rules(), byte_tokens());
   for (int round = 0; round < 400; ++round) {
     Json object = Json::object();
-    for (int i = draws.below(4); i > 0; --i) object["k" + std::to_string(i)] = random_value(draws, 3);
+    for (int i = draws.below(4); i > 0; --i)
+      object["k" + std::to_string(i)] = random_value(draws, 3);
     EXPECT_TRUE(matches(g, object.dump())) << object.dump();
   }
   // A walk over allowed bytes that ends where it may is JSON.
@@ -319,32 +365,58 @@ TEST(JsonSchema, AdmitsWhatItSays) {
       {R"({"type":"integer","minimum":-12,"maximum":305})",
        {"-12", "-9", "-1", "0", "7", "99", "100", "299", "305"},
        {"-13", "306", "-0", "007", "1000", "1.0", "-20"}},
-      {R"({"type":"integer","exclusiveMinimum":9,"exclusiveMaximum":21})", {"10", "15", "20"}, {"9", "21", "1", "2", "100"}},
-      {R"({"type":"integer","minimum":5})", {"5", "10", "999999999999999"}, {"4", "-5", "1000000000000000"}},
+      {R"({"type":"integer","exclusiveMinimum":9,"exclusiveMaximum":21})",
+       {"10", "15", "20"},
+       {"9", "21", "1", "2", "100"}},
+      {R"({"type":"integer","minimum":5})",
+       {"5", "10", "999999999999999"},
+       {"4", "-5", "1000000000000000"}},
       {R"({"type":["string","null"]})", {"\"a\"", "null", "\"\""}, {"1", "nul", "\"a"}},
-      {R"({"enum":["red",1,null,{"a":[1,2]}]})", {"\"red\"", "1", "null", "{\"a\":[1,2]}"}, {"red", "2", "\"re\""}},
+      {R"({"enum":["red",1,null,{"a":[1,2]}]})",
+       {"\"red\"", "1", "null", "{\"a\":[1,2]}"},
+       {"red", "2", "\"re\""}},
       {R"({"const":"x\"y"})", {"\"x\\\"y\""}, {"\"x\"y\""}},
-      {R"({"type":"string","minLength":2,"maxLength":3})", {"\"ab\"", "\"\xC3\xA4\xC3\xA4\xC3\xA4\"", "\"\\n\\u0041\""}, {"\"a\"", "\"abcd\""}},
-      {R"({"type":"string","pattern":"^[a-c]+\"$"})", {"\"ab\\\"\"", "\"c\\\"\""}, {"\"\\\"\"", "\"d\\\"\"", "\"ab\""}},
+      {R"({"type":"string","minLength":2,"maxLength":3})",
+       {"\"ab\"", "\"\xC3\xA4\xC3\xA4\xC3\xA4\"", "\"\\n\\u0041\""},
+       {"\"a\"", "\"abcd\""}},
+      {R"({"type":"string","pattern":"^[a-c]+\"$"})",
+       {"\"ab\\\"\"", "\"c\\\"\""},
+       {"\"\\\"\"", "\"d\\\"\"", "\"ab\""}},
       {R"({"type":"string","pattern":"b"})", {"\"abc\"", "\"b\""}, {"\"ac\""}},
-      {R"({"type":"string","format":"date"})", {"\"2026-11-27\"", "\"2024-02-28\""}, {"\"2026-13-01\"", "\"2026-04-31\"", "\"26-1-1\""}},
+      {R"({"type":"string","format":"date"})",
+       {"\"2026-11-27\"", "\"2024-02-28\""},
+       {"\"2026-13-01\"", "\"2026-04-31\"", "\"26-1-1\""}},
       {R"({"type":"array","items":{"type":"boolean"},"minItems":1,"maxItems":3})",
        {"[true]", "[true, false]", "[true,false,true]", "[ true ]", "[\n  true\n]"},
        {"[]", "[true,false,true,true]", "[1]", "[true,]"}},
       {R"({"type":"array","items":{"type":"integer"},"maxItems":0})", {"[]"}, {"[1]"}},
-      {R"({"type":"array","prefixItems":[{"type":"integer"},{"type":"string"}]})", {"[1, \"a\"]"}, {"[1]", "[\"a\", 1]", "[1, \"a\", 2]"}},
+      {R"({"type":"array","prefixItems":[{"type":"integer"},{"type":"string"}]})",
+       {"[1, \"a\"]"},
+       {"[1]", "[\"a\", 1]", "[1, \"a\", 2]"}},
       {R"({"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"string"},"c":{"type":"null"}},"required":["b"]})",
-       {R"({"a": 1, "b": "x", "c": null})", R"({"b":"x"})", R"({"b": "x", "c": null})", R"({"a":1,"b":""})"},
-       {"{}", R"({"a":1})", R"({"b":"x","a":1})", R"({"b":"x","d":1})", R"({"a":1,"b":"x",})", R"({,"b":"x"})"}},
-      {R"({"type":"object","properties":{"a":{"type":"integer"}}})", {"{}", "{ }", R"({"a":1})"}, {R"({"b":1})", R"({"a":"1"})"}},
+       {R"({"a": 1, "b": "x", "c": null})", R"({"b":"x"})", R"({"b": "x", "c": null})",
+        R"({"a":1,"b":""})"},
+       {"{}", R"({"a":1})", R"({"b":"x","a":1})", R"({"b":"x","d":1})", R"({"a":1,"b":"x",})",
+        R"({,"b":"x"})"}},
+      {R"({"type":"object","properties":{"a":{"type":"integer"}}})",
+       {"{}", "{ }", R"({"a":1})"},
+       {R"({"b":1})", R"({"a":"1"})"}},
       {R"({"type":"object","properties":{"ab":{"type":"integer"}},"additionalProperties":{"type":"string"}})",
        {"{}", R"({"ab":1})", R"({"ab":1, "a":"x", "abc":"y", "":"z"})", R"({"x":"y"})"},
        {R"({"ab":"1"})", R"({"ab":1,"ab":"x"})", R"({"x":1})", R"({"\u0061b":"x"})"}},
-      {R"({"type":"object","additionalProperties":{"type":"integer"}})", {"{}", R"({"a":1,"b":2})"}, {R"({"a":"1"})"}},
-      {R"({"type":"object","required":["z"]})", {R"({"z":[1,{"a":null}]})"}, {"{}", R"({"z":1,"y":2})"}},
-      {R"({"required":["z"],"additionalProperties":{"type":"integer"}})", {R"({"z":1})", R"({"z":1,"y":2})"}, {"{}", R"({"z":"1"})"}},
+      {R"({"type":"object","additionalProperties":{"type":"integer"}})",
+       {"{}", R"({"a":1,"b":2})"},
+       {R"({"a":"1"})"}},
+      {R"({"type":"object","required":["z"]})",
+       {R"({"z":[1,{"a":null}]})"},
+       {"{}", R"({"z":1,"y":2})"}},
+      {R"({"required":["z"],"additionalProperties":{"type":"integer"}})",
+       {R"({"z":1})", R"({"z":1,"y":2})"},
+       {"{}", R"({"z":"1"})"}},
       {R"({"type":"string","enum":["a","bb"]})", {"\"a\""}, {"\"b\""}},
-      {R"({"anyOf":[{"type":"integer"},{"type":"object","properties":{"k":{"const":1}},"required":["k"]}]})", {"5", R"({"k":1})"}, {R"({"k":2})", "\"a\""}},
+      {R"({"anyOf":[{"type":"integer"},{"type":"object","properties":{"k":{"const":1}},"required":["k"]}]})",
+       {"5", R"({"k":1})"},
+       {R"({"k":2})", "\"a\""}},
       {R"({"$ref":"#/$defs/tree","$defs":{"tree":{"type":"object","properties":{"v":{"type":"integer"},"kids":{"type":"array","items":{"$ref":"#/$defs/tree"}}},"required":["v"]}}})",
        {R"({"v":1})", R"({"v":1,"kids":[{"v":2,"kids":[]},{"v":3}]})"},
        {R"({"kids":[]})", R"({"v":1,"kids":[{}]})"}},
@@ -371,7 +443,8 @@ TEST(JsonSchema, RefusesWhatItCannotEnforce) {
       {R"({"type":"array","minItems":-1})", "minItems"},
       {R"({"enum":[]})", "enum"},
       {R"({"properties":{"a":{"type":"integer","multipleOf":3}}})", "/properties/a/multipleOf"},
-      {R"({"$ref":"#/$defs/a","minLength":3,"$defs":{"a":{"type":"string"}}})", "$ref: does not go with \"minLength\""},
+      {R"({"$ref":"#/$defs/a","minLength":3,"$defs":{"a":{"type":"string"}}})",
+       "$ref: does not go with \"minLength\""},
       {R"({"enum":["a"],"maxLength":1})", "maxLength"},
       {R"({"type":"integer","enum":["a"]})", "not of the type"},
       {R"({"anyOf":[{"type":"object"}],"required":["a"]})", "required"},

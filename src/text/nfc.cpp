@@ -1,4 +1,5 @@
-// Unicode normalisation form C: decompose, order combining marks, compose (UAX #15; Hangul by arithmetic).
+// Unicode normalisation form C: decompose, order combining marks, compose (UAX #15; Hangul by
+// arithmetic).
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -26,9 +27,9 @@ constexpr char32_t kLeadings = 19, kVowels = 21, kTrailings = 28;
 
 uint8_t combining_class(char32_t c) {
   if (c < 0x300) return 0;
-  const auto found =
-      std::upper_bound(std::begin(kCombiningClasses), std::end(kCombiningClasses), c,
-                       [](char32_t value, const CombiningClass& range) { return value < range.begin; });
+  const auto found = std::upper_bound(
+      std::begin(kCombiningClasses), std::end(kCombiningClasses), c,
+      [](char32_t value, const CombiningClass& range) { return value < range.begin; });
   if (found == std::begin(kCombiningClasses)) return 0;
   const CombiningClass& range = *(found - 1);
   return c <= range.end ? range.value : 0;
@@ -97,8 +98,9 @@ void compose_run(std::vector<char32_t>& text) {
   for (size_t i = 0; i < text.size();) {  // canonical order within each run of marks
     size_t end = i;
     while (end < text.size() && combining_class(text[end]) != 0) ++end;
-    std::stable_sort(text.begin() + ptrdiff_t(i), text.begin() + ptrdiff_t(end),
-                     [](char32_t a, char32_t b) { return combining_class(a) < combining_class(b); });
+    std::stable_sort(
+        text.begin() + ptrdiff_t(i), text.begin() + ptrdiff_t(end),
+        [](char32_t a, char32_t b) { return combining_class(a) < combining_class(b); });
     i = end + 1;
   }
   size_t out = 0;

@@ -85,12 +85,18 @@ std::string Normalizer::apply(std::string_view text) const {
   std::string out(text);
   for (const Step& step : steps_) {
     switch (step.kind) {
-      case Step::Kind::kNfc: out = nfc(out); break;
+      case Step::Kind::kNfc:
+        out = nfc(out);
+        break;
       case Step::Kind::kPrepend:
         if (!out.empty()) out.insert(0, step.content);
         break;
-      case Step::Kind::kReplace: out = replace_all(*step.regex, out, step.content); break;
-      case Step::Kind::kStrip: out = std::string(strip(out, step.left, step.right)); break;
+      case Step::Kind::kReplace:
+        out = replace_all(*step.regex, out, step.content);
+        break;
+      case Step::Kind::kStrip:
+        out = std::string(strip(out, step.left, step.right));
+        break;
     }
   }
   return out;

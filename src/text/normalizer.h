@@ -10,7 +10,8 @@
 
 namespace tutti::text {
 
-// Unicode normalisation form C (UAX #15) with the data of Unicode 14; malformed bytes stay as they are.
+// Unicode normalisation form C (UAX #15) with the data of Unicode 14; malformed bytes stay as they
+// are.
 std::string nfc(std::string_view text);
 
 class Normalizer {

@@ -13,7 +13,8 @@ struct Part {
   bool match;
 };
 
-// The matches of a piece and what stands between them, in order, none empty; offsets are the piece's.
+// The matches of a piece and what stands between them, in order, none empty; offsets are the
+// piece's.
 std::vector<Part> parts_of(const Regex& regex, std::string_view piece, bool invert) {
   std::vector<Part> parts;
   RegexScan scan(regex, piece);
@@ -41,7 +42,9 @@ std::vector<Range> arrange(const std::vector<Part>& parts, SplitBehavior behavio
   for (size_t i = 0; i < parts.size(); ++i) {
     const Part& part = parts[i];
     switch (behavior) {
-      case SplitBehavior::kIsolated: out.push_back(part.range); break;
+      case SplitBehavior::kIsolated:
+        out.push_back(part.range);
+        break;
       case SplitBehavior::kRemoved:
         if (!part.match) out.push_back(part.range);
         break;
@@ -115,9 +118,15 @@ PreTokens PreTokenizer::split(std::string text, bool first) const {
   }
   for (const Step& step : steps_) {
     switch (step.kind) {
-      case Step::Kind::kSplit: apply_split(step, tokens); break;
-      case Step::Kind::kPrefixSpace: apply_prefix_space(tokens); break;
-      case Step::Kind::kMetaspace: apply_metaspace(step, first, tokens); break;
+      case Step::Kind::kSplit:
+        apply_split(step, tokens);
+        break;
+      case Step::Kind::kPrefixSpace:
+        apply_prefix_space(tokens);
+        break;
+      case Step::Kind::kMetaspace:
+        apply_metaspace(step, first, tokens);
+        break;
     }
   }
   return tokens;

@@ -11,7 +11,8 @@
 
 namespace tutti::text {
 
-// The working text (a step may have changed it) and its pieces in order; text outside pieces is dropped.
+// The working text (a step may have changed it) and its pieces in order; text outside pieces is
+// dropped.
 struct PreTokens {
   std::string text;
   struct Piece {
@@ -28,7 +29,8 @@ struct PreTokens {
 // What becomes of a match and of the text between matches (the names of `tokenizers`).
 enum class SplitBehavior { kIsolated, kRemoved, kMergedWithPrevious, kMergedWithNext, kContiguous };
 
-// When a prefix goes before the text: never, before the very first piece, or after special tokens too.
+// When a prefix goes before the text: never, before the very first piece, or after special tokens
+// too.
 enum class PrefixScheme { kNever, kFirst, kAlways };
 
 class PreTokenizer {
@@ -40,7 +42,8 @@ class PreTokenizer {
   // No steps: the whole text is one piece.
   PreTokenizer() = default;
 
-  // The steps that a GGUF file means by its `tokenizer.ggml.pre`. Throws Error(kUnsupported) naming it.
+  // The steps that a GGUF file means by its `tokenizer.ggml.pre`. Throws Error(kUnsupported) naming
+  // it.
   static PreTokenizer named(std::string_view pre);
   // Whether `named` knows it.
   static bool knows(std::string_view pre);
@@ -50,13 +53,14 @@ class PreTokenizer {
   std::optional<std::string_view> gguf_name(bool ignore_merges) const;
 
   void add_split(std::string_view pattern, SplitBehavior behavior, bool invert = false);
-  // Splits added after this see each byte as its printable character (byte_alphabet.h), as `tokenizers` has it in steps
-  // after a ByteLevel step: there 0xB2 is the digit ².
+  // Splits added after this see each byte as its printable character (byte_alphabet.h), as
+  // `tokenizers` has it in steps after a ByteLevel step: there 0xB2 is the digit ².
   void begin_byte_level() { byte_level_ = true; }
   bool in_byte_level() const { return byte_level_; }
   // ByteLevel's add_prefix_space: each piece that does not begin with a space gets one.
   void add_prefix_space();
-  // Metaspace: spaces become `replacement`, put first too as `prefix` says; with `split`, pieces begin there.
+  // Metaspace: spaces become `replacement`, put first too as `prefix` says; with `split`, pieces
+  // begin there.
   void add_metaspace(std::string_view replacement, PrefixScheme prefix, bool split);
 
   // `first` says that no text and no special token came before.

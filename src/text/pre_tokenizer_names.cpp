@@ -1,4 +1,5 @@
-// What the names in GGUF's `tokenizer.ggml.pre` stand for: the expressions of the published tokenizers.
+// What the names in GGUF's `tokenizer.ggml.pre` stand for: the expressions of the published
+// tokenizers.
 #include <span>
 #include <string>
 #include <string_view>
@@ -67,9 +68,8 @@ constexpr std::string_view kOnlyLlama3[] = {kLlama3};
 constexpr std::string_view kOnlyQwen2[] = {kQwen2};
 constexpr std::string_view kOnlyQwen35[] = {kQwen35};
 constexpr std::string_view kDeepSeekV3Passes[] = {kThreeDigits, kCjkKana, kDeepSeekV3};
-constexpr std::string_view kDeepSeekLlmPasses[] = {kLineBreak, kDeepSeekLetters,
-                                                   kDeepSeekPunctuation, R"(\s+$)",
-                                                   kCjkHangul, kDigit};
+constexpr std::string_view kDeepSeekLlmPasses[] = {
+    kLineBreak, kDeepSeekLetters, kDeepSeekPunctuation, R"(\s+$)", kCjkHangul, kDigit};
 constexpr std::string_view kDeepSeekCoderPasses[] = {kLineBreak, R"(\s?\p{L}+)", R"(\s?\p{P}+)",
                                                      kCjkHangul, kDigit};
 constexpr std::string_view kOnlyGpt4o[] = {kGpt4o};
@@ -142,7 +142,8 @@ bool PreTokenizer::ignores_merges(std::string_view pre) {
 
 std::optional<std::string_view> PreTokenizer::gguf_name(bool ignore_merges) const {
   for (const Named& named : kNamed) {
-    if (ignores_merges(named.name) != ignore_merges || named.passes.size() != steps_.size()) continue;
+    if (ignores_merges(named.name) != ignore_merges || named.passes.size() != steps_.size())
+      continue;
     bool same = true;
     for (size_t i = 0; i < steps_.size(); ++i) {
       const Step& step = steps_[i];

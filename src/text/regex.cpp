@@ -10,7 +10,8 @@
 namespace tutti::text {
 namespace {
 
-// Steps of one match: the patterns of published tokenizers need a small multiple of the text's length.
+// Steps of one match: the patterns of published tokenizers need a small multiple of the text's
+// length.
 constexpr uint32_t kMatchLimit = 20'000'000;
 constexpr uint32_t kHeapLimitKiB = 64 * 1024;
 constexpr size_t kMaxPattern = 16 * 1024;
@@ -35,9 +36,9 @@ struct Regex::Code {
     if (code == nullptr) {
       PCRE2_UCHAR message[160];
       pcre2_get_error_message(error, message, sizeof message);
-      throw Error(ErrorKind::kUnsupported,
-                  "regular expression \"" + std::string(original) +
-                      "\": " + reinterpret_cast<const char*>(message) + "; it cannot be used");
+      throw Error(ErrorKind::kUnsupported, "regular expression \"" + std::string(original) +
+                                               "\": " + reinterpret_cast<const char*>(message) +
+                                               "; it cannot be used");
     }
     pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);  // where there is no JIT the interpreter serves
     context = pcre2_match_context_create(nullptr);
@@ -54,8 +55,7 @@ struct Regex::Code {
 
 Regex::Regex(std::string_view pattern) : pattern_(pattern) {
   if (pattern.size() > kMaxPattern) {
-    throw Error(ErrorKind::kUnsupported, "regular expression of " +
-                                             std::to_string(pattern.size()) +
+    throw Error(ErrorKind::kUnsupported, "regular expression of " + std::to_string(pattern.size()) +
                                              " bytes; the limit is " + std::to_string(kMaxPattern));
   }
   const std::string plain = pcre_pattern(pattern, false);
@@ -89,7 +89,8 @@ std::optional<Range> RegexScan::find(size_t from) {
                                        "\": a match takes too many steps; split the text");
   }
   const size_t* bounds = pcre2_get_ovector_pointer(match);
-  return Range{bounds[0], std::max(bounds[0], bounds[1])};  // \K is refused, lookbehind may not reorder
+  return Range{bounds[0],
+               std::max(bounds[0], bounds[1])};  // \K is refused, lookbehind may not reorder
 }
 
 }  // namespace tutti::text

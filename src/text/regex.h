@@ -1,6 +1,7 @@
-// Regular expressions over UTF-8 with the meaning the `tokenizers` library gives them (oniguruma, Ruby
-// syntax), run by PCRE2 with its JIT. Where the two differ the pattern is rewritten: \s and \w are spelled
-// out, and the general categories also hold the code points that Unicode 15 and 16 assigned.
+// Regular expressions over UTF-8 with the meaning the `tokenizers` library gives them (oniguruma,
+// Ruby syntax), run by PCRE2 with its JIT. Where the two differ the pattern is rewritten: \s and \w
+// are spelled out, and the general categories also hold the code points that Unicode 15 and 16
+// assigned.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +20,8 @@ struct Range {
 
 class Regex {
  public:
-  // Throws Error(kUnsupported) that names the pattern: not a pattern, or one that means something else here.
+  // Throws Error(kUnsupported) that names the pattern: not a pattern, or one that means something
+  // else here.
   explicit Regex(std::string_view pattern);
 
   const std::string& pattern() const { return pattern_; }
@@ -32,8 +34,8 @@ class Regex {
   std::shared_ptr<const Code> wide_;   // with the additions of Unicode 15 and 16
 };
 
-// Matches of one expression in one text, which must be valid UTF-8 and outlive the scan. An expression may be
-// scanned with by several threads, a scan by one.
+// Matches of one expression in one text, which must be valid UTF-8 and outlive the scan. An
+// expression may be scanned with by several threads, a scan by one.
 class RegexScan {
  public:
   RegexScan(const Regex& regex, std::string_view text);
@@ -41,8 +43,8 @@ class RegexScan {
   RegexScan(const RegexScan&) = delete;
   RegexScan& operator=(const RegexScan&) = delete;
 
-  // The first match at or after the code point boundary `from`; offsets are bytes. Throws Error(kLimit) when
-  // it takes more steps than any honest pattern needs.
+  // The first match at or after the code point boundary `from`; offsets are bytes. Throws
+  // Error(kLimit) when it takes more steps than any honest pattern needs.
   std::optional<Range> find(size_t from);
 
  private:

@@ -17,13 +17,20 @@ const CodePoints kSpace{{'\t', '\r'}, {' ', ' '}};
 // Of "\d" and the like; null: `c` names no class.
 ExpressionPtr class_named(char c) {
   switch (c) {
-    case 'd': return any_of(kDigits);
-    case 'w': return any_of(kWord);
-    case 's': return any_of(kSpace);
-    case 'D': return none_of(kDigits);
-    case 'W': return none_of(kWord);
-    case 'S': return none_of(kSpace);
-    default: return nullptr;
+    case 'd':
+      return any_of(kDigits);
+    case 'w':
+      return any_of(kWord);
+    case 's':
+      return any_of(kSpace);
+    case 'D':
+      return none_of(kDigits);
+    case 'W':
+      return none_of(kWord);
+    case 'S':
+      return none_of(kSpace);
+    default:
+      return nullptr;
   }
 }
 
@@ -80,14 +87,16 @@ class Parser {
       least = 1;
     } else if (scan_.take("?")) {
       most = 1;
-    } else if (scan_.peek() == '{' && ((scan_.peek(1) >= '0' && scan_.peek(1) <= '9') || scan_.peek(1) == ',')) {
+    } else if (scan_.peek() == '{' &&
+               ((scan_.peek(1) >= '0' && scan_.peek(1) <= '9') || scan_.peek(1) == ',')) {
       scan_.skip();
       // Python reads {,3} as up to three, ECMAScript as itself.
       if (scan_.peek() == ',') scan_.fail("has a repetition without its least number; write {0,n}");
       least = most = scan_.number(kMostRepeats + 1);
       if (scan_.take(",")) most = scan_.peek() == '}' ? -1 : scan_.number(kMostRepeats + 1);
       if (!scan_.take("}")) scan_.fail("wants a }");
-      if (most >= 0 && most < least) scan_.fail("has a repetition whose limits are the wrong way round");
+      if (most >= 0 && most < least)
+        scan_.fail("has a repetition whose limits are the wrong way round");
     } else {
       return false;
     }
@@ -123,23 +132,34 @@ class Parser {
 
   uint32_t escaped() {
     const char c = scan_.peek();
-    if ((c >= '1' && c <= '9') || c == 'k') scan_.fail("has a back reference, which no grammar can follow");
-    if (c == 'b' || c == 'B' || c == 'A' || c == 'Z' || c == 'z') scan_.fail("has an anchor that is not supported; use ^ and $");
+    if ((c >= '1' && c <= '9') || c == 'k')
+      scan_.fail("has a back reference, which no grammar can follow");
+    if (c == 'b' || c == 'B' || c == 'A' || c == 'Z' || c == 'z')
+      scan_.fail("has an anchor that is not supported; use ^ and $");
     if (c == 'p' || c == 'P') scan_.fail("has a Unicode class that is not supported; write ranges");
     if (scan_.done()) scan_.fail("ends in a backslash");
     const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '0';
     if (!letter) return scan_.code_point();
     scan_.skip();
     switch (c) {
-      case 'n': return '\n';
-      case 't': return '\t';
-      case 'r': return '\r';
-      case 'f': return '\f';
-      case 'v': return '\v';
-      case '0': return 0;
-      case 'x': return scan_.hex(2);
-      case 'u': return scan_.hex(4);
-      default: scan_.fail("has an escape that is not known");
+      case 'n':
+        return '\n';
+      case 't':
+        return '\t';
+      case 'r':
+        return '\r';
+      case 'f':
+        return '\f';
+      case 'v':
+        return '\v';
+      case '0':
+        return 0;
+      case 'x':
+        return scan_.hex(2);
+      case 'u':
+        return scan_.hex(4);
+      default:
+        scan_.fail("has an escape that is not known");
     }
   }
 
@@ -184,6 +204,8 @@ class Parser {
 
 }  // namespace
 
-ExpressionPtr regex_expression(std::string_view pattern, bool search) { return Parser(pattern).whole(search); }
+ExpressionPtr regex_expression(std::string_view pattern, bool search) {
+  return Parser(pattern).whole(search);
+}
 
 }  // namespace tutti::text

@@ -9,8 +9,9 @@
 namespace tutti::text {
 namespace {
 
-// Code points that Unicode 15.0 to 16.0 assigned, by general category, as members of a character class.
-// PCRE2 10.42 knows Unicode 14, newer ones know them already: naming them twice does no harm.
+// Code points that Unicode 15.0 to 16.0 assigned, by general category, as members of a character
+// class. PCRE2 10.42 knows Unicode 14, newer ones know them already: naming them twice does no
+// harm.
 constexpr std::pair<std::string_view, std::string_view> kAdditions[] = {
 #include "text/regex_additions.inc"
 };

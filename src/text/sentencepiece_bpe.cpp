@@ -76,7 +76,8 @@ class Encoding {
     }
   }
 
-  // Unused tokens help merging but are never emitted: they fall apart again into what they were made of.
+  // Unused tokens help merging but are never emitted: they fall apart again into what they were
+  // made of.
   void emit(std::string_view whole) {
     std::vector<std::string_view> stack{whole};
     while (!stack.empty()) {

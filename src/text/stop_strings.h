@@ -8,16 +8,16 @@
 
 namespace tutti::text {
 
-// The match is the stop string that is complete first; of several complete at the same byte the longest. So
-// the result does not depend on how the text was cut into calls.
+// The match is the stop string that is complete first; of several complete at the same byte the
+// longest. So the result does not depend on how the text was cut into calls.
 class StopMatcher {
  public:
   StopMatcher() = default;
   // Empty strings are ignored.
   explicit StopMatcher(std::vector<std::string> stops);
 
-  // Text that is certainly before any stop string; what may be the beginning of one is held back. After a
-  // match it returns the text before the stop string and from then on nothing.
+  // Text that is certainly before any stop string; what may be the beginning of one is held back.
+  // After a match it returns the text before the stop string and from then on nothing.
   std::string push(std::string_view text);
   // The end of the text: what was held back.
   std::string flush();

@@ -12,10 +12,11 @@ namespace {
 
 constexpr std::string_view kMetaspace = "\xE2\x96\x81";  // U+2581
 
-// Texts that end a turn or a document in published models; the first that a vocabulary has is its eot.
+// Texts that end a turn or a document in published models; the first that a vocabulary has is its
+// eot.
 constexpr std::string_view kEndOfTurn[] = {
-    "<|im_end|>", "<|eot_id|>",      "<end_of_turn>",      "<|eot|>",  "<turn|>",
-    "<|end|>",    "<|end_of_turn|>", "<|END_OF_TURN_TOKEN|>", "<EOT>", "<|return|>",
+    "<|im_end|>", "<|eot_id|>",      "<end_of_turn>",         "<|eot|>", "<turn|>",
+    "<|end|>",    "<|end_of_turn|>", "<|END_OF_TURN_TOKEN|>", "<EOT>",   "<|return|>",
 };
 constexpr std::string_view kEndOfText[] = {
     "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "<eos>", "<｜end▁of▁sentence｜>", "<|EOT|>",
@@ -40,7 +41,8 @@ Tokenizer::Tokenizer(TokenizerSpec spec) : spec_(std::move(spec)) {
   vocabulary_ = Vocabulary(std::move(spec_.tokens), spec_.name);
   check_ids();
   make_bytes();
-  if (spec_.kind != TokenizerKind::kSentencePieceBpe && spec_.kind != TokenizerKind::kUnigram) make_merges();
+  if (spec_.kind != TokenizerKind::kSentencePieceBpe && spec_.kind != TokenizerKind::kUnigram)
+    make_merges();
   std::vector<AddedToken> raw, normalized;
   for (AddedToken& added : spec_.added) {
     (added.normalized ? normalized : raw).push_back(std::move(added));
@@ -126,12 +128,14 @@ void Tokenizer::make_merges() {
   for (size_t rank = 0; rank < spec_.merges.size(); ++rank) {
     const auto& [left, right] = spec_.merges[rank];
     joined.assign(left).append(right);
-    const Bpe::Merge merge{vocabulary_.find(left), vocabulary_.find(right), vocabulary_.find(joined)};
+    const Bpe::Merge merge{vocabulary_.find(left), vocabulary_.find(right),
+                           vocabulary_.find(joined)};
     if (merge.left == kNoToken || merge.right == kNoToken || merge.result == kNoToken) {
       const std::string& missing = merge.left == kNoToken    ? left
                                    : merge.right == kNoToken ? right
                                                              : joined;
-      throw Error(ErrorKind::kBadFile, spec_.name + ": merge " + std::to_string(rank) + " needs \"" +
+      throw Error(ErrorKind::kBadFile, spec_.name + ": merge " + std::to_string(rank) +
+                                           " needs \"" +
                                            replace_malformed_utf8(missing).substr(0, 64) +
                                            "\", which is not in the vocabulary");
     }
@@ -177,10 +181,14 @@ bool Tokenizer::is_end(int32_t id) const {
 
 std::string_view Tokenizer::kind_name() const {
   switch (spec_.kind) {
-    case TokenizerKind::kByteLevelBpe: return "byte-level BPE";
-    case TokenizerKind::kCharacterBpe: return "BPE with byte fallback";
-    case TokenizerKind::kSentencePieceBpe: return "SentencePiece BPE";
-    case TokenizerKind::kUnigram: return "SentencePiece unigram";
+    case TokenizerKind::kByteLevelBpe:
+      return "byte-level BPE";
+    case TokenizerKind::kCharacterBpe:
+      return "BPE with byte fallback";
+    case TokenizerKind::kSentencePieceBpe:
+      return "SentencePiece BPE";
+    case TokenizerKind::kUnigram:
+      return "SentencePiece unigram";
   }
   return "";
 }
@@ -216,7 +224,8 @@ void Tokenizer::encode_segment(std::string_view text, bool first, const EncodeOp
                                std::vector<int32_t>& ids) const {
   if (text.empty()) return;
   if (spec_.spiece) {
-    encode_unigram(vocabulary_, byte_ids_, spec_.substitute, spec_.spiece->apply(text, options.continues), ids);
+    encode_unigram(vocabulary_, byte_ids_, spec_.substitute,
+                   spec_.spiece->apply(text, options.continues), ids);
     return;
   }
   first = first && !options.continues;
@@ -232,7 +241,8 @@ void Tokenizer::encode_segment(std::string_view text, bool first, const EncodeOp
     return;
   }
   size_t done = 0;
-  for (const AddedTokens::Found& found : normalized_added_.find(normalized, options.parse_special)) {
+  for (const AddedTokens::Found& found :
+       normalized_added_.find(normalized, options.parse_special)) {
     encode_normalized(normalized.substr(done, found.range.begin - done), first && done == 0, ids);
     ids.push_back(found.id);
     done = found.range.end;

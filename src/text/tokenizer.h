@@ -1,4 +1,5 @@
-// Text to token ids and back, for the vocabularies of GGUF files and of Hugging Face's tokenizer.json.
+// Text to token ids and back, for the vocabularies of GGUF files and of Hugging Face's
+// tokenizer.json.
 #pragma once
 
 #include <cstdint>
@@ -22,17 +23,19 @@
 
 namespace tutti::text {
 
-// What GGUF's own keys cannot say about a tokenizer that was converted to them; other programs ignore these two.
-inline constexpr std::string_view kGgufNfc = "tutti.tokenizer.nfc";  // true: text goes through NFC first
-// "first", "always": the space prefix goes only before text that begins with no space; "first" before the very text
-// only, not after special tokens.
+// What GGUF's own keys cannot say about a tokenizer that was converted to them; other programs
+// ignore these two.
+inline constexpr std::string_view kGgufNfc =
+    "tutti.tokenizer.nfc";  // true: text goes through NFC first
+// "first", "always": the space prefix goes only before text that begins with no space; "first"
+// before the very text only, not after special tokens.
 inline constexpr std::string_view kGgufMetaspace = "tutti.tokenizer.metaspace";
 
 enum class TokenizerKind {
   kByteLevelBpe,      // merges over bytes, written in the printable alphabet of GPT-2
   kCharacterBpe,      // merges over characters, byte tokens <0xHH> for those not in the vocabulary
   kSentencePieceBpe,  // by score
-  kUnigram,           // the segmentation of the highest sum of scores (SentencePiece's unigram model)
+  kUnigram,  // the segmentation of the highest sum of scores (SentencePiece's unigram model)
 };
 
 // How the text of decoded tokens is made whole.
@@ -51,7 +54,8 @@ struct TokenizerSpec {
   std::vector<std::pair<std::string, std::string>> merges;  // by rank; BPE kinds only
   std::vector<AddedToken> added;
   Normalizer normalizer;
-  std::shared_ptr<const SpieceNormalizer> spiece;  // of kUnigram: instead of the normalizer and the space prefix
+  std::shared_ptr<const SpieceNormalizer>
+      spiece;  // of kUnigram: instead of the normalizer and the space prefix
   PreTokenizer pre_tokenizer;
   PrefixScheme space_prefix = PrefixScheme::kNever;  // a space before the text (SentencePiece)
   bool ignore_merges = false;  // a whole piece that is a token is taken as it is
@@ -75,26 +79,28 @@ struct EncodeOptions {
 // May be used by several threads at once.
 class Tokenizer {
  public:
-  // Reads `tokenizer.ggml.*`. Throws Error(kBadFile) for a damaged vocabulary, Error(kUnsupported) naming a
-  // tokenizer model or pre-tokenizer that is not known.
+  // Reads `tokenizer.ggml.*`. Throws Error(kBadFile) for a damaged vocabulary, Error(kUnsupported)
+  // naming a tokenizer model or pre-tokenizer that is not known.
   static Tokenizer from_gguf(const formats::Gguf& file);
   // The same, for those who write it down again.
   static TokenizerSpec read_gguf(const formats::Gguf& file);
-  // Reads tokenizer.json and, unless empty, tokenizer_config.json. Errors as above; `name` stands for the
-  // folder in them.
+  // Reads tokenizer.json and, unless empty, tokenizer_config.json. Errors as above; `name` stands
+  // for the folder in them.
   static Tokenizer from_hf(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
                            const std::string& name = "tokenizer.json");
   // Reads a SentencePiece model file (spiece.model) of the unigram kind. Errors as above.
   static Tokenizer from_spiece(std::string_view model, std::string_view tokenizer_config_json,
                                const std::string& name = "spiece.model");
   // The same, for those who write it down again.
-  static TokenizerSpec read_hf(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
-                               const std::string& name);
-  // Throws Error(kBadFile) when parts do not fit: merges of texts that are no tokens, ids out of range.
+  static TokenizerSpec read_hf(std::string_view tokenizer_json,
+                               std::string_view tokenizer_config_json, const std::string& name);
+  // Throws Error(kBadFile) when parts do not fit: merges of texts that are no tokens, ids out of
+  // range.
   explicit Tokenizer(TokenizerSpec spec);
 
   std::vector<int32_t> encode(std::string_view text, EncodeOptions options = {}) const;
-  // Well-formed UTF-8: what is malformed becomes U+FFFD. Ids outside the vocabulary throw Error(kUsage).
+  // Well-formed UTF-8: what is malformed becomes U+FFFD. Ids outside the vocabulary throw
+  // Error(kUsage).
   std::string decode(std::span<const int32_t> ids, bool skip_special = false) const;
   // The same bytes before malformed sequences are replaced.
   std::string decode_bytes(std::span<const int32_t> ids, bool skip_special = false) const;
@@ -146,13 +152,13 @@ class Tokenizer {
 
   TokenizerSpec spec_;  // less tokens, merges and added tokens, which live below
   Vocabulary vocabulary_;
-  Vocabulary whole_pieces_;           // bytes -> id where ignore_merges asks for it (byte-level)
+  Vocabulary whole_pieces_;  // bytes -> id where ignore_merges asks for it (byte-level)
   std::vector<int32_t> whole_ids_;
   Bpe bpe_;
   AddedTokens raw_added_, normalized_added_;
-  std::vector<std::string> bytes_;    // by id
-  std::vector<uint8_t> control_;      // by id: left out with skip_special
-  std::vector<int32_t> byte_ids_;     // 256: the token that stands for one byte
+  std::vector<std::string> bytes_;  // by id
+  std::vector<uint8_t> control_;    // by id: left out with skip_special
+  std::vector<int32_t> byte_ids_;   // 256: the token that stands for one byte
   std::vector<int32_t> end_ids_;
 };
 

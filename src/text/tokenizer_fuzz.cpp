@@ -19,7 +19,8 @@ Tokenizer make(std::string_view bytes) {
     return Tokenizer::from_gguf(
         tutti::formats::Gguf::parse(std::as_bytes(std::span(bytes)), "fuzz"));
   }
-  if (bytes.starts_with("\n")) return Tokenizer::from_spiece(bytes, "", "fuzz");  // begins with a piece
+  if (bytes.starts_with("\n"))
+    return Tokenizer::from_spiece(bytes, "", "fuzz");  // begins with a piece
   const size_t border = std::min(bytes.find('\x1e'), bytes.size());
   return Tokenizer::from_hf(bytes.substr(0, border),
                             border < bytes.size() ? bytes.substr(border + 1) : "", "fuzz");

@@ -104,7 +104,8 @@ TokenizerSpec Tokenizer::read_gguf(const Gguf& file) {
     const bool prefix = file.boolean("tokenizer.ggml.add_space_prefix").value_or(true);
     if (const auto metaspace = file.string(kGgufMetaspace); prefix && metaspace) {
       spec.pre_tokenizer.add_metaspace(
-          "\xE2\x96\x81", *metaspace == "first" ? PrefixScheme::kFirst : PrefixScheme::kAlways, false);
+          "\xE2\x96\x81", *metaspace == "first" ? PrefixScheme::kFirst : PrefixScheme::kAlways,
+          false);
     } else {
       spec.normalizer.add_replace(" ", "\xE2\x96\x81");
       spec.space_prefix = prefix ? PrefixScheme::kAlways : PrefixScheme::kNever;
@@ -127,16 +128,14 @@ TokenizerSpec Tokenizer::read_gguf(const Gguf& file) {
   spec.tokens = read_tokens(file);
   for (size_t id = 0; id < spec.tokens.size(); ++id) {
     const Token& token = spec.tokens[id];
-    const bool special =
-        token.type == TokenType::kControl || token.type == TokenType::kUnknown;
+    const bool special = token.type == TokenType::kControl || token.type == TokenType::kUnknown;
     if (token.text.empty() || (!special && token.type != TokenType::kUserDefined)) continue;
     AddedToken added;
     added.id = int32_t(id);
     added.text = token.text;
     added.special = special;
     // SentencePiece looks for user-defined symbols where spaces are U+2581 already.
-    added.normalized =
-        spec.decoding.metaspace && token.type == TokenType::kUserDefined;
+    added.normalized = spec.decoding.metaspace && token.type == TokenType::kUserDefined;
     spec.added.push_back(std::move(added));
   }
   spec.bos = read_id(file, "tokenizer.ggml.bos_token_id");

@@ -52,11 +52,13 @@ class Reader {
     return parent.is_object() && parent.contains(key) && !parent[key].is_null();
   }
   const json& object(const json& parent, const char* key) const {
-    if (!has(parent, key) || !parent[key].is_object()) bad(std::string("no object \"") + key + "\"");
+    if (!has(parent, key) || !parent[key].is_object())
+      bad(std::string("no object \"") + key + "\"");
     return parent[key];
   }
   std::string string(const json& parent, const char* key) const {
-    if (!has(parent, key) || !parent[key].is_string()) bad(std::string("no string \"") + key + "\"");
+    if (!has(parent, key) || !parent[key].is_string())
+      bad(std::string("no string \"") + key + "\"");
     return parent[key].get<std::string>();
   }
   bool flag(const json& parent, const char* key, bool otherwise) const {
@@ -165,7 +167,8 @@ class Reader {
       spec_.decoding.strip_first_space = prefix_scheme(value) != PrefixScheme::kNever;
     } else if (type == "Replace") {
       const json& from = object(value, "pattern");
-      if (!has(from, "String") || from["String"] != "\xE2\x96\x81" || string(value, "content") != " ") {
+      if (!has(from, "String") || from["String"] != "\xE2\x96\x81" ||
+          string(value, "content") != " ") {
         unsupported("a Replace decoder other than of U+2581 by a space");
       }
       spec_.decoding.metaspace = true;
@@ -318,13 +321,13 @@ json parse(std::string_view text, const std::string& name) {
 
 }  // namespace
 
-Tokenizer Tokenizer::from_hf(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
-                             const std::string& name) {
+Tokenizer Tokenizer::from_hf(std::string_view tokenizer_json,
+                             std::string_view tokenizer_config_json, const std::string& name) {
   return Tokenizer(read_hf(tokenizer_json, tokenizer_config_json, name));
 }
 
-TokenizerSpec Tokenizer::read_hf(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
-                                 const std::string& name) {
+TokenizerSpec Tokenizer::read_hf(std::string_view tokenizer_json,
+                                 std::string_view tokenizer_config_json, const std::string& name) {
   const json tokenizer = parse(tokenizer_json, name);
   const json config = tokenizer_config_json.empty()
                           ? json::object()

@@ -84,7 +84,8 @@ std::string replace_malformed_utf8(std::string_view text, Malformed rule) {
 size_t incomplete_utf8_suffix(std::string_view text) {
   for (size_t length = 1; length <= 3 && length <= text.size(); ++length) {
     const size_t at = text.size() - length;
-    if ((uint8_t(text[at]) & 0xC0) == 0x80) continue;  // a continuation byte: its lead is further left
+    if ((uint8_t(text[at]) & 0xC0) == 0x80)
+      continue;  // a continuation byte: its lead is further left
     const Decoded decoded = decode_utf8(text, at);
     return decoded.truncated && decoded.length == length ? length : 0;
   }

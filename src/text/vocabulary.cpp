@@ -53,7 +53,7 @@ Vocabulary::Vocabulary(std::vector<Token> tokens, const std::string& name)
 int32_t Vocabulary::find(std::string_view text) const {
   if (slots_.empty() || text.size() > longest_) return kNoToken;
   const size_t mask = slots_.size() - 1;
-  size_t slot = std::hash<std::string_view>{}(text) & mask;
+  size_t slot = std::hash<std::string_view>{}(text)&mask;
   while (slots_[slot] != kNoToken) {
     if (tokens_[size_t(slots_[slot])].text == text) return slots_[slot];
     slot = (slot + 1) & mask;

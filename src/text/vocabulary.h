@@ -26,7 +26,8 @@ struct Token {
 
 inline constexpr int32_t kNoToken = -1;
 
-// The byte that "<0xHH>" names, or -1 for any other text: a sign or a single digit makes no byte token.
+// The byte that "<0xHH>" names, or -1 for any other text: a sign or a single digit makes no byte
+// token.
 int byte_of_token(std::string_view text);
 
 class Vocabulary {
@@ -35,8 +36,8 @@ class Vocabulary {
   static constexpr size_t kMaxTokens = size_t(1) << 21;
 
   Vocabulary() = default;
-  // Ids are the indices of `tokens`. Of equal texts the lowest id is found. `name` stands for the file in
-  // errors. Throws Error(kBadFile): empty, too many tokens, a score that is not a number.
+  // Ids are the indices of `tokens`. Of equal texts the lowest id is found. `name` stands for the
+  // file in errors. Throws Error(kBadFile): empty, too many tokens, a score that is not a number.
   Vocabulary(std::vector<Token> tokens, const std::string& name);
 
   int32_t size() const { return int32_t(tokens_.size()); }

@@ -8,22 +8,28 @@ namespace {
 
 constexpr char kOperations[] = {'+', '-', '*'};
 
-int result_of(int a, char operation, int b) { return operation == '+' ? a + b : operation == '-' ? a - b : a * b; }
+int result_of(int a, char operation, int b) {
+  return operation == '+' ? a + b : operation == '-' ? a - b : a * b;
+}
 
 std::string print(int a, char operation, int b) {
-  return std::to_string(a) + operation + std::to_string(b) + "=" + std::to_string(result_of(a, operation, b));
+  return std::to_string(a) + operation + std::to_string(b) + "=" +
+         std::to_string(result_of(a, operation, b));
 }
 
 // A number of up to four digits at text[at], which moves behind it.
 std::optional<int> read_number(const std::string& text, size_t& at) {
   const size_t begin = at;
   int value = 0;
-  while (at < text.size() && text[at] >= '0' && text[at] <= '9' && at - begin < 4) value = 10 * value + (text[at++] - '0');
+  while (at < text.size() && text[at] >= '0' && text[at] <= '9' && at - begin < 4)
+    value = 10 * value + (text[at++] - '0');
   if (at == begin) return std::nullopt;
   return value;
 }
 
-bool read(const std::string& text, size_t& at, char c) { return at < text.size() && text[at] == c && ++at > 0; }
+bool read(const std::string& text, size_t& at, char c) {
+  return at < text.size() && text[at] == c && ++at > 0;
+}
 
 // Takes `value` out of `left`.
 bool use(std::vector<int>& left, int value) {
@@ -45,8 +51,10 @@ std::string countdown_answer(const std::array<int, 3>& n, int target) {
       if (middle <= 0) continue;
       const std::string begin = print(n[size_t(first)], one, n[size_t(second)]) + ",";
       for (const char two : kOperations) {
-        if (result_of(middle, two, n[size_t(third)]) == target) return begin + print(middle, two, n[size_t(third)]);
-        if (result_of(n[size_t(third)], two, middle) == target) return begin + print(n[size_t(third)], two, middle);
+        if (result_of(middle, two, n[size_t(third)]) == target)
+          return begin + print(middle, two, n[size_t(third)]);
+        if (result_of(n[size_t(third)], two, middle) == target)
+          return begin + print(n[size_t(third)], two, middle);
       }
     }
   }
@@ -83,7 +91,9 @@ bool Countdown::solves(const Problem& problem, const std::string& written) const
     const auto a = read_number(written, at);
     const char operation = at < written.size() ? written[at++] : 0;
     const auto b = read_number(written, at);
-    if (!a || !b || (operation != '+' && operation != '-' && operation != '*') || !read(written, at, '=')) return false;
+    if (!a || !b || (operation != '+' && operation != '-' && operation != '*') ||
+        !read(written, at, '='))
+      return false;
     const auto c = read_number(written, at);
     if (!c || *c != result_of(*a, operation, *b) || !use(left, *a) || !use(left, *b)) return false;
     left.push_back(result = *c);

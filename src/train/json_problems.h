@@ -1,5 +1,5 @@
-// Paths to JSON: "a.b=3;a.c=x;d=[1,2]\n" is answered by {"a":{"b":3,"c":"x"},"d":[1,2]}: objects nested as the paths say,
-// letters as strings, digits as numbers, lists as lists.
+// Paths to JSON: "a.b=3;a.c=x;d=[1,2]\n" is answered by {"a":{"b":3,"c":"x"},"d":[1,2]}: objects
+// nested as the paths say, letters as strings, digits as numbers, lists as lists.
 #pragma once
 
 #include "train/problems.h"

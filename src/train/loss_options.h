@@ -13,10 +13,11 @@ enum class LossKind : uint8_t {
   kCertainty,  // certainty-forcing distillation (dParallel, sheet 39): half of one block of the
                // answer masked, what follows it all masked; cross entropy there, and the entropy of
                // what the model already gets right; the complementary half likewise
-  kAnySubset,  // of a share of the tokens given the rest and, in an order, each other, by an any-order
-               // model's query stream (ASSD, sheet 45): the joint density of the masked tokens
-  kBlock,      // of masked tokens given their block and the clean blocks before (BD3, SDAR): [x_t |
-               // x_0]
+  kAnySubset,  // of a share of the tokens given the rest and, in an order, each other, by an
+               // any-order model's query stream (ASSD, sheet 45): the joint density of the masked
+               // tokens
+  kBlock,  // of masked tokens given their block and the clean blocks before (BD3, SDAR): [x_t |
+           // x_0]
 };
 
 // The factor of a masked token's cross entropy.
@@ -45,14 +46,14 @@ struct LossOptions {
   bool time_per_block = false;  // BD3 draws t for every block, SDAR for every sequence
   bool stratified =
       false;  // t of draw i of n lies in the i-th n-th of its range (BD3's antithetic sampling)
-  bool never_mask_logit = false;  // SUBS: the mask token has no logit
-  int certainty_block = 32;          // kCertainty: tokens of a block; 0: the whole answer (Dream)
-  double certainty_rate = 0.5;       // of its tokens that are masked in the first copy
-  double certainty_weight = 2;       // beta: of the entropy beside the cross entropy
+  bool never_mask_logit = false;       // SUBS: the mask token has no logit
+  int certainty_block = 32;            // kCertainty: tokens of a block; 0: the whole answer (Dream)
+  double certainty_rate = 0.5;         // of its tokens that are masked in the first copy
+  double certainty_weight = 2;         // beta: of the entropy beside the cross entropy
   double certainty_temperature = 0.5;  // of the entropy's softmax
   bool random_order = false;  // kAnySubset: masked tokens in any order, not from left to right
-  bool independent = false;   // kAnySubset: each masked token given the rest alone (the paper's parallel
-                              // loss)
+  bool independent = false;   // kAnySubset: each masked token given the rest alone (the paper's
+                             // parallel loss)
   double cut = 0;  // share of sequences cut to a random length (LLaDA's pre-training: 0.01)
 };
 

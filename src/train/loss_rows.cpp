@@ -115,8 +115,10 @@ LossSequence masked_tokens(const LossOptions& o, const models::Config& config, c
   return s;
 }
 
-// A share of the tokens behind the prompt is masked, as many as the rate says, and predicted by query rows.
-LossSequence any_subset(const LossOptions& o, const Example& e, const Noise& noise, size_t drawn, size_t all_drawn) {
+// A share of the tokens behind the prompt is masked, as many as the rate says, and predicted by
+// query rows.
+LossSequence any_subset(const LossOptions& o, const Example& e, const Noise& noise, size_t drawn,
+                        size_t all_drawn) {
   const size_t n = e.tokens.size();
   double u = noise.time(0);
   if (o.stratified) u = (u + double(drawn)) / double(all_drawn);
@@ -134,7 +136,8 @@ LossSequence any_subset(const LossOptions& o, const Example& e, const Noise& noi
   q.tokens = e.tokens;
   q.ranks.assign(n, 0);
   q.given = int(n - order.size());
-  for (size_t i = 0; i < order.size(); ++i) q.ranks[size_t(order[i])] = q.given + (o.independent ? 0 : int(i));
+  for (size_t i = 0; i < order.size(); ++i)
+    q.ranks[size_t(order[i])] = q.given + (o.independent ? 0 : int(i));
   std::vector<bool> masked(n);
   for (const int i : order) masked[size_t(i)] = true;
   int rank = 0;

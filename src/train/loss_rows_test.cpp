@@ -307,7 +307,8 @@ TEST(Loss, GoesWithHowTheModelSees) {
   EXPECT_THROW(check_loss(o, maskless), Error);
 }
 
-// The given tokens see each other, a query sees them and the masked content of lower ranks, and never its own.
+// The given tokens see each other, a query sees them and the masked content of lower ranks, and
+// never its own.
 TEST(AnySubset, RowsSeeWhatIsGivenAndDecided) {
   LossOptions o;
   o.kind = LossKind::kAnySubset;
@@ -347,7 +348,8 @@ TEST(AnySubset, RowsSeeWhatIsGivenAndDecided) {
       }
       for (int i = 0; i < n; ++i) {
         const bool before = rank(i) < 0 || (!o.independent && rank(i) < rank(own));
-        EXPECT_EQ(sees[size_t(i)], before || (!query && i == own)) << step << " " << row << " " << i;
+        EXPECT_EQ(sees[size_t(i)], before || (!query && i == own))
+            << step << " " << row << " " << i;
       }
     }
   }

@@ -37,7 +37,8 @@ void check(const ModelShape& s) {
   const bool own_head_dim =
       s.family == "llama" || s.family == "qwen3" || s.family == "sdar" || s.family == "xlnet";
   if (s.family == "xlnet" && s.kv_heads != s.heads) {
-    throw Error(ErrorKind::kUsage, "model: the family xlnet has as many key/value heads as heads; leave kv_heads out");
+    throw Error(ErrorKind::kUsage,
+                "model: the family xlnet has as many key/value heads as heads; leave kv_heads out");
   }
   if (!own_head_dim && s.head_dim * s.heads != s.hidden) {
     throw Error(ErrorKind::kUsage, "model: " + std::to_string(s.heads) + " heads of " +
@@ -203,7 +204,8 @@ ModelShape shape_of(const models::Checkpoint& checkpoint, const std::string& fam
   if (!c.sliding.empty()) refuse("has sliding windows");
   if (c.attention_cap > 0 || c.logit_cap > 0) refuse("caps its scores or logits");
   if (c.experts.count > 0) refuse("has experts");
-  const bool usual = c.activation == (c.relative ? tensor::Activation::kGelu : tensor::Activation::kSilu);
+  const bool usual =
+      c.activation == (c.relative ? tensor::Activation::kGelu : tensor::Activation::kSilu);
   if (!usual) refuse("has an activation other than its family's");
   s.layers = c.layers;
   s.hidden = c.hidden;

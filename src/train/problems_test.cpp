@@ -126,9 +126,14 @@ TEST(CountdownProblems, AnswersReachTheTargetAndOnlySuchSolve) {
     const Problem p = problem_at(countdown, 1, i % 2 == 1, uint64_t(i));
     int n[3], target = 0, a = 0, b = 0, c = 0, d = 0, e = 0, f = 0;
     char one = 0, two = 0;
-    ASSERT_EQ(std::sscanf(p.prompt.c_str(), "%d,%d,%d>%d=", &n[0], &n[1], &n[2], &target), 4) << p.prompt;
-    ASSERT_EQ(std::sscanf(p.answer.c_str(), "%d%c%d=%d,%d%c%d=%d", &a, &one, &b, &c, &d, &two, &e, &f), 8) << p.answer;
-    const auto value = [](int x, char o, int y) { return o == '+' ? x + y : o == '-' ? x - y : x * y; };
+    ASSERT_EQ(std::sscanf(p.prompt.c_str(), "%d,%d,%d>%d=", &n[0], &n[1], &n[2], &target), 4)
+        << p.prompt;
+    ASSERT_EQ(
+        std::sscanf(p.answer.c_str(), "%d%c%d=%d,%d%c%d=%d", &a, &one, &b, &c, &d, &two, &e, &f), 8)
+        << p.answer;
+    const auto value = [](int x, char o, int y) {
+      return o == '+' ? x + y : o == '-' ? x - y : x * y;
+    };
     ASSERT_EQ(value(a, one, b), c);
     ASSERT_EQ(value(d, two, e), f);
     ASSERT_EQ(f, target);
@@ -139,9 +144,11 @@ TEST(CountdownProblems, AnswersReachTheTargetAndOnlySuchSolve) {
     ASSERT_TRUE(countdown.solves(p, p.answer));
   }
   const Problem p{"3,7,25>46=", ""};
-  for (const char* right : {"3*7=21,21+25=46", "7*3=21,25+21=46"}) EXPECT_TRUE(countdown.solves(p, right)) << right;
-  for (const char* wrong : {"", "3*7=21", "3*7=21,21+25=46,", "3*7=22,22+25=47", "3*7=21,20+25=45", "21+25=46,3*7=21",
-                            "25+21=46,0*0=0", "3*7=21,21+25=460", "46-0=46,46-0=46"}) {
+  for (const char* right : {"3*7=21,21+25=46", "7*3=21,25+21=46"})
+    EXPECT_TRUE(countdown.solves(p, right)) << right;
+  for (const char* wrong :
+       {"", "3*7=21", "3*7=21,21+25=46,", "3*7=22,22+25=47", "3*7=21,20+25=45", "21+25=46,3*7=21",
+        "25+21=46,0*0=0", "3*7=21,21+25=460", "46-0=46,46-0=46"}) {
     EXPECT_FALSE(countdown.solves(p, wrong)) << wrong;
   }
   EXPECT_EQ(countdown_answer({1, 1, 1}, 99), "");

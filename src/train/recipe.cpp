@@ -75,12 +75,13 @@ DataRecipe read_data(StrictObject o, const std::filesystem::path& folder) {
 
 LossOptions read_loss(StrictObject o) {
   LossOptions l;
-  const std::string kind = o.choice("kind", {"next-token", "masked", "block", "certainty", "any-subset"});
-  l.kind = kind == "masked"      ? LossKind::kMasked
-           : kind == "block"     ? LossKind::kBlock
+  const std::string kind =
+      o.choice("kind", {"next-token", "masked", "block", "certainty", "any-subset"});
+  l.kind = kind == "masked"       ? LossKind::kMasked
+           : kind == "block"      ? LossKind::kBlock
            : kind == "certainty"  ? LossKind::kCertainty
            : kind == "any-subset" ? LossKind::kAnySubset
-                                 : LossKind::kNextToken;
+                                  : LossKind::kNextToken;
   const std::string weight = o.choice("weight", {"inverse", "one", "context"}, "inverse");
   l.weight = weight == "one"       ? TimeWeight::kOne
              : weight == "context" ? TimeWeight::kContext
@@ -114,10 +115,12 @@ LossOptions read_loss(StrictObject o) {
   l.random_order = o.flag("random_order", false);
   l.independent = o.flag("independent", false);
   for (const char* key : {"random_order", "independent"}) {
-    if (o.has(key) && l.kind != LossKind::kAnySubset) o.bad(key, "belongs to the kind \"any-subset\"");
+    if (o.has(key) && l.kind != LossKind::kAnySubset)
+      o.bad(key, "belongs to the kind \"any-subset\"");
   }
   for (const char* key : {"weight", "epsilon", "cut"}) {
-    if (o.has(key) && l.kind == LossKind::kAnySubset) o.bad(key, "does not go with the kind \"any-subset\"");
+    if (o.has(key) && l.kind == LossKind::kAnySubset)
+      o.bad(key, "does not go with the kind \"any-subset\"");
   }
   if (l.time_per_block && l.kind != LossKind::kBlock)
     o.bad("time_per_block", "belongs to the kind \"block\"");
@@ -210,7 +213,9 @@ Recipe parse_recipe(std::string_view text, const std::string& place,
   if (o.has("lora")) r.lora = read_lora(o.object("lora"));
   if (o.has("evaluation")) r.evaluation = read_evaluation(o.object("evaluation"));
   if (r.evaluation.problems > 0 && r.model.family == "xlnet") {
-    o.bad("evaluation", "is by a sampler that reads no family xlnet; remove it, and fill blanks with tutti infill");
+    o.bad(
+        "evaluation",
+        "is by a sampler that reads no family xlnet; remove it, and fill blanks with tutti infill");
   }
   if (r.evaluation.problems > 0 && r.data.generator.empty()) {
     o.bad("evaluation", "needs data from a generator, which knows the right answers; remove it");

@@ -27,8 +27,8 @@ void append_runs(std::vector<tensor::KvRun>& runs, int first, int count) {
   }
 }
 
-models::RunSpan span_of(models::Batch& batch, const Sequence& s, int base, int row,
-                        int64_t lowest, bool places) {
+models::RunSpan span_of(models::Batch& batch, const Sequence& s, int base, int row, int64_t lowest,
+                        bool places) {
   models::RunSpan span;
   span.first = int(batch.runs.size());
   span.first_key = int(batch.key_places.size());
@@ -67,7 +67,8 @@ std::vector<RowRange> visible(const Sequence& s, int row) {
       const int own = query ? s.queries[size_t(row - contents)] : row;
       const int rank = s.ranks[size_t(own)];
       for (int i = 0; i < contents; ++i) {
-        const bool seen = s.ranks[size_t(i)] < std::max(rank, rank < s.given ? s.given : 0) || (i == own && !query);
+        const bool seen = s.ranks[size_t(i)] < std::max(rank, rank < s.given ? s.given : 0) ||
+                          (i == own && !query);
         if (!seen) continue;
         if (!out.empty() && out.back().first + out.back().count == i) {
           ++out.back().count;
@@ -118,7 +119,8 @@ models::Batch plan_batch(const models::Config& config, std::span<const Sequence>
       const int slot = base + row;
       models::RowInput input;
       input.token = s.tokens[size_t(row)];
-      if (s.sight == Sight::kOrder && row >= int(s.ranks.size())) input.kind = models::RowInput::kMask;
+      if (s.sight == Sight::kOrder && row >= int(s.ranks.size()))
+        input.kind = models::RowInput::kMask;
       batch.inputs.push_back(std::move(input));
       batch.positions.emplace_back(s.positions[size_t(row)]);
       batch.segments.push_back(0);

@@ -25,8 +25,8 @@ struct Sequence {
   std::vector<int32_t> positions;
   Sight sight = Sight::kCausal;
   int block = 1;  // of the two with blocks
-  // Of kOrder: the rank of each content row. A row sees the content of lower ranks, a content row itself too; those of
-  // the ranks below `given` see each other whatever their order.
+  // Of kOrder: the rank of each content row. A row sees the content of lower ranks, a content row
+  // itself too; those of the ranks below `given` see each other whatever their order.
   std::vector<int> ranks;
   int given = 0;
   std::vector<int> queries;  // the content rows that the query rows predict; their tokens are -1

@@ -51,7 +51,8 @@ void name_mask(text::HfTokenizerFiles& files, const std::string& mask) {
 
 }  // namespace
 
-text::HfTokenizerFiles character_tokenizer(const std::string& characters, const std::vector<std::string>& special) {
+text::HfTokenizerFiles character_tokenizer(const std::string& characters,
+                                           const std::vector<std::string>& special) {
   Json vocab = Json::object();
   for (const char c : characters) {
     if (static_cast<unsigned char>(c) >= 0x80) {
@@ -67,26 +68,26 @@ text::HfTokenizerFiles character_tokenizer(const std::string& characters, const 
   }
   const int end = int(vocab.size());
   Json added = {added_token(end, kEndToken), added_token(end + 1, kMaskToken)};
-  for (const std::string& token : special) added.push_back(added_token(end + int(added.size()), token));
-  const Json tokenizer{
-      {"version", "1.0"},
-      {"truncation", nullptr},
-      {"padding", nullptr},
-      {"added_tokens", added},
-      {"normalizer", nullptr},
-      {"pre_tokenizer", byte_level(false)},
-      {"post_processor", nullptr},
-      {"decoder", byte_level(true)},
-      {"model",
-       {{"type", "BPE"},
-        {"dropout", nullptr},
-        {"unk_token", nullptr},
-        {"continuing_subword_prefix", nullptr},
-        {"end_of_word_suffix", nullptr},
-        {"fuse_unk", false},
-        {"byte_fallback", false},
-        {"vocab", vocab},
-        {"merges", Json::array()}}}};
+  for (const std::string& token : special)
+    added.push_back(added_token(end + int(added.size()), token));
+  const Json tokenizer{{"version", "1.0"},
+                       {"truncation", nullptr},
+                       {"padding", nullptr},
+                       {"added_tokens", added},
+                       {"normalizer", nullptr},
+                       {"pre_tokenizer", byte_level(false)},
+                       {"post_processor", nullptr},
+                       {"decoder", byte_level(true)},
+                       {"model",
+                        {{"type", "BPE"},
+                         {"dropout", nullptr},
+                         {"unk_token", nullptr},
+                         {"continuing_subword_prefix", nullptr},
+                         {"end_of_word_suffix", nullptr},
+                         {"fuse_unk", false},
+                         {"byte_fallback", false},
+                         {"vocab", vocab},
+                         {"merges", Json::array()}}}};
   const Json config{{"tokenizer_class", "PreTrainedTokenizerFast"},
                     {"eos_token", kEndToken},
                     {"pad_token", kEndToken},

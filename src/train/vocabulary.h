@@ -12,9 +12,10 @@ namespace tutti::train {
 inline constexpr const char* kEndToken = "<|endoftext|>";
 inline constexpr const char* kMaskToken = "<|mask|>";
 
-// Ids 0, 1, … in the order of the text, then kEndToken, then kMaskToken, then `special` ones. Throws Error(kUsage) for
-// a character that is not ASCII or stands there twice.
-text::HfTokenizerFiles character_tokenizer(const std::string& characters, const std::vector<std::string>& special = {});
+// Ids 0, 1, … in the order of the text, then kEndToken, then kMaskToken, then `special` ones.
+// Throws Error(kUsage) for a character that is not ASCII or stands there twice.
+text::HfTokenizerFiles character_tokenizer(const std::string& characters,
+                                           const std::vector<std::string>& special = {});
 
 struct Vocabulary {
   text::HfTokenizerFiles files;

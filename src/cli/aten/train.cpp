@@ -10,12 +10,14 @@ extern "C" [[gnu::visibility("default")]] void tutti_train(
 }
 
 extern "C" [[gnu::visibility("default")]] void tutti_train_filter(
-    const tutti::train::FilterTrainingRequest& request, tutti::train::FilterTrainingResult& result) {
+    const tutti::train::FilterTrainingRequest& request,
+    tutti::train::FilterTrainingResult& result) {
   result = tutti::train::train_filter(request);
 }
 
 extern "C" [[gnu::visibility("default")]] void tutti_image_network(
-    const tutti::models::Checkpoint& checkpoint, std::shared_ptr<tutti::vision::ImageNetwork>& network) {
+    const tutti::models::Checkpoint& checkpoint,
+    std::shared_ptr<tutti::vision::ImageNetwork>& network) {
   network = tutti::vision::make_image_network(checkpoint);
 }
 

@@ -22,21 +22,27 @@ bool is_id(const std::string& text) {
   return text.size() == 16 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
 
-// Whether the Context is these tokens at positions 0, 1, …: a file of that name that says otherwise is another passage's.
-bool holds(const engine::Context& context, std::span<const int32_t> prefix, std::span<const int32_t> passage) {
+// Whether the Context is these tokens at positions 0, 1, …: a file of that name that says otherwise
+// is another passage's.
+bool holds(const engine::Context& context, std::span<const int32_t> prefix,
+           std::span<const int32_t> passage) {
   const auto& recipe = context.state().recipe;
-  if (recipe.size() != prefix.size() + passage.size() || !context.state().weighed.empty()) return false;
+  if (recipe.size() != prefix.size() + passage.size() || !context.state().weighed.empty())
+    return false;
   for (size_t i = 0; i < recipe.size(); ++i) {
     const int32_t token = i < prefix.size() ? prefix[i] : passage[i - prefix.size()];
     const auto& slot = recipe[i];
-    if (slot.special || slot.token != token || slot.position != engine::Position(int32_t(i)) || slot.segment != 0) return false;
+    if (slot.special || slot.token != token || slot.position != engine::Position(int32_t(i)) ||
+        slot.segment != 0)
+      return false;
   }
   return true;
 }
 
 }  // namespace
 
-ContextFolder::ContextFolder(fs::path folder, uint64_t budget) : folder_(std::move(folder)), budget_(budget) {}
+ContextFolder::ContextFolder(fs::path folder, uint64_t budget)
+    : folder_(std::move(folder)), budget_(budget) {}
 
 std::string ContextFolder::id_of(uint64_t key) {
   char text[17];
@@ -87,10 +93,12 @@ ContextFolder::Entry ContextFolder::get(const std::string& wanted) const {
   }
   if (found.size() == 1) return std::move(found.front());
   if (found.empty()) {
-    throw Error(ErrorKind::kNotFound, "context " + wanted + ": is neither a file nor a stored context of " +
+    throw Error(ErrorKind::kNotFound, "context " + wanted +
+                                          ": is neither a file nor a stored context of " +
                                           folder_.string() + "; see 'tutti contexts list'");
   }
-  throw Error(ErrorKind::kUsage, "context " + wanted + ": is the beginning of several ids; give more digits");
+  throw Error(ErrorKind::kUsage,
+              "context " + wanted + ": is the beginning of several ids; give more digits");
 }
 
 void ContextFolder::remove(const Entry& entry) {
@@ -99,18 +107,20 @@ void ContextFolder::remove(const Entry& entry) {
   fs::remove(about_path(entry.id), error);
   if (!error) fs::remove(context_path(entry.id), error);
   if (error) {
-    throw Error(ErrorKind::kSystem, "context " + entry.id + ": cannot be removed (" + error.message() + ")");
+    throw Error(ErrorKind::kSystem,
+                "context " + entry.id + ": cannot be removed (" + error.message() + ")");
   }
 }
 
-std::optional<engine::Context> ContextFolder::load(engine::Engine& engine, std::shared_ptr<engine::Request> request,
-                                                   uint64_t key, uint64_t salt,
-                                                   const std::function<void(const std::string&)>& note) {
+std::optional<engine::Context> ContextFolder::load(
+    engine::Engine& engine, std::shared_ptr<engine::Request> request, uint64_t key, uint64_t salt,
+    const std::function<void(const std::string&)>& note) {
   const std::string id = id_of(key);
   std::error_code error;
   if (!fs::exists(context_path(id), error)) return std::nullopt;
   try {
-    engine::Context context = engine::Context::load(engine, std::move(request), context_path(id), salt);
+    engine::Context context =
+        engine::Context::load(engine, std::move(request), context_path(id), salt);
     fs::last_write_time(about_path(id), fs::file_time_type::clock::now(), error);
     return context;
   } catch (const Error& refused) {
@@ -123,8 +133,12 @@ std::optional<engine::Context> ContextFolder::load(engine::Engine& engine, std::
 }
 
 void ContextFolder::write_about(const Entry& entry) {
-  const Json about{{"name", entry.name}, {"model", entry.model}, {"prefix", entry.prefix}, {"tokens", entry.tokens}};
-  write_file_atomically(about_path(entry.id), about.dump(-1, ' ', false, Json::error_handler_t::replace));
+  const Json about{{"name", entry.name},
+                   {"model", entry.model},
+                   {"prefix", entry.prefix},
+                   {"tokens", entry.tokens}};
+  write_file_atomically(about_path(entry.id),
+                        about.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void ContextFolder::set_name(const Entry& entry, const std::string& name) {
@@ -133,14 +147,17 @@ void ContextFolder::set_name(const Entry& entry, const std::string& name) {
   write_about(named);
 }
 
-void ContextFolder::save(const engine::Context& context, uint64_t key, std::span<const int32_t> prefix,
-                         std::span<const int32_t> tokens, const std::string& model) {
+void ContextFolder::save(const engine::Context& context, uint64_t key,
+                         std::span<const int32_t> prefix, std::span<const int32_t> tokens,
+                         const std::string& model) {
   Entry entry;
   entry.id = id_of(key);
   std::error_code error;
   if (fs::exists(about_path(entry.id), error) && fs::exists(context_path(entry.id), error)) return;
   fs::create_directories(folder_, error);
-  if (error) throw Error(ErrorKind::kSystem, folder_.string() + ": cannot be made (" + error.message() + ")");
+  if (error)
+    throw Error(ErrorKind::kSystem,
+                folder_.string() + ": cannot be made (" + error.message() + ")");
   context.save(context_path(entry.id));
   // Last, as it is what says that the entry is there.
   entry.model = model;
@@ -167,7 +184,8 @@ ContextStore::ContextStore(engine::Engine& engine, Options options)
   if (options_.pages <= 0) options_.pages = engine.pages().total() / 4;
 }
 
-uint64_t ContextStore::key_of(std::span<const int32_t> prefix, std::span<const int32_t> passage, uint64_t salt) const {
+uint64_t ContextStore::key_of(std::span<const int32_t> prefix, std::span<const int32_t> passage,
+                              uint64_t salt) const {
   Xxh64 hash;
   hash.add(engine_.model().fingerprint());
   hash.add(uint8_t(engine_.options().kv));
@@ -192,8 +210,8 @@ void ContextStore::keep(uint64_t key, const engine::Context& context) {
   }
 }
 
-std::optional<engine::Context> ContextStore::find(std::span<const int32_t> prefix, std::span<const int32_t> passage,
-                                                  uint64_t salt) {
+std::optional<engine::Context> ContextStore::find(std::span<const int32_t> prefix,
+                                                  std::span<const int32_t> passage, uint64_t salt) {
   const uint64_t key = key_of(prefix, passage, salt);
   if (const auto it = by_key_.find(key); it != by_key_.end()) {
     kept_.splice(kept_.begin(), kept_, it->second);
@@ -206,8 +224,10 @@ std::optional<engine::Context> ContextStore::find(std::span<const int32_t> prefi
     auto context = options_.folder->load(engine_, request_, key, salt, options_.note);
     if (context && holds(*context, prefix, passage)) {
       ++statistics_.disk_hits;
-      statistics_.disk_bytes += context->state().spans.size() * engine_.pages().layout().page_bytes();
-      statistics_.disk_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      statistics_.disk_bytes +=
+          context->state().spans.size() * engine_.pages().layout().page_bytes();
+      statistics_.disk_seconds +=
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       keep(key, *context);
       return context;
     }

@@ -28,7 +28,8 @@ constexpr int kAt = 7;  // tokens of the prefix
 std::vector<int32_t> prompt() { return engine::random_tokens(1, kAt + 9); }
 Passages passages(std::vector<int> lengths, float temperature = 0.8f, float scale = 0.7f) {
   Passages p;
-  for (size_t i = 0; i < lengths.size(); ++i) p.tokens.push_back(engine::random_tokens(10 + uint32_t(i), lengths[i]));
+  for (size_t i = 0; i < lengths.size(); ++i)
+    p.tokens.push_back(engine::random_tokens(10 + uint32_t(i), lengths[i]));
   p.at = kAt;
   p.temperature = temperature;
   p.scale = scale;
@@ -36,7 +37,8 @@ Passages passages(std::vector<int> lengths, float temperature = 0.8f, float scal
 }
 
 // Logits of the prompt's tokens behind the passages.
-Task<std::vector<std::vector<float>>> query_logits(Engine& engine, std::shared_ptr<engine::Request> request,
+Task<std::vector<std::vector<float>>> query_logits(Engine& engine,
+                                                   std::shared_ptr<engine::Request> request,
                                                    const Passages& p) {
   engine::Context context = co_await read_passages(engine, request, prompt(), p);
   const std::vector<int32_t> all = prompt();
@@ -60,7 +62,9 @@ std::vector<std::vector<float>> query_logits(Engine& engine, const Passages& p) 
 
 class Ape : public testing::TestWithParam<int> {
  protected:
-  Ape() : tiny_(engine::tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1, GetParam())) {}
+  Ape()
+      : tiny_(
+            engine::tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1, GetParam())) {}
 
   static engine::EngineOptions options(bool cache = false) {
     engine::EngineOptions o = engine::small_engine(512, cache);
@@ -75,7 +79,9 @@ class Ape : public testing::TestWithParam<int> {
     const std::vector<int32_t> all = prompt();
     const int at = pcw ? 0 : p.at;
     DenseOracle::Slots prefix, made;
-    if (at > 0) oracle.forward({}, {}, Rows::append(std::span(all).first(size_t(at)), 0, std::nullopt), prefix);
+    if (at > 0)
+      oracle.forward({}, {}, Rows::append(std::span(all).first(size_t(at)), 0, std::nullopt),
+                     prefix);
     DenseOracle::Slots slots = prefix;
     int longest = 0;
     for (auto tokens : p.tokens) {
@@ -88,19 +94,21 @@ class Ape : public testing::TestWithParam<int> {
     const auto rest = std::span(all).subspan(size_t(at));
     Rows rows = Rows::append(rest, at + longest, engine::want_logits());
     if (!pcw) rows.classes = {{}, {1.0f / p.temperature, p.scale * p.temperature}};
-    const auto view = rows.add_view({Segment::slots(0, at), Segment::slots(at, -1, pcw ? 0 : 1),
-                                     Segment::fresh(0, -1, true)});
+    const auto view = rows.add_view(
+        {Segment::slots(0, at), Segment::slots(at, -1, pcw ? 0 : 1), Segment::fresh(0, -1, true)});
     for (auto& row : rows.rows) row.view = view;
     made.clear();
     std::vector<std::vector<double>> logits;
-    for (auto& result : oracle.forward(slots, {}, rows, made)) logits.push_back(std::move(result.logits));
+    for (auto& result : oracle.forward(slots, {}, rows, made))
+      logits.push_back(std::move(result.logits));
     return logits;
   }
 
   TinyModel tiny_;
 };
 
-double worst(const std::vector<std::vector<float>>& got, const std::vector<std::vector<double>>& expected) {
+double worst(const std::vector<std::vector<float>>& got,
+             const std::vector<std::vector<double>>& expected) {
   EXPECT_EQ(got.size(), expected.size());
   double difference = 0, largest = 0;
   for (size_t i = 0; i < std::min(got.size(), expected.size()); ++i) {
@@ -115,7 +123,8 @@ double worst(const std::vector<std::vector<float>>& got, const std::vector<std::
 TEST_P(Ape, EqualsTheThreeTermFormulaInDouble) {
   Engine engine(tiny_.model, tiny_.pool, options());
   for (const auto& lengths : {std::vector<int>{20}, {31, 5, 40, 33}}) {
-    for (const auto& [temperature, scale] : {std::pair(1.0f, 1.0f), {0.8f, 0.7f}, {0.2f, 1.0f}, {1.0f, 0.3f}}) {
+    for (const auto& [temperature, scale] :
+         {std::pair(1.0f, 1.0f), {0.8f, 0.7f}, {0.2f, 1.0f}, {1.0f, 0.3f}}) {
       const Passages p = passages(lengths, temperature, scale);
       EXPECT_LE(worst(query_logits(engine, p), dense(p)), 1e-5) << temperature << " " << scale;
     }
@@ -139,7 +148,8 @@ TEST_P(Ape, OnePassageWithoutWeightsIsTheSequentialPrompt) {
                          for (size_t i = tokens.size() - apart.size(); i < tokens.size(); ++i) {
                            rows.rows[i].want = engine::want_logits();
                          }
-                         const engine::Answer answer = co_await engine.forward(context, std::move(rows));
+                         const engine::Answer answer =
+                             co_await engine.forward(context, std::move(rows));
                          for (size_t i = tokens.size() - apart.size(); i < tokens.size(); ++i) {
                            sequential.push_back(answer.rows[i].logits);
                          }
@@ -267,7 +277,8 @@ TEST_P(Ape, TheFolderKeepsToItsBudget) {
   p.store = nullptr;
 }
 
-// With pages for a fraction of what is asked for, requests take turns and get the bits of an ample pool.
+// With pages for a fraction of what is asked for, requests take turns and get the bits of an ample
+// pool.
 TEST_P(Ape, ScarcePagesChangeNothing) {
   const auto run = [&](int pages) {
     engine::EngineOptions o = options();
@@ -307,7 +318,8 @@ TEST(Passages, TextIsTheSameForOneAndManySamplesAndBesideOthers) {
   const std::vector<int32_t> prompt = tiny_prompt(4, 10);
   const auto alone = world.run(prompt, options).completions[0].ids;
   options.n = 3;
-  for (const auto& completion : world.run(prompt, options).completions) EXPECT_EQ(completion.ids, alone);
+  for (const auto& completion : world.run(prompt, options).completions)
+    EXPECT_EQ(completion.ids, alone);
   options.n = 1;
   std::vector<TinyWorld::Job> jobs(4, {prompt, options});
   jobs[1].options.passages.tokens.clear();
@@ -331,7 +343,8 @@ TEST(Passages, SequentialModeIsThePromptWithThemInIt) {
   options.passages.at = 4;
   const std::vector<int32_t> prompt = tiny_prompt(4, 10);
   std::vector<int32_t> whole(prompt.begin(), prompt.begin() + 4);
-  for (const auto& tokens : options.passages.tokens) whole.insert(whole.end(), tokens.begin(), tokens.end());
+  for (const auto& tokens : options.passages.tokens)
+    whole.insert(whole.end(), tokens.begin(), tokens.end());
   whole.insert(whole.end(), prompt.begin() + 4, prompt.end());
   const auto got = world.run(prompt, options).completions[0].ids;
   options.passages.tokens.clear();

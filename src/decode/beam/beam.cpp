@@ -34,13 +34,15 @@ double normalised(double log_probability, int length, double penalty) {
   return log_probability / std::pow(double(std::max(length, 1)), penalty);
 }
 
-// Beams are ranked by the model's own log-probability: what reshapes or draws would silently do nothing.
+// Beams are ranked by the model's own log-probability: what reshapes or draws would silently do
+// nothing.
 void refuse_sampling(const GenerationOptions& options) {
   const engine::Sampling& s = options.sampling;
   std::string what;
   if (options.n > 1) what = "several samples";
   if (s.temperature != 0) what = "a temperature";
-  if (!s.logit_bias.empty() || !s.suppressed.empty() || s.allowed) what = "a logit bias or a set of allowed tokens";
+  if (!s.logit_bias.empty() || !s.suppressed.empty() || s.allowed)
+    what = "a logit bias or a set of allowed tokens";
   if (options.constraint) what = "a constraint";
   if (s.needs_history()) what = "penalties";
   if (!what.empty()) {
@@ -72,8 +74,8 @@ Task<void> beam(Generation& g) {
   std::vector<engine::RowAnswer> rows{answer.rows.back()};
   std::vector<Hypothesis> finished;  // best first, `width` at most
   const auto better = [](const Hypothesis& a, const Hypothesis& b) { return a.score > b.score; };
-  // The best score that a beam of `log_probability` and `length` may come to. A longer text can only lose
-  // log-probability, but dividing by its length may lift it.
+  // The best score that a beam of `log_probability` and `length` may come to. A longer text can
+  // only lose log-probability, but dividing by its length may lift it.
   const auto best_hope = [&](double log_probability, int length) {
     if (!exact_stop) return normalised(log_probability, length, penalty);
     return normalised(log_probability, penalty > 0 ? longest : length + 1, penalty);
@@ -87,9 +89,10 @@ Task<void> beam(Generation& g) {
         candidates.push_back({b, token, step, beams[b].log_probability + step});
       }
     }
-    std::stable_sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
-      return a.log_probability > b.log_probability;
-    });
+    std::stable_sort(candidates.begin(), candidates.end(),
+                     [](const Candidate& a, const Candidate& b) {
+                       return a.log_probability > b.log_probability;
+                     });
     std::vector<Candidate> kept;
     std::vector<int> children(beams.size(), 0);
     for (const Candidate& c : candidates) {
@@ -105,7 +108,8 @@ Task<void> beam(Generation& g) {
     for (const Candidate& c : kept) {
       Beam grown;
       // The last child goes on in its parent's pages; only the others start pages of their own.
-      grown.context = --children[c.beam] > 0 ? beams[c.beam].context.fork() : std::move(beams[c.beam].context);
+      grown.context =
+          --children[c.beam] > 0 ? beams[c.beam].context.fork() : std::move(beams[c.beam].context);
       grown.tokens = beams[c.beam].tokens;
       grown.tokens.emplace_back();
       grown.tokens.back().token = c.token;

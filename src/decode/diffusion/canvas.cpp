@@ -5,7 +5,8 @@
 
 namespace tutti::decode::diffusion {
 
-Canvas::Canvas(std::span<const int32_t> prompt, int answer, int32_t mask, int block, int first_block)
+Canvas::Canvas(std::span<const int32_t> prompt, int answer, int32_t mask, int block,
+               int first_block)
     : prompt_(int(prompt.size())),
       block_(block),
       first_block_(first_block),

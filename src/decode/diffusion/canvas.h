@@ -1,6 +1,7 @@
-// The sequence that a masked model fills in: a prompt, then an answer of fixed length whose positions are open (the
-// mask token) until something is written there. Semi-autoregressive: blocks of the answer are finished one after the
-// other (LLaDA 2025; Arriola et al., "Block Diffusion", ICLR 2025).
+// The sequence that a masked model fills in: a prompt, then an answer of fixed length whose
+// positions are open (the mask token) until something is written there. Semi-autoregressive: blocks
+// of the answer are finished one after the other (LLaDA 2025; Arriola et al., "Block Diffusion",
+// ICLR 2025).
 #pragma once
 
 #include <cstdint>
@@ -18,8 +19,9 @@ struct Commit {
 
 class Canvas {
  public:
-  // Blocks of `block` positions from `first_block` on; the last may be shorter. first_block is prompt.size(), or for
-  // models whose attention has blocks the last multiple of the block that is not above it.
+  // Blocks of `block` positions from `first_block` on; the last may be shorter. first_block is
+  // prompt.size(), or for models whose attention has blocks the last multiple of the block that is
+  // not above it.
   Canvas(std::span<const int32_t> prompt, int answer, int32_t mask, int block, int first_block);
 
   int size() const { return int(tokens_.size()); }

@@ -96,7 +96,8 @@ void Credit::fuse(Prediction& p, double alpha) const {
   p.log_probability = float(best_logit - double(p.log_sum_exp) - log_of(1.0 + raised));
   if (options_.credit_keep) {
     const auto own = std::ranges::find(p.listed, best, &std::pair<int32_t, float>::first);
-    if (own != p.listed.end()) p.log_probability = std::max(p.log_probability, own->second - p.log_sum_exp);
+    if (own != p.listed.end())
+      p.log_probability = std::max(p.log_probability, own->second - p.log_sum_exp);
   }
   p.probability = float(exp_of(double(p.log_probability)));
 }
@@ -116,8 +117,9 @@ std::vector<int> Credit::choose(const Step& step, std::vector<Prediction>& predi
     fuse(p, alpha);
   }
   const std::vector<float> s = scores(predictions, Order::kConfidence, options_.key, step.index);
-  return best_and_accepted(predictions, ranked(predictions, s), step.least,
-                           [&](size_t i) { return predictions[i].probability >= options_.threshold; });
+  return best_and_accepted(predictions, ranked(predictions, s), step.least, [&](size_t i) {
+    return predictions[i].probability >= options_.threshold;
+  });
 }
 
 }  // namespace tutti::decode::diffusion

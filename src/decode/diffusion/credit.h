@@ -1,6 +1,7 @@
-// CreditDecoding (Wang et al., arXiv 2510.06133): every position keeps, per token that was its likeliest one, a decaying
-// credit of how often and how surely; the logarithm of one plus the credit is added to the token's logit before the
-// threshold. Only tokens that were ever likeliest have credit, so nothing is as large as the vocabulary.
+// CreditDecoding (Wang et al., arXiv 2510.06133): every position keeps, per token that was its
+// likeliest one, a decaying credit of how often and how surely; the logarithm of one plus the
+// credit is added to the token's logit before the threshold. Only tokens that were ever likeliest
+// have credit, so nothing is as large as the vocabulary.
 #pragma once
 
 #include <map>

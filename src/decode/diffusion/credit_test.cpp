@@ -32,7 +32,8 @@ Prediction predict(int position, const std::vector<double>& logits, const Credit
   p.log_sum_exp = float(logits[best] + std::log(sum));
   p.log_probability = p.likeliest_logit - p.log_sum_exp;
   p.probability = std::exp(p.log_probability);
-  for (const int32_t id : policy.listed(position)) p.listed.emplace_back(id, float(logits[size_t(id)]));
+  for (const int32_t id : policy.listed(position))
+    p.listed.emplace_back(id, float(logits[size_t(id)]));
   return p;
 }
 
@@ -46,7 +47,8 @@ std::vector<double> dominant(double p, int vocabulary = 1000) {
 TEST(Credit, EqualsADenseTable) {
   Draws draws(3);
   for (int round = 0; round < 60; ++round) {
-    const int vocabulary = 2 + draws.below(round % 10 == 0 ? 20000 : 300), positions = 3, steps = 12;
+    const int vocabulary = 2 + draws.below(round % 10 == 0 ? 20000 : 300), positions = 3,
+              steps = 12;
     PolicyOptions o = defaults();
     o.credit_alpha = draws.uniform(0, 2);
     o.credit_decay = draws.uniform(0, 1);
@@ -80,7 +82,8 @@ TEST(Credit, EqualsADenseTable) {
         }
         c[best] += std::pow(1 / sum, double(o.credit_gamma));
         std::vector<double> fused(l);
-        for (size_t v = 0; v < fused.size(); ++v) fused[v] += double(o.credit_alpha) * std::log1p(c[v]);
+        for (size_t v = 0; v < fused.size(); ++v)
+          fused[v] += double(o.credit_alpha) * std::log1p(c[v]);
         const double top = *std::ranges::max_element(fused);
         double z = 0;
         for (const double x : fused) z += std::exp(x - top);
@@ -93,7 +96,8 @@ TEST(Credit, EqualsADenseTable) {
   }
 }
 
-// C_n = q (1 - b^n) / (1 - b); the threshold on a constant probability falls from step to step (the sheet's table).
+// C_n = q (1 - b^n) / (1 - b); the threshold on a constant probability falls from step to step (the
+// sheet's table).
 TEST(Credit, ConstantProbabilityHasClosedForms) {
   struct Case {
     float alpha, decay, gamma;
@@ -101,7 +105,10 @@ TEST(Credit, ConstantProbabilityHasClosedForms) {
   };
   const Case cases[] = {
       {0.7f, 0.8f, 0.2f, {{1, 0.849}, {2, 0.817}, {3, 0.795}, {4, 0.779}, {6, 0.759}, {10, 0.739}}},
-      {0.7f, 0.65f, 0.5f, {{1, 0.851}, {2, 0.826}, {3, 0.812}, {4, 0.803}, {6, 0.794}, {10, 0.789}}},
+      {0.7f,
+       0.65f,
+       0.5f,
+       {{1, 0.851}, {2, 0.826}, {3, 0.812}, {4, 0.803}, {6, 0.794}, {10, 0.789}}},
   };
   for (const Case& c : cases) {
     PolicyOptions o = defaults();
@@ -119,7 +126,8 @@ TEST(Credit, ConstantProbabilityHasClosedForms) {
         policy.choose(step, one);
         probability = one[0].probability;
         const double q = std::pow(p, double(c.gamma));
-        EXPECT_NEAR(policy.credit(0, 0), q * (1 - std::pow(double(c.decay), t + 1)) / (1 - double(c.decay)), 1e-6);
+        EXPECT_NEAR(policy.credit(0, 0),
+                    q * (1 - std::pow(double(c.decay), t + 1)) / (1 - double(c.decay)), 1e-6);
       }
       return probability;
     };
@@ -164,7 +172,8 @@ TEST(Credit, WithoutStrengthItIsTheThreshold) {
   credit.begin_block(8);
   for (int t = 0; t < 200; ++t) {
     std::vector<Prediction> a;
-    for (int i = 0; i < 8; ++i) a.push_back(predict(i, dominant(double(draws.uniform(0.3f, 0.999f))), credit));
+    for (int i = 0; i < 8; ++i)
+      a.push_back(predict(i, dominant(double(draws.uniform(0.3f, 0.999f))), credit));
     std::vector<Prediction> b = a;
     Step step;
     step.index = t;
@@ -177,7 +186,8 @@ TEST(Credit, WithoutParametersNothingCountsAtFirst) {
   o.credit_free = true;
   Credit policy(o);
   policy.begin_block(2);
-  std::vector<Prediction> block{predict(0, dominant(0.6), policy), predict(1, dominant(0.5), policy)};
+  std::vector<Prediction> block{predict(0, dominant(0.6), policy),
+                                predict(1, dominant(0.5), policy)};
   policy.choose({}, block);  // all is open: the share of open positions is 1
   EXPECT_NEAR(block[0].probability, 0.6, 1e-6);
   std::vector<Prediction> later{predict(1, dominant(0.5), policy)};
@@ -223,7 +233,8 @@ TEST(Credit, KeptProbabilitiesAreNotLoweredByOthers) {
     step.index = 6;
     policy.choose(step, one);
     ASSERT_EQ(one[0].token, 1);
-    // By its definition without keep: odds of each listed token are multiplied by (1 + credit)^alpha.
+    // By its definition without keep: odds of each listed token are multiplied by (1 +
+    // credit)^alpha.
     const double mine = std::exp(3.0) * std::pow(1 + policy.credit(0, 1), 0.7);
     const double fused = mine / (mine + std::pow(1 + policy.credit(0, 0), 0.7) + 2.0);
     EXPECT_NEAR(one[0].probability, keep ? std::max(double(own), fused) : fused, 1e-5);

@@ -31,7 +31,8 @@ Canvas make_canvas(const Generation& g, const DiffusionOptions& o) {
     return {g.prompt(), answer, config.mask_token, block, prompt / block * block};
   }
   const int block = o.block < 0 ? kBlock : o.block;
-  return {g.prompt(), answer, config.mask_token, block > 0 ? std::min(block, answer) : answer, prompt};
+  return {g.prompt(), answer, config.mask_token, block > 0 ? std::min(block, answer) : answer,
+          prompt};
 }
 
 }  // namespace
@@ -49,14 +50,16 @@ Denoiser::Denoiser(Generation& g, std::unique_ptr<Policy> policy)
   block_causal_ = config.attention == models::AttentionKind::kBlockCausal;
   shifted_ = config.shifted_logits;
   check_against_model(g, options_);
-  const int blocks = (canvas_.size() - canvas_.first_block() + canvas_.block() - 1) / std::max(1, canvas_.block());
+  const int blocks =
+      (canvas_.size() - canvas_.first_block() + canvas_.block() - 1) / std::max(1, canvas_.block());
   if (options_.steps > 0) {
     if (options_.steps % blocks != 0) {
-      refuse("option steps=" + std::to_string(options_.steps) + ": is shared by " + std::to_string(blocks) +
-             " blocks; give a multiple of that");
+      refuse("option steps=" + std::to_string(options_.steps) + ": is shared by " +
+             std::to_string(blocks) + " blocks; give a multiple of that");
     }
     options_.policy.steps = options_.steps / blocks;
-    const bool whole_block = options_.policy.name == "schedule" || options_.policy.name == "confident";
+    const bool whole_block =
+        options_.policy.name == "schedule" || options_.policy.name == "confident";
     steps_per_block_ = whole_block ? 0 : options_.policy.steps;
   }
   plain_argmax_ = takes_argmax(sampling_, options_);
@@ -68,7 +71,9 @@ Denoiser::Denoiser(Generation& g, std::unique_ptr<Policy> policy)
   sampling_.logprobs = 0;
   options_.policy.key = g.draw_key(0);
   // The filter's block is the one asked for, also where the answer is shorter.
-  const int block = block_causal_ || options_.block == 0 ? canvas_.block() : options_.block < 0 ? kBlock : options_.block;
+  const int block = block_causal_ || options_.block == 0 ? canvas_.block()
+                    : options_.block < 0                 ? kBlock
+                                                         : options_.block;
   if (!policy_) policy_ = make_policy(options_.policy, block);
   picked_.resize(size_t(canvas_.size()));
   leaders_.resize(size_t(canvas_.size()));
@@ -83,12 +88,14 @@ void Denoiser::pin_structure() {
     const std::vector<int32_t> tokens = g_.tokenizer().encode(text);
     const int first = position < 0 ? answer + position : position;
     if (first < 0 || first + int(tokens.size()) > answer) {
-      refuse("option pin=" + std::to_string(position) + ":" + text + ": " + std::to_string(tokens.size()) +
-             " tokens do not lie within the answer's " + std::to_string(answer) + "; raise the number of tokens");
+      refuse("option pin=" + std::to_string(position) + ":" + text + ": " +
+             std::to_string(tokens.size()) + " tokens do not lie within the answer's " +
+             std::to_string(answer) + "; raise the number of tokens");
     }
     for (size_t i = 0; i < tokens.size(); ++i) {
       const int at = prompt + first + int(i);
-      if (!canvas_.open(at)) refuse("option pin=" + std::to_string(position) + ":" + text + ": overlaps another pin");
+      if (!canvas_.open(at))
+        refuse("option pin=" + std::to_string(position) + ":" + text + ": overlaps another pin");
       canvas_.pin(at, tokens[i]);
       picked_[size_t(at)].token = tokens[i];
       pinned.push_back({at, tokens[i], 0});
@@ -112,7 +119,8 @@ bool Denoiser::finishes(const Canvas& state) const {
   const int prompt = canvas_.prompt(), settled = state.settled();
   if (settled - prompt >= int(g_.output().size()) + g_.room()) return true;
   const auto first = state.tokens().begin();
-  return std::any_of(first + prompt, first + settled, [&](int32_t token) { return g_.is_end(token); });
+  return std::any_of(first + prompt, first + settled,
+                     [&](int32_t token) { return g_.is_end(token); });
 }
 
 bool Denoiser::refresh_due() const {
@@ -128,13 +136,19 @@ std::vector<int> Denoiser::positions_fed(const std::vector<int>& wanted) const {
   const auto range = [&](int begin, int end) {
     for (int p = std::max(begin, 0); p < std::min(end, size); ++p) in[size_t(p)] = true;
   };
-  // With shifted logits the position before the block predicts its first one. It goes along also when that is written:
-  // what a forward sees is to depend on the sequence alone.
+  // With shifted logits the position before the block predicts its first one. It goes along also
+  // when that is written: what a forward sees is to depend on the sequence alone.
   const int begin = canvas_.begin() - (shifted_ ? 1 : 0);
   switch (options_.cache) {
-    case Cache::kNone: range(0, size); break;
-    case Cache::kPrefix: range(begin, size); break;
-    case Cache::kDual: range(begin, canvas_.end()); break;
+    case Cache::kNone:
+      range(0, size);
+      break;
+    case Cache::kPrefix:
+      range(begin, size);
+      break;
+    case Cache::kDual:
+      range(begin, canvas_.end());
+      break;
     case Cache::kVicinity:
       range(std::min(begin, canvas_.begin() - options_.window), canvas_.end() + options_.window);
       break;
@@ -177,7 +191,8 @@ engine::Want Denoiser::want_of(int position) const {
 engine::Row Denoiser::row_of(const Canvas& state, int position) const {
   engine::Row row = g_.row_of(state.tokens()[size_t(position)], position);
   row.write = engine::Write::none();
-  if (options_.smoothing > 0 && state.open(position) && !expected_.empty() && !expected_[size_t(position)].empty()) {
+  if (options_.smoothing > 0 && state.open(position) && !expected_.empty() &&
+      !expected_[size_t(position)].empty()) {
     const float share = std::min(options_.smoothing, 0.15f + 0.02f * float(smoothing_step_));
     float sum = 0;
     for (const auto& [id, p] : expected_[size_t(position)]) sum += p;
@@ -192,7 +207,8 @@ engine::Row Denoiser::row_of(const Canvas& state, int position) const {
   return row;
 }
 
-// Rows that append positions [context_.size(), end) of the canvas, whole blocks, each seeing its block and those before.
+// Rows that append positions [context_.size(), end) of the canvas, whole blocks, each seeing its
+// block and those before.
 void Denoiser::add_store_rows(engine::Rows& rows, int end) const {
   const int stored = context_.size();
   for (int p = stored; p < end;) {
@@ -230,7 +246,8 @@ engine::Rows without_prompt(engine::Rows rows, int answer, int32_t mask) {
 // logits = u + (1 + guidance)(c - u), row by row.
 void guide(engine::Rows& rows, float guidance) {
   for (size_t i = 0; i < rows.rows.size(); ++i) {
-    if (rows.rows[i].want) rows.rows[i].want->mix = {{0, int(i), 1 + guidance}, {1, int(i), -guidance}};
+    if (rows.rows[i].want)
+      rows.rows[i].want->mix = {{0, int(i), 1 + guidance}, {1, int(i), -guidance}};
   }
 }
 
@@ -264,7 +281,8 @@ Task<void> Denoiser::store_until(int end) {
   }
 }
 
-std::vector<int> Denoiser::add_block_rows(engine::Rows& rows, const std::vector<const Canvas*>& states, int end) const {
+std::vector<int> Denoiser::add_block_rows(engine::Rows& rows,
+                                          const std::vector<const Canvas*>& states, int end) const {
   const int begin = canvas_.begin(), stored = context_.size(), fresh = begin - stored;
   add_store_rows(rows, begin);
   std::vector<int> fed;
@@ -290,8 +308,8 @@ std::vector<int> Denoiser::add_block_rows(engine::Rows& rows, const std::vector<
 
 namespace {
 
-// Fed rows, which begin at `offset`, and kept slots by turns: positions in order, so that sums run as they do without a
-// cache.
+// Fed rows, which begin at `offset`, and kept slots by turns: positions in order, so that sums run
+// as they do without a cache.
 engine::View view_in_order(const std::vector<int>& fed, int offset, int size) {
   engine::View view;
   for (size_t i = 0, p = 0; p < size_t(size);) {
@@ -321,7 +339,8 @@ std::vector<int> Denoiser::add_rows(engine::Rows& rows, const std::vector<const 
     fed = positions_fed(wanted);
   }
   for (const Canvas* state : states) {
-    const engine::ViewId id = rows.add_view(view_in_order(fed, int(rows.rows.size()), canvas_.size()));
+    const engine::ViewId id =
+        rows.add_view(view_in_order(fed, int(rows.rows.size()), canvas_.size()));
     for (const int p : fed) {
       engine::Row row = row_of(*state, p);
       row.view = id;
@@ -335,7 +354,8 @@ std::vector<int> Denoiser::add_rows(engine::Rows& rows, const std::vector<const 
   return fed;
 }
 
-Task<std::vector<std::vector<Prediction>>> Denoiser::look(std::vector<const Canvas*> states, int blocks) {
+Task<std::vector<std::vector<Prediction>>> Denoiser::look(std::vector<const Canvas*> states,
+                                                          int blocks) {
   const int end = canvas_.end_after(blocks);
   engine::Rows rows;
   std::vector<int> fed;
@@ -378,14 +398,15 @@ Task<std::vector<std::vector<Prediction>>> Denoiser::look(std::vector<const Canv
   }
   std::vector<std::vector<Prediction>> out(states.size());
   for (size_t s = 0; s < states.size(); ++s) {
-    for (const Asked& a : asked[s]) out[s].push_back(read(*states[s], a.position, answer.rows[a.row]));
+    for (const Asked& a : asked[s])
+      out[s].push_back(read(*states[s], a.position, answer.rows[a.row]));
   }
   if (options_.smoothing > 0) expect(asked[0], answer);
   co_return out;
 }
 
-std::vector<Denoiser::Asked> Denoiser::ask(engine::Rows& rows, const Canvas& state, int end, const std::vector<int>& fed,
-                                           size_t offset) const {
+std::vector<Denoiser::Asked> Denoiser::ask(engine::Rows& rows, const Canvas& state, int end,
+                                           const std::vector<int>& fed, size_t offset) const {
   std::vector<int> positions = positions_wanted(state, end);
   if (options_.cut == Cut::kReference) {
     const std::vector<int> rest = state.open_in(end, canvas_.size());
@@ -418,7 +439,8 @@ void Denoiser::expect(const std::vector<Asked>& asked, const engine::Answer& ans
   ++smoothing_step_;
 }
 
-Prediction Denoiser::read(const Canvas& state, int position, const engine::RowAnswer& answer) const {
+Prediction Denoiser::read(const Canvas& state, int position,
+                          const engine::RowAnswer& answer) const {
   const tensor::VocabStats& s = answer.stats;
   Prediction p;
   p.position = position;
@@ -445,7 +467,8 @@ Prediction Denoiser::read(const Canvas& state, int position, const engine::RowAn
   return p;
 }
 
-void Denoiser::count_waits(std::span<const Commit> commits, std::span<const Prediction> predictions) {
+void Denoiser::count_waits(std::span<const Commit> commits,
+                           std::span<const Prediction> predictions) {
   for (const Prediction& p : predictions) {
     Leader& leader = leaders_[size_t(p.position)];
     leader = {p.likeliest, leader.token == p.likeliest ? leader.steps + 1 : 0};
@@ -474,7 +497,8 @@ void Denoiser::commit(std::span<const Commit> commits, std::span<const Predictio
   emit_settled();
 }
 
-void Denoiser::cut_at_end(std::span<const Commit> commits, std::span<const Prediction> predictions) {
+void Denoiser::cut_at_end(std::span<const Commit> commits,
+                          std::span<const Prediction> predictions) {
   int end = canvas_.size();
   const auto at = [&](int position) { end = std::min(end, position + 1); };
   if (options_.cut == Cut::kCommitted) {
@@ -487,13 +511,16 @@ void Denoiser::cut_at_end(std::span<const Commit> commits, std::span<const Predi
     }
     const Prediction* surest = nullptr;
     for (const Prediction& p : predictions) {
-      if (!canvas_.open(p.position) || !g_.is_end(p.token) || p.probability < options_.cut_probability) continue;
+      if (!canvas_.open(p.position) || !g_.is_end(p.token) ||
+          p.probability < options_.cut_probability)
+        continue;
       if (!surest || p.log_probability > surest->log_probability) surest = &p;
     }
     if (end == canvas_.size() && surest) at(surest->position);
   }
   // A block of attention sees all of itself: it stays whole.
-  if (block_causal_) end = std::min(canvas_.size(), (end + canvas_.block() - 1) / canvas_.block() * canvas_.block());
+  if (block_causal_)
+    end = std::min(canvas_.size(), (end + canvas_.block() - 1) / canvas_.block() * canvas_.block());
   if (end == canvas_.size()) return;
   canvas_.truncate(end);
   for (engine::Context* context : {&context_, &unguided_}) {

@@ -1,5 +1,5 @@
-// The forwards of one answer of a masked model: which rows go in, whose keys and values are kept, what comes back. The
-// methods over it (diffusion.cpp) decide what is written.
+// The forwards of one answer of a masked model: which rows go in, whose keys and values are kept,
+// what comes back. The methods over it (diffusion.cpp) decide what is written.
 #pragma once
 
 #include <memory>
@@ -31,14 +31,17 @@ class Denoiser {
   int states_that_fit() const;
   // Whether nothing is left to do.
   bool finished() const;
-  // Whether nothing would be left to do with this in place of canvas(). Stop strings are not looked for.
+  // Whether nothing would be left to do with this in place of canvas(). Stop strings are not looked
+  // for.
   bool finishes(const Canvas& state) const;
 
-  // What the model says about the open positions of each state's block (of written ones, too, if the policy looks at
-  // them), and of blocks behind it up to `blocks` in all. States differ from canvas() in written positions only. One
-  // forward.
-  Task<std::vector<std::vector<Prediction>>> look(std::vector<const Canvas*> states, int blocks = 1);
-  // Writes to the canvas and lets out what is settled. `predictions`: what the last look said about it; for end tokens.
+  // What the model says about the open positions of each state's block (of written ones, too, if
+  // the policy looks at them), and of blocks behind it up to `blocks` in all. States differ from
+  // canvas() in written positions only. One forward.
+  Task<std::vector<std::vector<Prediction>>> look(std::vector<const Canvas*> states,
+                                                  int blocks = 1);
+  // Writes to the canvas and lets out what is settled. `predictions`: what the last look said about
+  // it; for end tokens.
   void commit(std::span<const Commit> commits, std::span<const Prediction> predictions);
   // Ends the text. Call once, at the end.
   void close();
@@ -52,17 +55,20 @@ class Denoiser {
   engine::Want want_of(int position) const;
   void add_store_rows(engine::Rows& rows, int end) const;
   // Rows of the states' blocks, after those that store what is finished. Positions fed, ascending.
-  std::vector<int> add_block_rows(engine::Rows& rows, const std::vector<const Canvas*>& states, int end) const;
-  // Rows of the states under full attention: of the whole sequence, or of what the cache does not keep.
-  std::vector<int> add_rows(engine::Rows& rows, const std::vector<const Canvas*>& states, const std::vector<int>& wanted,
-                            bool whole, bool append) const;
+  std::vector<int> add_block_rows(engine::Rows& rows, const std::vector<const Canvas*>& states,
+                                  int end) const;
+  // Rows of the states under full attention: of the whole sequence, or of what the cache does not
+  // keep.
+  std::vector<int> add_rows(engine::Rows& rows, const std::vector<const Canvas*>& states,
+                            const std::vector<int>& wanted, bool whole, bool append) const;
   // Who is asked about a position.
   struct Asked {
     int position;
     size_t row;
   };
   // `offset`: the state's first row.
-  std::vector<Asked> ask(engine::Rows& rows, const Canvas& state, int end, const std::vector<int>& fed, size_t offset) const;
+  std::vector<Asked> ask(engine::Rows& rows, const Canvas& state, int end,
+                         const std::vector<int>& fed, size_t offset) const;
   // Keeps what the next forward's inputs mix in.
   void expect(const std::vector<Asked>& asked, const engine::Answer& answer);
   // One query against context_; with guidance, also against unguided_.
@@ -87,18 +93,19 @@ class Denoiser {
   bool plain_argmax_;  // the token is the argmax: statistics of the logits say it all
   int looks_ = 0, since_refresh_ = 0;
   int refreshed_block_ = -1;
-  std::vector<bool> cached_;                // kDelayed: positions whose keys and values stand
-  std::vector<engine::Picked> picked_;      // by position, of written ones
-  std::vector<std::vector<std::pair<int32_t, float>>> expected_;  // smoothing: by position, ids and probabilities
+  std::vector<bool> cached_;            // kDelayed: positions whose keys and values stand
+  std::vector<engine::Picked> picked_;  // by position, of written ones
+  std::vector<std::vector<std::pair<int32_t, float>>>
+      expected_;  // smoothing: by position, ids and probabilities
   int smoothing_step_ = 0;
   struct Leader {
     int32_t token = -1;
     int steps = 0;  // commits for which it has been the likeliest without a break
   };
-  std::vector<Leader> leaders_;             // by position
-  int emitted_;                             // positions let out
-  int fed_ = 0;                             // positions of a state in the last forward
-  std::string_view looked_;                 // kind of a forward that was not reported yet
+  std::vector<Leader> leaders_;  // by position
+  int emitted_;                  // positions let out
+  int fed_ = 0;                  // positions of a state in the last forward
+  std::string_view looked_;      // kind of a forward that was not reported yet
   int looked_rows_ = 0;
 };
 

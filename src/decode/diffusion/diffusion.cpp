@@ -9,7 +9,8 @@ namespace tutti::decode {
 namespace diffusion {
 namespace {
 
-std::vector<Commit> commits_of(const std::vector<Prediction>& predictions, const std::vector<int>& chosen) {
+std::vector<Commit> commits_of(const std::vector<Prediction>& predictions,
+                               const std::vector<int>& chosen) {
   std::vector<Commit> commits;
   for (const int i : chosen) {
     const Prediction& p = predictions[size_t(i)];
@@ -21,7 +22,8 @@ std::vector<Commit> commits_of(const std::vector<Prediction>& predictions, const
 // Those of the first `end` positions: what lies behind is asked for other reasons.
 std::vector<Prediction> before(const std::vector<Prediction>& predictions, int end) {
   std::vector<Prediction> out;
-  std::ranges::copy_if(predictions, std::back_inserter(out), [&](const Prediction& p) { return p.position < end; });
+  std::ranges::copy_if(predictions, std::back_inserter(out),
+                       [&](const Prediction& p) { return p.position < end; });
   return out;
 }
 
@@ -32,8 +34,10 @@ struct Draft {
   std::vector<Commit> commits;  // since the state that was looked at
 };
 
-// What the policy writes next on `draft`, whose predictions are given; empty when its block is beyond them.
-std::vector<Commit> step_of(Policy& policy, Draft& draft, const std::vector<Prediction>& predictions) {
+// What the policy writes next on `draft`, whose predictions are given; empty when its block is
+// beyond them.
+std::vector<Commit> step_of(Policy& policy, Draft& draft,
+                            const std::vector<Prediction>& predictions) {
   draft.pace.enter(draft.canvas);
   std::vector<Prediction> block;
   for (const Prediction& p : predictions) {
@@ -54,9 +58,10 @@ bool ends(const Generation& g, std::span<const Commit> commits) {
   return std::ranges::any_of(commits, [&](const Commit& c) { return g.is_end(c.token); });
 }
 
-// D_1 is the policy's own next state; each further draft writes one step's worth of the same predictions more, block by
-// block, the best first.
-std::vector<Draft> drafts_of(Denoiser& d, const Generation& g, const Draft& now, const std::vector<Prediction>& predictions, int end) {
+// D_1 is the policy's own next state; each further draft writes one step's worth of the same
+// predictions more, block by block, the best first.
+std::vector<Draft> drafts_of(Denoiser& d, const Generation& g, const Draft& now,
+                             const std::vector<Prediction>& predictions, int end) {
   std::vector<Draft> drafts{now};
   drafts.back().commits.clear();
   write_step(drafts.back(), step_of(d.policy(), drafts.back(), predictions));
@@ -73,8 +78,10 @@ std::vector<Draft> drafts_of(Denoiser& d, const Generation& g, const Draft& now,
     std::vector<Commit> more;
     for (const int i : rank) {
       const Prediction& p = predictions[size_t(i)];
-      const bool fits = p.position < next.canvas.end() && p.position < end && next.canvas.open(p.position);
-      if (fits && int(more.size()) < least) more.push_back({p.position, p.token, p.log_probability});
+      const bool fits =
+          p.position < next.canvas.end() && p.position < end && next.canvas.open(p.position);
+      if (fits && int(more.size()) < least)
+        more.push_back({p.position, p.token, p.log_probability});
     }
     if (more.empty()) break;
     write_step(next, more);
@@ -93,22 +100,27 @@ bool part_of(const Canvas& draft, const Canvas& step) {
 
 void check_freedave(const Denoiser& d, const Generation& g, const Policy& policy) {
   const DiffusionOptions& o = d.options();
-  const auto refuse = [](const std::string& what) { throw Error(ErrorKind::kUsage, "freedave: " + what); };
+  const auto refuse = [](const std::string& what) {
+    throw Error(ErrorKind::kUsage, "freedave: " + what);
+  };
   if (!policy.stateless()) refuse("order=random draws anew at each step; use another order");
   if (o.cache == Cache::kDelayed || o.warmup > 0 || o.refresh_every > 1 || o.smoothing > 0) {
-    refuse("what a forward sees must not depend on how many there were before; leave cache=delayed, warmup, "
-           "refresh_every and smoothing out");
+    refuse(
+        "what a forward sees must not depend on how many there were before; leave cache=delayed, "
+        "warmup, "
+        "refresh_every and smoothing out");
   }
   if (o.fresh_noise && !g.options().sampling.greedy()) {
     refuse("noise=forward draws anew at each forward; use noise=position");
   }
-  if (o.cut == Cut::kReference) refuse("cut=reference changes the sequence by predictions; use cut=committed or off");
+  if (o.cut == Cut::kReference)
+    refuse("cut=reference changes the sequence by predictions; use cut=committed or off");
 }
 
 Task<void> freedave(Denoiser& d, Generation& g) {
   check_freedave(d, g, d.policy());
-  // Blocks that a draft may reach beyond its own; a later block's predictions hold only where no earlier one can change
-  // what it sees.
+  // Blocks that a draft may reach beyond its own; a later block's predictions hold only where no
+  // earlier one can change what it sees.
   const bool eager = d.options().eager && d.block_causal();
   Draft now{d.canvas(), d.pace(), {}};
   std::vector<Prediction> predictions;
@@ -123,7 +135,8 @@ Task<void> freedave(Denoiser& d, Generation& g) {
       predictions = std::move((co_await d.look(state, blocks)).front());
     }
     std::vector<Draft> drafts = drafts_of(d, g, now, predictions, end);
-    // A draft that leaves nothing to do needs no predictions, and neither does what comes behind it.
+    // A draft that leaves nothing to do needs no predictions, and neither does what comes behind
+    // it.
     std::vector<const Canvas*> looked;
     for (const Draft& draft : drafts) {
       if (draft.canvas.begin() >= end || d.finishes(draft.canvas)) break;
@@ -141,9 +154,10 @@ Task<void> freedave(Denoiser& d, Generation& g) {
         write_step(verified, step);
         size_t next = accepted;
         for (size_t j = accepted + 1; j < drafts.size(); ++j) {
-          const bool agrees = d.options().verify_exact
-                                  ? j == accepted + 1 && drafts[j].canvas.tokens() == verified.canvas.tokens()
-                                  : part_of(drafts[j].canvas, verified.canvas);
+          const bool agrees =
+              d.options().verify_exact
+                  ? j == accepted + 1 && drafts[j].canvas.tokens() == verified.canvas.tokens()
+                  : part_of(drafts[j].canvas, verified.canvas);
           if (agrees) next = j;
         }
         if (next == accepted) break;

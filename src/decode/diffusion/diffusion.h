@@ -1,5 +1,5 @@
-// Methods over masked models. `diffusion`: any commit policy with any cache. `freedave`: Free Draft-and-Verification
-// (Wu, Zhang, arXiv 2510.00294), the text of a policy with fewer forwards.
+// Methods over masked models. `diffusion`: any commit policy with any cache. `freedave`: Free
+// Draft-and-Verification (Wu, Zhang, arXiv 2510.00294), the text of a policy with fewer forwards.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,6 @@
-// The methods in the engine, on tiny random models of the three kinds (full attention; full with shifted logits; blocks
-// of attention), against loops written out here over the engine's full logits of the whole sequence.
+// The methods in the engine, on tiny random models of the three kinds (full attention; full with
+// shifted logits; blocks of attention), against loops written out here over the engine's full
+// logits of the whole sequence.
 #include "decode/diffusion/diffusion.h"
 
 #include <gtest/gtest.h>
@@ -23,10 +24,13 @@ constexpr int kAttentionBlock = 4;  // of the tiny sdar
 struct MaskedWorld : TinyWorld {
   explicit MaskedWorld(const std::string& architecture, engine::EngineOptions options = {})
       : TinyWorld(options, architecture) {}
-  bool blocks() const { return tiny.model->config().attention == models::AttentionKind::kBlockCausal; }
+  bool blocks() const {
+    return tiny.model->config().attention == models::AttentionKind::kBlockCausal;
+  }
   bool shifted() const { return tiny.model->config().shifted_logits; }
 
-  // logits[i] of every row of a sequence, computed whole: row i sees all, or its block and those before.
+  // logits[i] of every row of a sequence, computed whole: row i sees all, or its block and those
+  // before.
   std::vector<std::vector<float>> logits_of(const Ids& tokens) {
     std::vector<std::vector<float>> out;
     std::exception_ptr error;
@@ -37,9 +41,11 @@ struct MaskedWorld : TinyWorld {
           engine::Context context(engine, request);
           engine::Rows rows;
           for (int i = 0; i < int(tokens.size()); ++i) {
-            const int end = blocks() ? (i / kAttentionBlock + 1) * kAttentionBlock : int(tokens.size());
+            const int end =
+                blocks() ? (i / kAttentionBlock + 1) * kAttentionBlock : int(tokens.size());
             engine::Row row(tokens[size_t(i)], i);
-            row.view = rows.add_view({engine::Segment::fresh(0, std::min(end, int(tokens.size())))});
+            row.view =
+                rows.add_view({engine::Segment::fresh(0, std::min(end, int(tokens.size())))});
             row.write = engine::Write::none();
             row.want.emplace();
             row.want->logits = true;
@@ -55,7 +61,8 @@ struct MaskedWorld : TinyWorld {
   }
 };
 
-GenerationOptions options_of(const std::string& method, int tokens, std::map<std::string, std::string> method_options) {
+GenerationOptions options_of(const std::string& method, int tokens,
+                             std::map<std::string, std::string> method_options) {
   GenerationOptions o;
   o.method = method;
   o.max_tokens = tokens;
@@ -75,7 +82,8 @@ struct Reference {
   Ids run(MaskedWorld& world, const Ids& prompt, int answer) {
     forwards = 0;
     Ids x = prompt;
-    const int first = world.blocks() ? int(prompt.size()) / kAttentionBlock * kAttentionBlock : int(prompt.size());
+    const int first = world.blocks() ? int(prompt.size()) / kAttentionBlock * kAttentionBlock
+                                     : int(prompt.size());
     int size = int(prompt.size()) + answer;
     if (world.blocks()) size = (size + kAttentionBlock - 1) / kAttentionBlock * kAttentionBlock;
     std::vector<bool> open(size_t(size), false);
@@ -84,7 +92,9 @@ struct Reference {
     const int blocks = (size - first + block - 1) / block;
     for (int begin = first; begin < size; begin += block) {
       const int end = std::min(begin + block, size);
-      const auto left = [&] { return int(std::count(open.begin() + begin, open.begin() + end, true)); };
+      const auto left = [&] {
+        return int(std::count(open.begin() + begin, open.begin() + end, true));
+      };
       const int m = left(), s = steps > 0 ? steps / blocks : m;
       for (int j = 0; left() > 0; ++j) {
         const auto logits = world.logits_of(x);
@@ -119,8 +129,9 @@ struct Reference {
           }
           guesses.push_back({std::exp(double(l[size_t(best)])) / sum, p, best});
         }
-        std::stable_sort(guesses.begin(), guesses.end(),
-                         [](const Guess& a, const Guess& b) { return a.confidence > b.confidence; });
+        std::stable_sort(guesses.begin(), guesses.end(), [](const Guess& a, const Guess& b) {
+          return a.confidence > b.confidence;
+        });
         const int n = s > 0 ? std::max(1, m / s + (j < m % s ? 1 : 0)) : 1;
         for (int i = 0; i < int(guesses.size()); ++i) {
           const Guess& g = guesses[size_t(i)];
@@ -141,9 +152,11 @@ constexpr const char* kKinds[] = {"llada", "dream", "sdar"};
 class Diffusion : public testing::TestWithParam<const char*> {
  protected:
   Diffusion() : world(GetParam()) {}
-  GenerationOptions options(const std::string& method, int tokens, std::map<std::string, std::string> m) const {
+  GenerationOptions options(const std::string& method, int tokens,
+                            std::map<std::string, std::string> m) const {
     if (world.blocks()) {
-      for (const char* option : {"block_length", "cache", "refresh_every", "warmup", "window"}) m.erase(option);
+      for (const char* option : {"block_length", "cache", "refresh_every", "warmup", "window"})
+        m.erase(option);
     }
     return options_of(method, tokens, std::move(m));
   }
@@ -152,7 +165,8 @@ class Diffusion : public testing::TestWithParam<const char*> {
   MaskedWorld world;
 };
 
-INSTANTIATE_TEST_SUITE_P(Kinds, Diffusion, testing::ValuesIn(kKinds), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Kinds, Diffusion, testing::ValuesIn(kKinds),
+                         [](const auto& info) { return info.param; });
 
 TEST_P(Diffusion, StaticIsTheReferenceSampler) {
   Draws draws(11);
@@ -160,7 +174,8 @@ TEST_P(Diffusion, StaticIsTheReferenceSampler) {
     const Ids prompt = tiny_prompt(uint32_t(round), 1 + draws.below(14));
     const int answer = 1 + draws.below(20), length = 1 + draws.below(9);
     Reference reference{block_of(length)};
-    std::map<std::string, std::string> m{{"policy", "static"}, {"block_length", std::to_string(length)}};
+    std::map<std::string, std::string> m{{"policy", "static"},
+                                         {"block_length", std::to_string(length)}};
     const int first = world.blocks() ? int(prompt.size()) / 4 * 4 : int(prompt.size());
     int size = int(prompt.size()) + answer;
     if (world.blocks()) size = (size + 3) / 4 * 4;
@@ -186,35 +201,43 @@ TEST_P(Diffusion, ThresholdAndSamplingAreTheLoopsInDouble) {
     Reference reference{block_of(8)};
     reference.threshold = double(draws.uniform(0.02f, 0.5f));
     auto o = options("diffusion", answer,
-                     {{"policy", "threshold"}, {"threshold", std::to_string(reference.threshold)}, {"block_length", "8"}});
+                     {{"policy", "threshold"},
+                      {"threshold", std::to_string(reference.threshold)},
+                      {"block_length", "8"}});
     if (round % 2) {
       o.sampling.temperature = 0.8f;
       reference.temperature = double(0.8f);
       o.seed = reference.seed = uint64_t(round) + 99;
     }
-    ASSERT_EQ(world.run(prompt, o).completions[0].ids, reference.run(world, prompt, answer)) << "round " << round;
+    ASSERT_EQ(world.run(prompt, o).completions[0].ids, reference.run(world, prompt, answer))
+        << "round " << round;
   }
 }
 
-// A cache whose keys and values are all computed again at each forward changes nothing, bit for bit.
+// A cache whose keys and values are all computed again at each forward changes nothing, bit for
+// bit.
 TEST_P(Diffusion, CachesWithRefreshEveryStepAreExact) {
   if (world.blocks()) GTEST_SKIP() << "always exact";
   for (uint32_t round = 0; round < 6; ++round) {
     const Ids prompt = tiny_prompt(round, 9);
-    const auto plain = world.run(prompt, options("diffusion", 24, {{"policy", "static"}, {"block_length", "8"}}));
+    const auto plain =
+        world.run(prompt, options("diffusion", 24, {{"policy", "static"}, {"block_length", "8"}}));
     for (const char* cache : {"prefix", "dual", "vicinity", "delayed"}) {
-      const auto cached = world.run(prompt, options("diffusion", 24, {{"policy", "static"},
-                                                                      {"block_length", "8"},
-                                                                      {"cache", cache},
-                                                                      {"refresh_every", "1"}}));
+      const auto cached = world.run(prompt, options("diffusion", 24,
+                                                    {{"policy", "static"},
+                                                     {"block_length", "8"},
+                                                     {"cache", cache},
+                                                     {"refresh_every", "1"}}));
       EXPECT_EQ(cached.completions[0].ids, plain.completions[0].ids) << cache;
       EXPECT_EQ(cached.completions[0].statistics.refreshes, 24u) << cache;
     }
-    // With one block of the whole answer, the prefix cache still freezes the prompt; the vicinity cache with a window
-    // over everything recomputes all of it.
-    const auto wide = world.run(
-        prompt, options("diffusion", 24,
-                        {{"policy", "static"}, {"block_length", "8"}, {"cache", "vicinity"}, {"window", "99"}}));
+    // With one block of the whole answer, the prefix cache still freezes the prompt; the vicinity
+    // cache with a window over everything recomputes all of it.
+    const auto wide = world.run(prompt, options("diffusion", 24,
+                                                {{"policy", "static"},
+                                                 {"block_length", "8"},
+                                                 {"cache", "vicinity"},
+                                                 {"window", "99"}}));
     EXPECT_EQ(wide.completions[0].ids, plain.completions[0].ids);
   }
 }
@@ -268,7 +291,8 @@ TEST_P(Diffusion, BlocksAreKept) {
   if (!world.blocks()) GTEST_SKIP() << "full attention";
   const Ids prompt = tiny_prompt(3, 10);
   const auto fused = world.run(prompt, options("diffusion", 14, {{"policy", "static"}}));
-  const auto apart = world.run(prompt, options("diffusion", 14, {{"policy", "static"}, {"store_apart", "1"}}));
+  const auto apart =
+      world.run(prompt, options("diffusion", 14, {{"policy", "static"}, {"store_apart", "1"}}));
   EXPECT_EQ(fused.completions[0].ids, apart.completions[0].ids);
   EXPECT_EQ(fused.completions[0].statistics.forwards, 14u);
   // The prompt's two whole blocks, and three finished ones of the answer.
@@ -323,15 +347,19 @@ TEST_P(Diffusion, FreedaveWritesTheSameWithFewerForwards) {
         f.method_options["draft_steps"] = std::to_string(d);
         if (world.blocks()) f.method_options["eager"] = eager;
         const auto fast = world.run(prompt, f);
-        ASSERT_EQ(fast.completions[0].ids, plain.completions[0].ids) << "round " << round << ", " << d << " steps";
+        ASSERT_EQ(fast.completions[0].ids, plain.completions[0].ids)
+            << "round " << round << ", " << d << " steps";
         ASSERT_EQ(fast.completions[0].text, plain.completions[0].text);
         for (size_t i = 0; i < plain.completions[0].picked.size(); ++i) {
-          ASSERT_EQ(fast.completions[0].picked[i].raw_log_probability, plain.completions[0].picked[i].raw_log_probability);
+          ASSERT_EQ(fast.completions[0].picked[i].raw_log_probability,
+                    plain.completions[0].picked[i].raw_log_probability);
         }
         const auto& s = fast.completions[0].statistics;
         ASSERT_LE(s.forwards, plain.completions[0].statistics.forwards);
-        // An eager look sees the next block, too, and saves its first forward where that is not shared with a store.
-        if (d == 1 && eager == std::string("0")) ASSERT_EQ(s.forwards, plain.completions[0].statistics.forwards);
+        // An eager look sees the next block, too, and saves its first forward where that is not
+        // shared with a store.
+        if (d == 1 && eager == std::string("0"))
+          ASSERT_EQ(s.forwards, plain.completions[0].statistics.forwards);
         if (d > 1) {
           fewer += s.forwards;
           all += plain.completions[0].statistics.forwards;
@@ -344,21 +372,25 @@ TEST_P(Diffusion, FreedaveWritesTheSameWithFewerForwards) {
   EXPECT_GT(accepted, 0u);
 }
 
-// Policies, caches, seeds and kinds of methods in one engine: everybody's tokens are those of a lone run.
+// Policies, caches, seeds and kinds of methods in one engine: everybody's tokens are those of a
+// lone run.
 TEST_P(Diffusion, MixedRequestsShareTicks) {
   std::vector<TinyWorld::Job> jobs;
-  constexpr const char* kPolicies[] = {"static",    "threshold",       "factor",    "entropy",
-                                       "hierarchy", "entropy-bounded", "confident", "credit", "schedule"};
+  constexpr const char* kPolicies[] = {"static",    "threshold", "factor",
+                                       "entropy",   "hierarchy", "entropy-bounded",
+                                       "confident", "credit",    "schedule"};
   constexpr const char* kCaches[] = {"none", "prefix", "dual", "vicinity", "delayed"};
   for (int i = 0; i < 27; ++i) {
     const std::string policy = kPolicies[i % 9];
     std::map<std::string, std::string> m{
         {"policy", policy}, {"block_length", std::to_string(3 + i % 6)}, {"cache", kCaches[i % 5]}};
-    if (policy == "threshold" || policy == "hierarchy" || policy == "confident" || policy == "credit") {
+    if (policy == "threshold" || policy == "hierarchy" || policy == "confident" ||
+        policy == "credit") {
       m["threshold"] = "0.2";
     }
     if (policy == "schedule") m["bernoulli"] = "1";
-    if (policy == "static" && i >= 9) m["order"] = "sequential";  // plain decoding: from left to right, one a forward
+    if (policy == "static" && i >= 9)
+      m["order"] = "sequential";  // plain decoding: from left to right, one a forward
     auto o = options("diffusion", 10 + i % 7, m);
     o.seed = uint64_t(i);
     if (i % 2 && policy != "credit") o.sampling.temperature = 0.9f;
@@ -379,11 +411,15 @@ TEST_P(Diffusion, WaitsAreCounted) {
   const Ids prompt = tiny_prompt(4, 8);
   std::vector<CanvasStep> steps;
   std::vector<Ids> states;
-  auto o = options("diffusion", 12, {{"policy", "static"}, {"order", "sequential"}, {"block_length", "12"}});
+  auto o = options("diffusion", 12,
+                   {{"policy", "static"}, {"order", "sequential"}, {"block_length", "12"}});
   if (world.blocks()) o.method_options.erase("block_length");
-  o.on_canvas = [&](const CanvasStep& step) { states.emplace_back(step.tokens.begin(), step.tokens.end()); };
+  o.on_canvas = [&](const CanvasStep& step) {
+    states.emplace_back(step.tokens.begin(), step.tokens.end());
+  };
   const Completion c = world.run(prompt, o).completions[0];
-  // Again from the states, over the oracle's logits: since when was the written token the likeliest there?
+  // Again from the states, over the oracle's logits: since when was the written token the likeliest
+  // there?
   std::vector<uint64_t> waits;
   std::map<int, std::pair<int32_t, int>> leaders;
   Ids before = states.front();
@@ -391,7 +427,8 @@ TEST_P(Diffusion, WaitsAreCounted) {
   for (const Ids& after : states) {
     const auto logits = world.logits_of(before);
     // The prompt, too, may hold the mask's id.
-    const int first = int(std::find(before.begin() + ptrdiff_t(prompt.size()), before.end(), kMask) - before.begin());
+    const int first = int(
+        std::find(before.begin() + ptrdiff_t(prompt.size()), before.end(), kMask) - before.begin());
     const int begin = world.blocks() ? first / kAttentionBlock * kAttentionBlock : first;
     const int end = world.blocks() ? begin + kAttentionBlock : int(before.size());
     for (int p = first; p < end; ++p) {
@@ -413,7 +450,8 @@ TEST_P(Diffusion, WaitsAreCounted) {
 
 TEST_P(Diffusion, PinsStandAndCountAsContext) {
   const Ids prompt = tiny_prompt(1, 6);
-  auto o = options("diffusion", 12, {{"policy", "static"}, {"block_length", "12"}, {"pin", "0:th|-2:er"}});
+  auto o = options("diffusion", 12,
+                   {{"policy", "static"}, {"block_length", "12"}, {"pin", "0:th|-2:er"}});
   for (int round = 0; round < 20; ++round) {
     o.sampling.temperature = 1.0f;
     o.seed = uint64_t(round);
@@ -439,7 +477,8 @@ TEST_P(Diffusion, PinsStandAndCountAsContext) {
 TEST_P(Diffusion, GuidanceIsTheMixtureOfTwoReadings) {
   const Ids prompt = tiny_prompt(8, 8);
   constexpr double kGuidance = 1.5;
-  auto o = options("diffusion", 8, {{"policy", "static"}, {"block_length", "8"}, {"guidance", "1.5"}});
+  auto o =
+      options("diffusion", 8, {{"policy", "static"}, {"block_length", "8"}, {"guidance", "1.5"}});
   const Ids got = world.run(prompt, o).completions[0].ids;
   // The first written position, by the oracle.
   Ids x = prompt, blind(prompt.size(), kMask);
@@ -480,7 +519,8 @@ TEST_P(Diffusion, TextEndsAtTheEndTokenAndEarlyStopChangesNothing) {
   int ended = 0;
   for (uint32_t round = 0; round < 40; ++round) {
     const Ids prompt = tiny_prompt(round, 7);
-    auto o = options("diffusion", 40, {{"policy", "threshold"}, {"threshold", "0.15"}, {"block_length", "10"}});
+    auto o = options("diffusion", 40,
+                     {{"policy", "threshold"}, {"threshold", "0.15"}, {"block_length", "10"}});
     o.ignore_eos = false;
     o.sampling.temperature = 1.3f;
     o.seed = round;
@@ -546,7 +586,8 @@ TEST_P(Diffusion, SmoothingAndOddOptionsRun) {
 
 TEST_P(Diffusion, WhatDoesNotGoTogetherIsRefused) {
   const Ids prompt = tiny_prompt(2, 6);
-  const auto message = [&](const std::string& method, std::map<std::string, std::string> m, auto change) {
+  const auto message = [&](const std::string& method, std::map<std::string, std::string> m,
+                           auto change) {
     auto o = options_of(method, 16, std::move(m));
     change(o);
     try {
@@ -563,17 +604,24 @@ TEST_P(Diffusion, WhatDoesNotGoTogetherIsRefused) {
   expect(message("plain", {}, nothing), "use diffusion, freedave");
   expect(message("diffusion", {{"policy", "brave"}}, nothing), "policies are static");
   expect(message("diffusion", {{"order", "up"}}, nothing), "give confidence, margin");
-  expect(message("diffusion", {{"steps", "7"}, {"policy", "static"}}, nothing), world.blocks() ? "steps=7" : "no error");
-  expect(message("diffusion", {}, [](GenerationOptions& o) { o.sampling.presence_penalty = 1; }), "penalties");
-  expect(message("diffusion", {}, [](GenerationOptions& o) { o.sampling.logprobs = 3; }), "logprobs");
+  expect(message("diffusion", {{"steps", "7"}, {"policy", "static"}}, nothing),
+         world.blocks() ? "steps=7" : "no error");
+  expect(message("diffusion", {}, [](GenerationOptions& o) { o.sampling.presence_penalty = 1; }),
+         "penalties");
+  expect(message("diffusion", {}, [](GenerationOptions& o) { o.sampling.logprobs = 3; }),
+         "logprobs");
   expect(message("freedave", {{"policy", "credit"}}, nothing), "freedave: policy credit");
   expect(message("freedave", {{"cut", "reference"}}, nothing), "cut=reference");
   expect(message("freedave", {{"policy", "learned"}}, nothing), "freedave: policy learned");
-  expect(message("diffusion", {{"policy", "static"}, {"threshold", "0.5"}}, nothing), "threshold=0.5");
-  expect(message("diffusion", {{"policy", "entropy"}, {"order", "margin"}}, nothing), "ranking of its own");
-  expect(message("diffusion", {{"policy", "credit"}}, [](GenerationOptions& o) { o.sampling.temperature = 1; }),
+  expect(message("diffusion", {{"policy", "static"}, {"threshold", "0.5"}}, nothing),
+         "threshold=0.5");
+  expect(message("diffusion", {{"policy", "entropy"}, {"order", "margin"}}, nothing),
+         "ranking of its own");
+  expect(message("diffusion", {{"policy", "credit"}},
+                 [](GenerationOptions& o) { o.sampling.temperature = 1; }),
          "policy credit");
-  expect(message("diffusion", {{"policy", "confident"}, {"order", "entropy"}}, nothing), "order=entropy");
+  expect(message("diffusion", {{"policy", "confident"}, {"order", "entropy"}}, nothing),
+         "order=entropy");
   if (world.blocks()) {
     expect(message("diffusion", {{"cache", "dual"}}, nothing), "exactly");
     expect(message("diffusion", {{"block_length", "8"}}, nothing), "blocks of 4");
@@ -581,7 +629,8 @@ TEST_P(Diffusion, WhatDoesNotGoTogetherIsRefused) {
     expect(message("freedave", {{"cache", "delayed"}}, nothing), "delayed");
     expect(message("diffusion", {{"refresh_every", "2"}}, nothing), "choose a cache");
     expect(message("diffusion", {{"store_apart", "1"}}, nothing), "store_apart");
-    expect(message("diffusion", {{"block_length", "4"}, {"steps", "7"}}, nothing), "shared by 4 blocks");
+    expect(message("diffusion", {{"block_length", "4"}, {"steps", "7"}}, nothing),
+           "shared by 4 blocks");
   }
 }
 
@@ -602,11 +651,13 @@ TEST_P(Diffusion, AutoAndLogprobsAndSamples) {
   }
 }
 
-// `verify=subset` keeps parts of a verified step: another text than the policy's at times, never more forwards.
+// `verify=subset` keeps parts of a verified step: another text than the policy's at times, never
+// more forwards.
 TEST_P(Diffusion, SubsetVerificationTakesParts) {
   uint64_t exact = 0, subset = 0;
   for (uint32_t round = 0; round < 20; ++round) {
-    auto o = options("freedave", 24, {{"policy", "threshold"}, {"threshold", "0.12"}, {"block_length", "12"}});
+    auto o = options("freedave", 24,
+                     {{"policy", "threshold"}, {"threshold", "0.12"}, {"block_length", "12"}});
     exact += world.run(tiny_prompt(round, 6), o).completions[0].statistics.forwards;
     o.method_options["verify"] = "subset";
     const auto out = world.run(tiny_prompt(round, 6), o);
@@ -630,7 +681,9 @@ TEST_P(Diffusion, DraftsFitThePagesThereAre) {
 // A line per forward, pins before the first, every position written once.
 TEST_P(Diffusion, TheTraceTellsAll) {
   for (const char* method : {"diffusion", "freedave"}) {
-    auto o = options(method, 12, {{"policy", "static"}, {"block_length", "6"}, {"cache", "dual"}, {"pin", "2:th"}});
+    auto o =
+        options(method, 12,
+                {{"policy", "static"}, {"block_length", "6"}, {"cache", "dual"}, {"pin", "2:th"}});
     std::vector<std::string> kinds;
     std::map<int, int32_t> written;
     uint64_t forwards = 0;
@@ -655,11 +708,14 @@ TEST_P(Diffusion, TheTraceTellsAll) {
   }
 }
 
-// A causal model that writes from left to right and a masked one that fills in take turns on the same cores.
+// A causal model that writes from left to right and a masked one that fills in take turns on the
+// same cores.
 TEST(Diffusion, ACausalAndAMaskedEngineShareTheCores) {
   const auto lease = std::make_shared<engine::CoreLease>();
-  const engine::TinyModel causal = engine::tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactQ8, 1),
-                          masked = engine::tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactQ8, 1, 0, "llada");
+  const engine::TinyModel causal = engine::tiny_model(tensor::Type::kF32,
+                                                      tensor::Arithmetic::kExactQ8, 1),
+                          masked = engine::tiny_model(tensor::Type::kF32,
+                                                      tensor::Arithmetic::kExactQ8, 1, 0, "llada");
   const auto tokenizer = tiny_tokenizer();
   const auto run = [&](const engine::TinyModel& tiny, std::shared_ptr<engine::CoreLease> shared,
                        const std::string& method) {
@@ -685,7 +741,8 @@ TEST(Diffusion, ACausalAndAMaskedEngineShareTheCores) {
     engine.run();
     return out;
   };
-  const auto plain_alone = run(causal, nullptr, "plain"), filled_alone = run(masked, nullptr, "diffusion");
+  const auto plain_alone = run(causal, nullptr, "plain"),
+             filled_alone = run(masked, nullptr, "diffusion");
   std::vector<Ids> filled;
   std::thread other([&] { filled = run(masked, lease, "diffusion"); });
   const auto plain = run(causal, lease, "plain");
@@ -701,8 +758,8 @@ TEST(Diffusion, AModelWithoutMaskTokenIsRefused) {
   models::Draft draft = models::draft("llada", shape);
   draft.keys.erase("tokenizer.ggml.mask_token_id");
   const auto pool = std::make_shared<ComputePool>(1);
-  const auto model = std::make_shared<models::Model>(std::make_shared<models::Checkpoint>(draft.load()),
-                                                     tensor::Arithmetic::kExactQ8, *pool);
+  const auto model = std::make_shared<models::Model>(
+      std::make_shared<models::Checkpoint>(draft.load()), tensor::Arithmetic::kExactQ8, *pool);
   engine::Engine engine(model, pool, TinyWorld::with_pages({}));
   const auto tokenizer = tiny_tokenizer();
   const auto request = engine.new_request();

@@ -9,13 +9,16 @@
 namespace tutti::decode::diffusion {
 namespace {
 
-std::vector<float> floats(const formats::Safetensors& file, const char* name, std::vector<uint64_t> shape) {
+std::vector<float> floats(const formats::Safetensors& file, const char* name,
+                          std::vector<uint64_t> shape) {
   const formats::SafetensorsTensor& t = file.tensor(name);
   if (t.dtype != formats::Dtype::kF32) {
-    throw Error(ErrorKind::kUnsupported, file.name() + ": tensor " + name + " is not F32; save the filter in F32");
+    throw Error(ErrorKind::kUnsupported,
+                file.name() + ": tensor " + name + " is not F32; save the filter in F32");
   }
   if (t.shape != shape) {
-    throw Error(ErrorKind::kBadFile, file.name() + ": tensor " + name + " has not the shape of a filter for blocks of " +
+    throw Error(ErrorKind::kBadFile, file.name() + ": tensor " + name +
+                                         " has not the shape of a filter for blocks of " +
                                          std::to_string(shape.front()) + "; train it again");
   }
   std::vector<float> out(t.data.size() / sizeof(float));
@@ -33,7 +36,9 @@ FilterWeights FilterWeights::from(const formats::Safetensors& file) {
   FilterWeights w;
   const auto& bias = file.tensor("l1.bias");
   if (bias.shape.size() != 1 || bias.shape[0] < 1 || bias.shape[0] > 4096) {
-    throw Error(ErrorKind::kBadFile, file.name() + ": tensor l1.bias is no vector of a block's length; train the filter again");
+    throw Error(
+        ErrorKind::kBadFile,
+        file.name() + ": tensor l1.bias is no vector of a block's length; train the filter again");
   }
   const uint64_t n = bias.shape[0];
   w.block = int(n);
@@ -43,7 +48,8 @@ FilterWeights FilterWeights::from(const formats::Safetensors& file) {
   w.b2 = floats(file, "l2.bias", {n});
   if (const auto it = file.metadata().find("activation"); it != file.metadata().end()) {
     if (it->second != "relu" && it->second != "none") {
-      throw Error(ErrorKind::kUnsupported, file.name() + ": activation " + it->second + " is not known; use relu or none");
+      throw Error(ErrorKind::kUnsupported,
+                  file.name() + ": activation " + it->second + " is not known; use relu or none");
     }
     w.relu = it->second == "relu";
   }
@@ -51,10 +57,12 @@ FilterWeights FilterWeights::from(const formats::Safetensors& file) {
 }
 
 std::vector<float> FilterWeights::operator()(std::span<const float> probabilities) const {
-  const auto linear = [&](const std::vector<float>& w, const std::vector<float>& b, std::span<const float> x) {
+  const auto linear = [&](const std::vector<float>& w, const std::vector<float>& b,
+                          std::span<const float> x) {
     std::vector<float> y(b);
     for (int o = 0; o < block; ++o) {
-      for (int i = 0; i < block; ++i) y[size_t(o)] = std::fma(w[size_t(o * block + i)], x[size_t(i)], y[size_t(o)]);
+      for (int i = 0; i < block; ++i)
+        y[size_t(o)] = std::fma(w[size_t(o * block + i)], x[size_t(i)], y[size_t(o)]);
     }
     return y;
   };
@@ -74,15 +82,17 @@ LearnedFilter::LearnedFilter(const PolicyOptions& options, int block)
     : LearnedFilter(
           [&] {
             if (options.filter.empty()) {
-              throw Error(ErrorKind::kUsage, "policy learned: needs a trained filter; give option filter=FILE");
+              throw Error(ErrorKind::kUsage,
+                          "policy learned: needs a trained filter; give option filter=FILE");
             }
             return FilterWeights::read(options.filter);
           }(),
           options.accept) {
   if (weights_.block != block) {
-    throw Error(ErrorKind::kUsage, "policy learned: " + options.filter + " was trained for blocks of " +
-                                       std::to_string(weights_.block) + ", not of " + std::to_string(block) +
-                                       "; set block_length or use another filter");
+    throw Error(ErrorKind::kUsage,
+                "policy learned: " + options.filter + " was trained for blocks of " +
+                    std::to_string(weights_.block) + ", not of " + std::to_string(block) +
+                    "; set block_length or use another filter");
   }
 }
 

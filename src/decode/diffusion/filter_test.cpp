@@ -30,18 +30,23 @@ FilterWeights random_filter(Draws& draws, int block) {
 
 class Folder : public testing::Test {
  protected:
-  Folder() : path(std::filesystem::temp_directory_path() / ("filter_test_" + std::to_string(getpid()))) {
+  Folder()
+      : path(std::filesystem::temp_directory_path() / ("filter_test_" + std::to_string(getpid()))) {
     std::filesystem::create_directories(path);
   }
   ~Folder() override { std::filesystem::remove_all(path); }
 
-  std::filesystem::path write(const FilterWeights& w, const std::map<std::string, std::string>& metadata,
+  std::filesystem::path write(const FilterWeights& w,
+                              const std::map<std::string, std::string>& metadata,
                               bool whole = true) {
     const uint64_t n = uint64_t(w.block);
-    const auto tensor = [](const char* name, const std::vector<float>& v, std::vector<uint64_t> shape) {
-      return formats::SafetensorsTensor{name, formats::Dtype::kF32, std::move(shape), std::as_bytes(std::span(v))};
+    const auto tensor = [](const char* name, const std::vector<float>& v,
+                           std::vector<uint64_t> shape) {
+      return formats::SafetensorsTensor{name, formats::Dtype::kF32, std::move(shape),
+                                        std::as_bytes(std::span(v))};
     };
-    std::vector<formats::SafetensorsTensor> tensors{tensor("l1.weight", w.w1, {n, n}), tensor("l1.bias", w.b1, {n}),
+    std::vector<formats::SafetensorsTensor> tensors{tensor("l1.weight", w.w1, {n, n}),
+                                                    tensor("l1.bias", w.b1, {n}),
                                                     tensor("l2.weight", w.w2, {n, n})};
     if (whole) tensors.push_back(tensor("l2.bias", w.b2, {n}));
     formats::write_safetensors(path / "filter.safetensors", tensors, metadata);
@@ -54,7 +59,8 @@ TEST_F(Folder, AFilterComesBackAndSaysTheSame) {
   Draws draws(2);
   for (const bool relu : {true, false}) {
     const FilterWeights w = random_filter(draws, 7);
-    const FilterWeights read = FilterWeights::read(write(w, {{"activation", relu ? "relu" : "none"}}));
+    const FilterWeights read =
+        FilterWeights::read(write(w, {{"activation", relu ? "relu" : "none"}}));
     EXPECT_EQ(read.relu, relu);
     std::vector<float> c;
     for (int i = 0; i < 7; ++i) c.push_back(draws.uniform(0, 1));

@@ -15,32 +15,47 @@ namespace {
 
 constexpr MethodOption kShared[] = {
     {"block_length", "auto",
-     "positions that are finished before the next ones begin; 0: the whole answer; auto: those of the model's attention, "
+     "positions that are finished before the next ones begin; 0: the whole answer; auto: those of "
+     "the model's attention, "
      "else 32"},
-    {"steps", "0", "forwards that write a fixed share each, over all blocks; 0: one position at least"},
-    {"order", "confidence", "rank of open positions: confidence, margin, entropy, random, sequential"},
+    {"steps", "0",
+     "forwards that write a fixed share each, over all blocks; 0: one position at least"},
+    {"order", "confidence",
+     "rank of open positions: confidence, margin, entropy, random, sequential"},
     {"cache", "none",
-     "keys and values kept between forwards: none, prefix, dual, vicinity, delayed; all but none approximate unless the "
+     "keys and values kept between forwards: none, prefix, dual, vicinity, delayed; all but none "
+     "approximate unless the "
      "model's attention has blocks"},
     {"window", "16", "vicinity: positions on either side of the block that are computed, too"},
     {"warmup", "0", "forwards over the whole sequence at the beginning"},
-    {"refresh_every", "0", "forwards until everything is computed again, as where a block begins; 0: only there (delayed: at the beginning)"},
-    {"store_apart", "0", "1: a finished block is stored by a forward of its own (block-causal models)"},
-    {"early_stop", "1", "0: go on behind the end of the text; what is written before it does not change"},
+    {"refresh_every", "0",
+     "forwards until everything is computed again, as where a block begins; 0: only there "
+     "(delayed: at the beginning)"},
+    {"store_apart", "0",
+     "1: a finished block is stored by a forward of its own (block-causal models)"},
+    {"early_stop", "1",
+     "0: go on behind the end of the text; what is written before it does not change"},
     {"cut", "off",
-     "off; committed: the sequence ends behind a written end token; reference: behind the likeliest predicted one"},
+     "off; committed: the sequence ends behind a written end token; reference: behind the "
+     "likeliest predicted one"},
     {"cut_probability", "0", "least probability of a predicted end token that cuts"},
-    {"guidance", "0", "classifier-free guidance: logits move this far away from those without the prompt"},
+    {"guidance", "0",
+     "classifier-free guidance: logits move this far away from those without the prompt"},
     {"late_end", "0", "1: end tokens are written last"},
     {"no_end", "0", "1: end tokens are never written"},
-    {"noise", "position", "of sampling: position: one draw per position; forward: a new one at each forward"},
-    {"smoothing", "0", "share of the expected embedding in the input of open positions, at most; 0: off"},
-    {"pin", "", "tokens that stand from the beginning: POSITION:TEXT, negative from the end; several apart by '|'"},
+    {"noise", "position",
+     "of sampling: position: one draw per position; forward: a new one at each forward"},
+    {"smoothing", "0",
+     "share of the expected embedding in the input of open positions, at most; 0: off"},
+    {"pin", "",
+     "tokens that stand from the beginning: POSITION:TEXT, negative from the end; several apart by "
+     "'|'"},
 };
 
 constexpr MethodOption kParameters[] = {
     {"threshold", "0.9", "threshold, hierarchy, confident, credit: least probability"},
-    {"threshold_decay", "0", "threshold: above 0: a block's threshold begins at 1 and loses this at each step"},
+    {"threshold_decay", "0",
+     "threshold: above 0: a block's threshold begins at 1 and loses this at each step"},
     {"factor", "1", "factor: f of (n + 1)(1 - c_n) < f"},
     {"entropy", "0.5", "entropy: most nats of a position"},
     {"entropy_bound", "0.35", "entropy-bounded: most nats together"},
@@ -49,10 +64,12 @@ constexpr MethodOption kParameters[] = {
 
 constexpr MethodOption kDiffusion[] = {
     {"policy", "threshold",
-     "static, threshold, factor, entropy, entropy-bounded, hierarchy, schedule, confident, credit, learned"},
+     "static, threshold, factor, entropy, entropy-bounded, hierarchy, schedule, confident, credit, "
+     "learned"},
     {"epsilon", "0.001", "schedule, confident: the time of the last step"},
     {"bernoulli", "0", "schedule: 1: every position by itself (Dream's origin)"},
-    {"order_temperature", "0", "schedule, confident: positions are drawn by softmax(score / this); 0: the best"},
+    {"order_temperature", "0",
+     "schedule, confident: positions are drawn by softmax(score / this); 0: the best"},
     {"credit_alpha", "0.7", "credit: strength; one step alone raises 0.85 to 0.9"},
     {"credit_decay", "0.8", "credit: what is left of it after a step"},
     {"credit_gamma", "0.2", "credit: exponent of the probability that earns it"},
@@ -65,9 +82,12 @@ constexpr MethodOption kDiffusion[] = {
 };
 
 constexpr MethodOption kFreedave[] = {
-    {"policy", "static", "what is reproduced: static, threshold, factor, entropy, entropy-bounded, hierarchy"},
+    {"policy", "static",
+     "what is reproduced: static, threshold, factor, entropy, entropy-bounded, hierarchy"},
     {"draft_steps", "4", "steps that are tried at once"},
-    {"verify", "exact", "exact: the policy's own text; subset: also drafts that are part of a verified step (approximate)"},
+    {"verify", "exact",
+     "exact: the policy's own text; subset: also drafts that are part of a verified step "
+     "(approximate)"},
     {"eager", "1", "0: drafts end with the block (block-causal models)"},
 };
 
@@ -79,14 +99,16 @@ std::vector<MethodOption> with_shared(std::span<const MethodOption> own) {
 }
 
 template <class Enum>
-Enum choice(const Generation& g, std::string_view option, std::initializer_list<std::pair<std::string_view, Enum>> values) {
+Enum choice(const Generation& g, std::string_view option,
+            std::initializer_list<std::pair<std::string_view, Enum>> values) {
   const std::string text = text_option(g, option);
   std::string names;
   for (const auto& [name, value] : values) {
     if (name == text) return value;
     names += (names.empty() ? "" : ", ") + std::string(name);
   }
-  throw Error(ErrorKind::kUsage, "option " + std::string(option) + "=" + text + ": unknown; give " + names);
+  throw Error(ErrorKind::kUsage,
+              "option " + std::string(option) + "=" + text + ": unknown; give " + names);
 }
 
 std::vector<std::pair<int, std::string>> read_pins(const std::string& text) {
@@ -97,7 +119,8 @@ std::vector<std::pair<int, std::string>> read_pins(const std::string& text) {
     int position = 0;
     const auto [stop, error] = std::from_chars(one.data(), one.data() + one.size(), position);
     if (error != std::errc() || stop == one.data() + one.size() || *stop != ':') {
-      throw Error(ErrorKind::kUsage, "option pin=" + one + ": wants POSITION:TEXT, such as 0:{ or -1:}");
+      throw Error(ErrorKind::kUsage,
+                  "option pin=" + one + ": wants POSITION:TEXT, such as 0:{ or -1:}");
     }
     pins.emplace_back(position, std::string(stop + 1, one.data() + one.size()));
     at = end + 1;
@@ -108,30 +131,36 @@ std::vector<std::pair<int, std::string>> read_pins(const std::string& text) {
 // Options that say something else than their default where nobody reads them.
 void refuse_ignored(const Generation& g, const DiffusionOptions& o) {
   const std::string& policy = o.policy.name;
-  const auto only = [&](std::initializer_list<std::string_view> options, bool read, const char* where) {
+  const auto only = [&](std::initializer_list<std::string_view> options, bool read,
+                        const char* where) {
     for (const std::string_view option : options) {
-      if (read || !has_option(g, option) || text_option(g, option) == default_of(g, option)) continue;
-      throw Error(ErrorKind::kUsage, "option " + std::string(option) + "=" + text_option(g, option) + ": " + where +
-                                         "; leave it out");
+      if (read || !has_option(g, option) || text_option(g, option) == default_of(g, option))
+        continue;
+      throw Error(ErrorKind::kUsage, "option " + std::string(option) + "=" +
+                                         text_option(g, option) + ": " + where + "; leave it out");
     }
   };
   const auto is = [&](std::initializer_list<std::string_view> names) {
     return std::ranges::find(names, std::string_view(policy)) != names.end();
   };
   if (!is_policy(policy)) return;  // said elsewhere
-  only({"threshold"}, is({"threshold", "hierarchy", "confident", "credit"}), "policy has no threshold");
+  only({"threshold"}, is({"threshold", "hierarchy", "confident", "credit"}),
+       "policy has no threshold");
   only({"threshold_decay"}, is({"threshold"}), "belongs to policy threshold");
   only({"factor"}, is({"factor"}), "belongs to policy factor");
   only({"entropy"}, is({"entropy"}), "belongs to policy entropy");
   only({"entropy_bound"}, is({"entropy-bounded"}), "belongs to policy entropy-bounded");
   only({"low_threshold"}, is({"hierarchy"}), "belongs to policy hierarchy");
-  only({"epsilon", "order_temperature"}, is({"schedule", "confident"}), "belongs to the policies schedule and confident");
+  only({"epsilon", "order_temperature"}, is({"schedule", "confident"}),
+       "belongs to the policies schedule and confident");
   only({"bernoulli"}, is({"schedule"}), "belongs to policy schedule");
-  only({"credit_alpha", "credit_decay", "credit_gamma", "credit_slots", "credit_free", "credit_scope", "credit_keep"},
+  only({"credit_alpha", "credit_decay", "credit_gamma", "credit_slots", "credit_free",
+        "credit_scope", "credit_keep"},
        is({"credit"}), "belongs to policy credit");
   only({"credit_scope"}, o.policy.credit_free, "needs credit_free=1");
   only({"filter", "accept"}, is({"learned"}), "belongs to policy learned");
-  only({"order"}, !is({"factor", "entropy", "entropy-bounded", "credit", "learned"}), "policy has a ranking of its own");
+  only({"order"}, !is({"factor", "entropy", "entropy-bounded", "credit", "learned"}),
+       "policy has a ranking of its own");
   only({"window"}, o.cache == Cache::kVicinity, "belongs to cache vicinity");
   only({"warmup"}, o.cache != Cache::kNone, "needs a cache");
   only({"cut_probability"}, o.cut == Cut::kReference, "belongs to cut=reference");
@@ -195,7 +224,9 @@ DiffusionOptions read_diffusion_options(const Generation& g) {
   o.refresh_every = int_option(g, "refresh_every", 0, kMany);
   o.store_apart = flag("store_apart");
   o.early_stop = flag("early_stop");
-  o.cut = choice<Cut>(g, "cut", {{"off", Cut::kOff}, {"committed", Cut::kCommitted}, {"reference", Cut::kReference}});
+  o.cut = choice<Cut>(
+      g, "cut",
+      {{"off", Cut::kOff}, {"committed", Cut::kCommitted}, {"reference", Cut::kReference}});
   o.cut_probability = number("cut_probability", 0, 1);
   o.guidance = number("guidance", -1, 1000);
   o.late_end = flag("late_end");
@@ -207,14 +238,16 @@ DiffusionOptions read_diffusion_options(const Generation& g) {
   if (freedave) {
     for (const char* stateful : {"schedule", "confident", "credit", "learned"}) {
       if (p.name != stateful) continue;
-      throw Error(ErrorKind::kUsage, "freedave: policy " + p.name +
-                                         " remembers, draws or needs a filter, so its steps are not verified side by "
-                                         "side; use static, threshold, factor, entropy, entropy-bounded or hierarchy");
+      throw Error(ErrorKind::kUsage,
+                  "freedave: policy " + p.name +
+                      " remembers, draws or needs a filter, so its steps are not verified side by "
+                      "side; use static, threshold, factor, entropy, entropy-bounded or hierarchy");
     }
   }
   if (p.name == "confident" && p.order == Order::kEntropy && p.threshold <= 1) {
     throw Error(ErrorKind::kUsage,
-                "option order=entropy: confident compares probabilities with its threshold; use order=confidence, or "
+                "option order=entropy: confident compares probabilities with its threshold; use "
+                "order=confidence, or "
                 "threshold=2 for the schedule alone");
   }
   return o;
@@ -224,35 +257,50 @@ void check_against_model(const Generation& g, const DiffusionOptions& o) {
   const models::Config& config = g.engine().model().config();
   if (config.attention == models::AttentionKind::kBlockCausal) {
     if (o.block >= 0 && o.block != config.attention_block) {
-      refuse("option block_length=" + std::to_string(o.block) + ": the attention of this model has blocks of " +
+      refuse("option block_length=" + std::to_string(o.block) +
+             ": the attention of this model has blocks of " +
              std::to_string(config.attention_block) + "; leave the option out");
     }
     if (o.cache != Cache::kNone || o.warmup > 0 || o.refresh_every > 0) {
-      refuse("option cache: this model keeps finished blocks, exactly; leave cache, warmup and refresh_every out");
+      refuse(
+          "option cache: this model keeps finished blocks, exactly; leave cache, warmup and "
+          "refresh_every out");
     }
-    if (config.shifted_logits) refuse("model: shifted logits and blocks of attention do not go together");
+    if (config.shifted_logits)
+      refuse("model: shifted logits and blocks of attention do not go together");
   } else {
     if (o.store_apart || (has_option(g, "eager") && !o.eager)) {
-      refuse("options store_apart and eager: are for models whose attention has blocks; leave them out");
+      refuse(
+          "options store_apart and eager: are for models whose attention has blocks; leave them "
+          "out");
     }
     if (o.cache == Cache::kNone && o.refresh_every > 0) {
-      refuse("option refresh_every: without a cache everything is computed at each forward; choose a cache");
+      refuse(
+          "option refresh_every: without a cache everything is computed at each forward; choose a "
+          "cache");
     }
   }
   const engine::Sampling& sampling = g.options().sampling;
   if (sampling.needs_history()) {
-    refuse("sampling: penalties follow the order of the text, which is not the order of writing here; leave them out");
+    refuse(
+        "sampling: penalties follow the order of the text, which is not the order of writing here; "
+        "leave them out");
   }
   if (sampling.logprobs > 0) {
-    refuse("logprobs: only the token's own (0) is known of a text that is not written from left to right");
+    refuse(
+        "logprobs: only the token's own (0) is known of a text that is not written from left to "
+        "right");
   }
   if (o.policy.name == "credit" && (!takes_argmax(sampling, o) || o.late_end)) {
-    refuse("policy credit: writes the likeliest token; leave sampling, bias, constraints, no_end and late_end out");
+    refuse(
+        "policy credit: writes the likeliest token; leave sampling, bias, constraints, no_end and "
+        "late_end out");
   }
 }
 
 bool takes_argmax(const engine::Sampling& sampling, const DiffusionOptions& o) {
-  return sampling.greedy() && sampling.logit_bias.empty() && sampling.suppressed.empty() && !sampling.allowed && !o.no_end;
+  return sampling.greedy() && sampling.logit_bias.empty() && sampling.suppressed.empty() &&
+         !sampling.allowed && !o.no_end;
 }
 
 }  // namespace tutti::decode::diffusion

@@ -23,7 +23,8 @@ DrawKey draws_at(DrawKey key, int position) {
 
 int quota(int m, int s, int j) { return m / s + (j < m % s ? 1 : 0); }
 
-std::vector<float> scores(std::span<const Prediction> predictions, Order order, const DrawKey& key, int step) {
+std::vector<float> scores(std::span<const Prediction> predictions, Order order, const DrawKey& key,
+                          int step) {
   std::vector<float> out;
   for (const Prediction& p : predictions) {
     if (p.last) {
@@ -31,11 +32,21 @@ std::vector<float> scores(std::span<const Prediction> predictions, Order order, 
       continue;
     }
     switch (order) {
-      case Order::kConfidence: out.push_back(p.log_probability); break;
-      case Order::kMargin: out.push_back(p.margin); break;
-      case Order::kEntropy: out.push_back(-p.entropy); break;
-      case Order::kRandom: out.push_back(uniform_open(draw_word(draws_at(key, p.position), uint32_t(step)))); break;
-      case Order::kSequential: out.push_back(-float(p.position)); break;
+      case Order::kConfidence:
+        out.push_back(p.log_probability);
+        break;
+      case Order::kMargin:
+        out.push_back(p.margin);
+        break;
+      case Order::kEntropy:
+        out.push_back(-p.entropy);
+        break;
+      case Order::kRandom:
+        out.push_back(uniform_open(draw_word(draws_at(key, p.position), uint32_t(step))));
+        break;
+      case Order::kSequential:
+        out.push_back(-float(p.position));
+        break;
     }
   }
   return out;
@@ -46,7 +57,8 @@ std::vector<int> ranked(std::span<const Prediction> predictions, std::span<const
   for (size_t i = 0; i < predictions.size(); ++i) {
     if (predictions[i].open) order.push_back(int(i));
   }
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return scores[size_t(a)] > scores[size_t(b)]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int a, int b) { return scores[size_t(a)] > scores[size_t(b)]; });
   return order;
 }
 
@@ -100,7 +112,8 @@ class Threshold : public Each {
 
  private:
   bool accepts_one(const Step& step, const Prediction& p) const override {
-    const float first = options_.threshold_decay > 0 ? 1.0f - options_.threshold_decay * float(step.index) : 0.0f;
+    const float first =
+        options_.threshold_decay > 0 ? 1.0f - options_.threshold_decay * float(step.index) : 0.0f;
     return p.probability >= std::max(options_.threshold, first);
   }
 };
@@ -111,11 +124,13 @@ class EntropyThreshold : public Each {
 
  private:
   Order order() const override { return Order::kEntropy; }
-  bool accepts_one(const Step&, const Prediction& p) const override { return p.entropy <= options_.entropy; }
+  bool accepts_one(const Step&, const Prediction& p) const override {
+    return p.entropy <= options_.entropy;
+  }
 };
 
-// The largest n with (n + 1)(1 - c_n) < f: if every marginal is above 1 - e and (n + 1) e <= 1, writing all n greedily
-// is the greedy joint choice.
+// The largest n with (n + 1)(1 - c_n) < f: if every marginal is above 1 - e and (n + 1) e <= 1,
+// writing all n greedily is the greedy joint choice.
 class Factor : public Ranked {
  public:
   using Ranked::Ranked;
@@ -152,7 +167,8 @@ class EntropyBounded : public Ranked {
   }
 };
 
-// Of every run of open positions the best, if it is above the low threshold; all above the threshold; the best of all.
+// Of every run of open positions the best, if it is above the low threshold; all above the
+// threshold; the best of all.
 class Hierarchy : public Ranked {
  public:
   using Ranked::Ranked;
@@ -180,7 +196,8 @@ class Hierarchy : public Ranked {
   }
 };
 
-// `n` of the open predictions: the best ones, or drawn without replacement from softmax(score / temperature).
+// `n` of the open predictions: the best ones, or drawn without replacement from softmax(score /
+// temperature).
 std::vector<int> take(const std::vector<Prediction>& predictions, std::span<const float> s, int n,
                       const PolicyOptions& options, int step) {
   std::vector<int> rank;
@@ -200,7 +217,8 @@ std::vector<int> take(const std::vector<Prediction>& predictions, std::span<cons
   return rank;
 }
 
-// Time runs from 1 to epsilon in `steps` equal steps; t_i is the share of positions still open after step i.
+// Time runs from 1 to epsilon in `steps` equal steps; t_i is the share of positions still open
+// after step i.
 class Times {
  public:
   Times(int steps, float epsilon) : steps_(steps), epsilon_(epsilon) {}
@@ -216,7 +234,9 @@ class Times {
 class Schedule : public Policy {
  public:
   explicit Schedule(const PolicyOptions& options) : options_(options), times_(1, options.epsilon) {}
-  void begin_block(int open) override { times_ = Times(options_.steps > 0 ? options_.steps : open, options_.epsilon); }
+  void begin_block(int open) override {
+    times_ = Times(options_.steps > 0 ? options_.steps : open, options_.epsilon);
+  }
 
   std::vector<int> choose(const Step& step, std::vector<Prediction>& predictions) override {
     const std::vector<float> s = scores(predictions, options_.order, options_.key, total_);
@@ -242,11 +262,12 @@ class Schedule : public Policy {
   int total_ = 0;
 };
 
-// Dimple's confident decoding: all above the threshold; when there are none, what the schedule owes at this share of
-// open positions.
+// Dimple's confident decoding: all above the threshold; when there are none, what the schedule owes
+// at this share of open positions.
 class Confident : public Policy {
  public:
-  explicit Confident(const PolicyOptions& options) : options_(options), times_(1, options.epsilon) {}
+  explicit Confident(const PolicyOptions& options)
+      : options_(options), times_(1, options.epsilon) {}
   void begin_block(int open) override {
     times_ = Times(options_.steps > 0 ? options_.steps : open, options_.epsilon);
     all_ = open;
@@ -295,16 +316,18 @@ constexpr struct {
   std::string_view name;
   std::unique_ptr<Policy> (*make)(const PolicyOptions& options, int block);
 } kPolicies[] = {
-    {"static", make<Ranked>},                   // LLaDA's reference sampler: the best of each step
-    {"threshold", make<Threshold>},             // Fast-dLLM: all of at least a probability
-    {"factor", make<Factor>},                   // Fast-dLLM: the largest n with (n + 1)(1 - c_n) < factor
-    {"entropy", make<EntropyThreshold>},        // dParallel: all of at most an entropy
-    {"entropy-bounded", make<EntropyBounded>},  // SDAR: the most whose entropies add up to at most a bound
-    {"hierarchy", make<Hierarchy>},             // dInfer: the best of every run, and all of at least a probability
-    {"schedule", make<Schedule>},               // Dream: shares of the open positions
-    {"confident", make<Confident>},             // Dimple: all above a probability, else what the schedule owes
-    {"credit", make<Credit>},                   // CreditDecoding: probability raised by a token's record
-    {"learned", make_learned},                  // Learn2PD: a trained filter over the block's probabilities
+    {"static", make<Ranked>},             // LLaDA's reference sampler: the best of each step
+    {"threshold", make<Threshold>},       // Fast-dLLM: all of at least a probability
+    {"factor", make<Factor>},             // Fast-dLLM: the largest n with (n + 1)(1 - c_n) < factor
+    {"entropy", make<EntropyThreshold>},  // dParallel: all of at most an entropy
+    {"entropy-bounded",
+     make<EntropyBounded>},  // SDAR: the most whose entropies add up to at most a bound
+    {"hierarchy",
+     make<Hierarchy>},  // dInfer: the best of every run, and all of at least a probability
+    {"schedule", make<Schedule>},    // Dream: shares of the open positions
+    {"confident", make<Confident>},  // Dimple: all above a probability, else what the schedule owes
+    {"credit", make<Credit>},        // CreditDecoding: probability raised by a token's record
+    {"learned", make_learned},       // Learn2PD: a trained filter over the block's probabilities
 };
 
 }  // namespace

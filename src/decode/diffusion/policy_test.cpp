@@ -1,4 +1,5 @@
-// Every policy against its definition, written out in double over all subsets or prefixes, on random predictions.
+// Every policy against its definition, written out in double over all subsets or prefixes, on
+// random predictions.
 #include "decode/diffusion/policy.h"
 
 #include <gtest/gtest.h>
@@ -24,7 +25,8 @@ std::vector<Prediction> random_block(Draws& draws) {
     p.position = 10 + i;
     p.open = draws.below(4) != 0;
     p.token = p.likeliest = draws.below(50);
-    p.probability = draws.below(3) == 0 ? 0.125f * float(1 + draws.below(8)) : draws.uniform(0.01f, 1.0f);
+    p.probability =
+        draws.below(3) == 0 ? 0.125f * float(1 + draws.below(8)) : draws.uniform(0.01f, 1.0f);
     p.log_probability = std::log(p.probability);
     p.margin = draws.uniform(0, p.probability);
     p.entropy = draws.uniform(0, 1.5f) * (1 - p.probability);
@@ -79,7 +81,8 @@ class Policies : public testing::Test {
       const auto block = random_block(draws);
       Step step;
       step.least = 1 + draws.below(3);
-      ASSERT_EQ(choose(o, block, step), set_of(expected(block, step.least))) << o.name << ", round " << round;
+      ASSERT_EQ(choose(o, block, step), set_of(expected(block, step.least)))
+          << o.name << ", round " << round;
     }
   }
   Draws draws{7};
@@ -95,9 +98,13 @@ TEST_F(Policies, StaticTakesTheBest) {
   o.name = "static";
   check(o, [](const auto& b, int least) { return first(by(b, confidence), size_t(least)); });
   o.order = Order::kMargin;
-  check(o, [](const auto& b, int least) { return first(by(b, [](auto& p) { return p.margin; }), size_t(least)); });
+  check(o, [](const auto& b, int least) {
+    return first(by(b, [](auto& p) { return p.margin; }), size_t(least));
+  });
   o.order = Order::kEntropy;
-  check(o, [](const auto& b, int least) { return first(by(b, [](auto& p) { return -p.entropy; }), size_t(least)); });
+  check(o, [](const auto& b, int least) {
+    return first(by(b, [](auto& p) { return -p.entropy; }), size_t(least));
+  });
   o.order = Order::kSequential;
   check(o, [](const auto& b, int least) { return first(open_of(b), size_t(least)); });
 }
@@ -139,7 +146,9 @@ TEST_F(Policies, EntropyAndItsBound) {
   PolicyOptions o;
   o.name = "entropy";
   o.entropy = 0.3f;
-  const auto rank = [](const auto& b) { return by(b, [](const Prediction& p) { return -p.entropy; }); };
+  const auto rank = [](const auto& b) {
+    return by(b, [](const Prediction& p) { return -p.entropy; });
+  };
   check(o, [&](const auto& b, int least) {
     std::vector<int> out = first(rank(b), size_t(least));
     for (const int i : open_of(b)) {
@@ -181,7 +190,8 @@ TEST_F(Policies, HierarchyTakesTheBestOfEveryRun) {
     std::vector<int> out = first(by(b, confidence), size_t(least));
     for (const int i : open_of(b)) {
       if (b[size_t(i)].probability > 0.8f) out.push_back(i);
-      // The best of its run: no open position between it and a better one, or an equal one on the left.
+      // The best of its run: no open position between it and a better one, or an equal one on the
+      // left.
       bool best = b[size_t(i)].probability > 0.4f;
       for (int j = i - 1; j >= 0 && b[size_t(j)].open; --j) {
         best = best && b[size_t(j)].log_probability < b[size_t(i)].log_probability;
@@ -293,7 +303,8 @@ TEST_F(Policies, ConfidentFollowsTheRatio) {
       }
       Step step;
       step.index = i;
-      ASSERT_EQ(int(policy->choose(step, block).size()), expected) << "step " << i << " of " << o.steps;
+      ASSERT_EQ(int(policy->choose(step, block).size()), expected)
+          << "step " << i << " of " << o.steps;
       open -= expected;
     }
   }
@@ -367,7 +378,8 @@ TEST(PolicyOptions, UnknownNamesAreRefused) {
     make_policy(o, 4);
     FAIL();
   } catch (const Error& e) {
-    EXPECT_NE(std::string(e.what()).find("static, threshold, factor"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("static, threshold, factor"), std::string::npos)
+        << e.what();
   }
   o.name = "learned";
   EXPECT_THROW(make_policy(o, 4), Error);  // no file

@@ -90,7 +90,8 @@ class Pearl {
   bool can_draft() const {
     const int held = int(g_.prompt().size() + g_.output().size() + suffix_.size());
     return held < remote_.model().engine().model().config().context_length &&
-           int(suffix_.size()) + 1 < g_.room() && rule_after_suffix().leaves_some(remote_.model().vocabulary());
+           int(suffix_.size()) + 1 < g_.room() &&
+           rule_after_suffix().leaves_some(remote_.model().vocabulary());
   }
 
   PickRule rule_after_suffix() const {
@@ -105,11 +106,13 @@ class Pearl {
     const auto& prompt = g_.prompt();
     const auto& output = g_.output();
     const size_t known = std::exchange(standing_, prompt.size() + output.size());
-    for (size_t i = known; i < standing_; ++i) order.tokens.push_back(i < prompt.size() ? prompt[i] : output[i - prompt.size()]);
+    for (size_t i = known; i < standing_; ++i)
+      order.tokens.push_back(i < prompt.size() ? prompt[i] : output[i - prompt.size()]);
     order.tokens.insert(order.tokens.end(), suffix_.begin(), suffix_.end());
     order.position = int(standing_ + suffix_.size());
     const int context = remote_.model().engine().model().config().context_length;
-    order.depth = std::min({gamma_ > 0 ? gamma_ : measured_, context - order.position, g_.room() - int(suffix_.size())});
+    order.depth = std::min({gamma_ > 0 ? gamma_ : measured_, context - order.position,
+                            g_.room() - int(suffix_.size())});
     order.noise = noise_;
     order.vocabulary = std::min(g_.engine().model().config().vocab, remote_.model().vocabulary());
     if (!g_.options().ignore_eos) order.ends = g_.tokenizer().end_ids();
@@ -117,10 +120,12 @@ class Pearl {
     co_return co_await remote_.run(known, std::move(order));
   }
 
-  // The drafts of a chain from `node` on, up to an end token: it is enough that the target picks that.
+  // The drafts of a chain from `node` on, up to an end token: it is enough that the target picks
+  // that.
   std::vector<int32_t> chain_after(const Tree& tree, int node) const {
     std::vector<int32_t> tokens;
-    for (std::vector<int> next = tree.children(node); !next.empty(); next = tree.children(next.front())) {
+    for (std::vector<int> next = tree.children(node); !next.empty();
+         next = tree.children(next.front())) {
       const int32_t token = tree[next.front()].token;
       if (g_.is_end(token)) break;
       tokens.push_back(token);
@@ -128,7 +133,8 @@ class Pearl {
     return tokens;
   }
 
-  // `picked` stands in the place of the first draft: if that is the same, the others are to be verified next.
+  // `picked` stands in the place of the first draft: if that is the same, the others are to be
+  // verified next.
   void take(const Tree& tree, int32_t picked) {
     const int first = tree.child(Tree::kRoot, picked);
     ++g_.statistics().proposed;
@@ -142,7 +148,8 @@ class Pearl {
     Tree tree(g_.last_token());
     int at = Tree::kRoot;
     for (const int32_t token : suffix_) at = tree.add(at, token);
-    return tree.pruned(g_.room() - 1, g_.rule(), g_.engine().model().config().vocab, [&](int32_t token) { return g_.is_end(token); });
+    return tree.pruned(g_.room() - 1, g_.rule(), g_.engine().model().config().vocab,
+                       [&](int32_t token) { return g_.is_end(token); });
   }
 
   void end_run() {
@@ -163,13 +170,16 @@ class Pearl {
     MethodStatistics& s = g_.statistics();
     s.draft_forwards += uint64_t(drafted.forwards);
     s.draft_seconds += seconds(drafted.ended - drafted.began);
-    s.overlap_seconds += std::max(0.0, seconds(std::min(drafted.ended, verified_) - std::max(drafted.began, verifying_)));
+    s.overlap_seconds += std::max(
+        0.0, seconds(std::min(drafted.ended, verified_) - std::max(drafted.began, verifying_)));
   }
 
   // The draft is as long as the target's forward lasts: then neither waits (the paper's gamma = c).
   void learn_cost(const DraftResult& drafted) {
     if (drafted.forwards == 0) return;
-    const auto follow = [](double& mean, double value) { mean = mean == 0 ? value : mean + (value - mean) * 0.2; };
+    const auto follow = [](double& mean, double value) {
+      mean = mean == 0 ? value : mean + (value - mean) * 0.2;
+    };
     follow(draft_cost_, seconds(drafted.ended - drafted.began) / drafted.forwards);
     follow(target_cost_, seconds(verified_ - verifying_));
     measured_ = std::clamp(int(std::lround(target_cost_ / std::max(draft_cost_, 1e-6))), 1, most_);
@@ -180,10 +190,10 @@ class Pearl {
   int gamma_, most_;
   bool pre_, post_;
   DraftNoise noise_ = DraftNoise::kTarget;
-  std::vector<int32_t> suffix_;  // drafted behind the last token, not verified
-  size_t standing_ = 0;          // tokens that stood when the last draft was asked for
-  size_t run_ = 0;               // drafts that have stood since the last that did not
-  int measured_ = 4;             // drafts a step, until both costs are known
+  std::vector<int32_t> suffix_;              // drafted behind the last token, not verified
+  size_t standing_ = 0;                      // tokens that stood when the last draft was asked for
+  size_t run_ = 0;                           // drafts that have stood since the last that did not
+  int measured_ = 4;                         // drafts a step, until both costs are known
   double target_cost_ = 0, draft_cost_ = 0;  // seconds
   Clock::time_point verifying_, verified_;   // begin and end of the target's last forward
 };
@@ -191,16 +201,20 @@ class Pearl {
 }  // namespace
 
 std::vector<MethodOption> pearl_options() {
-  return {{"gamma", "0", "tokens drafted at each step, 1 to 256; 0: as many as a forward of the target takes time for"},
+  return {{"gamma", "0",
+           "tokens drafted at each step, 1 to 256; 0: as many as a forward of the target takes "
+           "time for"},
           {"draft_max", "16", "of gamma=0: at most, 1 to 256"},
           {"pre_verify", "1", "0: the target waits for a draft when nothing is to be verified"},
           {"post_verify", "1", "0: the draft model waits while drafts are verified"},
-          {"draft_noise", "target", "target: ranked with the noise of the target's pick; none: the likeliest"}};
+          {"draft_noise", "target",
+           "target: ranked with the noise of the target's pick; none: the likeliest"}};
 }
 
 Task<void> pearl(Generation& g) {
   if (!g.options().draft_model) {
-    throw Error(ErrorKind::kUsage, "method pearl: needs a draft model; name one with --draft-model");
+    throw Error(ErrorKind::kUsage,
+                "method pearl: needs a draft model; name one with --draft-model");
   }
   Pearl pearl(g);
   co_await pearl.run();

@@ -1,5 +1,5 @@
-// PEARL's text is that of plain decoding, whatever drafts and however the two meet; and its steps are those of a simulation
-// of the published state machine, one after the other.
+// PEARL's text is that of plain decoding, whatever drafts and however the two meet; and its steps
+// are those of a simulation of the published state machine, one after the other.
 #include "decode/pearl/pearl.h"
 
 #include <gtest/gtest.h>
@@ -19,7 +19,8 @@ using Options = std::map<std::string, std::string>;
 using Jobs = std::vector<TinyWorld::Job>;
 using Ids = std::vector<int32_t>;
 
-Jobs jobs_of(int count, float temperature, int tokens, const std::string& method, const Options& options, const ServedDraft* draft) {
+Jobs jobs_of(int count, float temperature, int tokens, const std::string& method,
+             const Options& options, const ServedDraft* draft) {
   Jobs jobs;
   for (int i = 0; i < count; ++i) {
     GenerationOptions o;
@@ -36,15 +37,20 @@ Jobs jobs_of(int count, float temperature, int tokens, const std::string& method
 }
 
 TEST(Pearl, TextIsThatOfPlainWhateverDrafts) {
-  ServedDraft itself(tensor::Type::kF32), close(tensor::Type::kQ4_0), hostile(tensor::Type::kF32, "llama");
+  ServedDraft itself(tensor::Type::kF32), close(tensor::Type::kQ4_0),
+      hostile(tensor::Type::kF32, "llama");
   for (const float temperature : {0.0f, 0.8f}) {
     TinyWorld world;
-    const auto plain = speculative::run_plain(world, jobs_of(50, temperature, 64, "plain", {}, nullptr));
+    const auto plain =
+        speculative::run_plain(world, jobs_of(50, temperature, 64, "plain", {}, nullptr));
     for (const ServedDraft* draft : {&itself, &close, &hostile}) {
-      for (const Options& options : {Options{{"gamma", "3"}}, Options{{"gamma", "1"}}, Options{}, Options{{"gamma", "4"}, {"pre_verify", "0"}},
-                                     Options{{"gamma", "4"}, {"post_verify", "0"}}, Options{{"gamma", "2"}, {"draft_noise", "none"}}}) {
+      for (const Options& options : {Options{{"gamma", "3"}}, Options{{"gamma", "1"}}, Options{},
+                                     Options{{"gamma", "4"}, {"pre_verify", "0"}},
+                                     Options{{"gamma", "4"}, {"post_verify", "0"}},
+                                     Options{{"gamma", "2"}, {"draft_noise", "none"}}}) {
         const auto got = world.run(jobs_of(50, temperature, 64, "pearl", options, draft));
-        for (size_t i = 0; i < got.size(); ++i) expect_same(plain[i], got[i], "prompt " + std::to_string(i));
+        for (size_t i = 0; i < got.size(); ++i)
+          expect_same(plain[i], got[i], "prompt " + std::to_string(i));
       }
     }
     EXPECT_EQ(world.engine.pages().free(), world.engine.pages().total());
@@ -61,8 +67,9 @@ TEST(Pearl, GoesWithEveryRequestAndOtherMethods) {
     TinyWorld world, tight(few);
     Jobs jobs;
     for (int i = 0; i < 16; ++i) {
-      jobs.emplace_back(speculative::echoing_prompt(uint32_t(500 + round * 16 + i), 1 + draws.below(60)),
-                        speculative::varied_options(draws, draws.below(40)));
+      jobs.emplace_back(
+          speculative::echoing_prompt(uint32_t(500 + round * 16 + i), 1 + draws.below(60)),
+          speculative::varied_options(draws, draws.below(40)));
       jobs.back().options.n = 1;
     }
     const auto plain = speculative::run_plain(world, jobs);
@@ -70,11 +77,14 @@ TEST(Pearl, GoesWithEveryRequestAndOtherMethods) {
       const char* const methods[] = {"plain", "pearl", "pearl", "draft"};
       job.options.method = methods[draws.below(4)];
       job.options.draft_model = close.model();
-      if (job.options.method == "pearl") job.options.method_options["gamma"] = std::to_string(draws.below(6));
+      if (job.options.method == "pearl")
+        job.options.method_options["gamma"] = std::to_string(draws.below(6));
     }
     const auto got = tight.run(jobs);
     for (size_t i = 0; i < jobs.size(); ++i) {
-      expect_same(plain[i], got[i], "round " + std::to_string(round) + ", " + jobs[i].options.method + " " + std::to_string(i));
+      expect_same(plain[i], got[i],
+                  "round " + std::to_string(round) + ", " + jobs[i].options.method + " " +
+                      std::to_string(i));
     }
     EXPECT_EQ(tight.engine.pages().free(), tight.engine.pages().total());
   }
@@ -86,7 +96,8 @@ TEST(Pearl, GoesWithEveryRequestAndOtherMethods) {
 class Oracle {
  public:
   explicit Oracle(tensor::Type type, const std::string& architecture)
-      : tiny_(engine::tiny_model(type, tensor::Arithmetic::kExactQ8, 1, 0, architecture)), tokenizer_(tiny_tokenizer()),
+      : tiny_(engine::tiny_model(type, tensor::Arithmetic::kExactQ8, 1, 0, architecture)),
+        tokenizer_(tiny_tokenizer()),
         engine_(tiny_.model, tiny_.pool) {}
   int32_t operator()(const Ids& text) {
     const auto [it, fresh] = known_.try_emplace(text, -1);
@@ -118,7 +129,8 @@ struct Simulated {
   std::vector<uint64_t> runs;
 };
 
-// The sheet's two modes over a text that is known, greedily: x is verified up to x.size() - old.size().
+// The sheet's two modes over a text that is known, greedily: x is verified up to x.size() -
+// old.size().
 Simulated simulate(const Ids& prompt, const Ids& answer, int gamma, Oracle& draft) {
   Simulated s;
   size_t run = 0;

@@ -17,7 +17,9 @@ struct RemoteDraft::Remote {
     if (!context) context = engine::Context(engine, engine.new_request());
     // Of what was drafted, what came to stand is kept; the root is fed again at least.
     size_t same = 0;
-    while (known + same < held.size() && same + 1 < order.tokens.size() && held[known + same] == order.tokens[same]) ++same;
+    while (known + same < held.size() && same + 1 < order.tokens.size() &&
+           held[known + same] == order.tokens[same])
+      ++same;
     held.resize(known + same);
     if (context.size() > int(held.size())) {
       co_await engine.restore(context);
@@ -46,7 +48,8 @@ RemoteDraft::~RemoteDraft() {
 }
 
 Task<DraftResult> RemoteDraft::run(size_t known, DraftOrder order) {
-  auto away = [model = model_, remote = remote_, known, order = std::move(order)]() mutable -> Task<DraftResult> {
+  auto away = [model = model_, remote = remote_, known,
+               order = std::move(order)]() mutable -> Task<DraftResult> {
     co_return co_await remote->run(*model, known, std::move(order));
   };
   co_return co_await engine::on(model_->engine(), std::move(away));

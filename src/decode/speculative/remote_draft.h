@@ -16,8 +16,9 @@ class RemoteDraft {
   RemoteDraft& operator=(const RemoteDraft&) = delete;
 
   const DraftModel& model() const { return *model_; }
-  // Drafts after a text whose first `known` tokens stood when the last run was asked for (0: the first run), and whose
-  // others are order.tokens. What an earlier run has fed of them is not fed again. Runs on the draft model's engine.
+  // Drafts after a text whose first `known` tokens stood when the last run was asked for (0: the
+  // first run), and whose others are order.tokens. What an earlier run has fed of them is not fed
+  // again. Runs on the draft model's engine.
   Task<DraftResult> run(size_t known, DraftOrder order);
 
  private:

@@ -10,7 +10,8 @@
 
 namespace tutti::eval {
 
-// The engine may hold on to a Context until the iteration that it was part of is over: its pages go now.
+// The engine may hold on to a Context until the iteration that it was part of is over: its pages go
+// now.
 void LaneScheduler::vacate(Lane& lane) {
   if (lane.context) lane.context.release();
   lane = Lane();

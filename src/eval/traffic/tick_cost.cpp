@@ -160,16 +160,17 @@ MeasuredCost measure_tick_cost(engine::Engine& engine, const MeasureOptions& opt
   if (options.rows < 1 || options.prompt_rows < 1 || options.keys < 1 || options.repeats < 1) {
     throw Error(ErrorKind::kUsage, "tick cost: rows, prompt rows, keys and repeats are at least 1");
   }
-  // What the pool holds of this: the sequences, the one that they are copies of, and rows that are written nowhere.
+  // What the pool holds of this: the sequences, the one that they are copies of, and rows that are
+  // written nowhere.
   MeasureOptions fitting = options;
   const int scratch = (options.rows + tensor::kPageSlots - 1) / tensor::kPageSlots;
   const int free = engine.pages().free();
   const int pages = (free - scratch) / (options.rows + 1);
   if (pages < 1 || free * tensor::kPageSlots < options.rows) {
-    throw Error(ErrorKind::kLimit, "tick cost: " + std::to_string(options.rows) +
-                                       " sequences side by side need more than " +
-                                       std::to_string(free) +
-                                       " pages of 32 slots; raise --kv-pages or lower --concurrency");
+    throw Error(ErrorKind::kLimit,
+                "tick cost: " + std::to_string(options.rows) +
+                    " sequences side by side need more than " + std::to_string(free) +
+                    " pages of 32 slots; raise --kv-pages or lower --concurrency");
   }
   fitting.keys = std::min(options.keys, pages * tensor::kPageSlots);
   fitting.prompt_rows = std::min(options.prompt_rows, free * tensor::kPageSlots);

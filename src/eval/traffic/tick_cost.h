@@ -37,8 +37,8 @@ struct MeasureOptions {
 };
 
 // Measures on an idle engine, whole iterations as run_traffic has them (planning and sampling
-// included). `progress` gets points done and their number. A small pool bounds keys and prompt rows;
-// throws Error(kLimit) when it holds no page for each sequence.
+// included). `progress` gets points done and their number. A small pool bounds keys and prompt
+// rows; throws Error(kLimit) when it holds no page for each sequence.
 MeasuredCost measure_tick_cost(engine::Engine& engine, const MeasureOptions& options,
                                const std::function<void(int done, int total)>& progress = {});
 

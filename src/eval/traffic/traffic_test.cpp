@@ -145,7 +145,8 @@ void expect_tokens_alone(decode::TinyWorld& world, const Trace& trace, bool load
     EXPECT_EQ(most, 12) << v.name;
     const bool window = v.layout == Layout::kContiguous;
     if (v.shuffle != Shuffle::kAuto) {
-      EXPECT_EQ(result.dead_rows > 0, v.scheduler == Scheduler::kDynamicBatch || (window && v.shuffle == Shuffle::kOff))
+      EXPECT_EQ(result.dead_rows > 0,
+                v.scheduler == Scheduler::kDynamicBatch || (window && v.shuffle == Shuffle::kOff))
           << v.name;
     }
     EXPECT_EQ(result.moved_bytes > 0, window && v.shuffle != Shuffle::kOff) << v.name;

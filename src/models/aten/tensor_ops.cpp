@@ -117,7 +117,8 @@ at::Tensor TensorOps::embed(const at::Tensor& embedding, float scale, const at::
   at::Tensor h = at::embedding(embedding, index_tensor(ids));
   if (scale != 1.0f) h = h * double(scale);
   if (!masked.empty()) {
-    h = h.index_copy(0, index_tensor(masked), mask.view({1, -1}).expand({int64_t(masked.size()), config_.hidden}));
+    h = h.index_copy(0, index_tensor(masked),
+                     mask.view({1, -1}).expand({int64_t(masked.size()), config_.hidden}));
   }
   if (others.empty()) return h;
   std::vector<at::Tensor> rows;

@@ -129,7 +129,8 @@ class TensorOps {
   // [groups, n, ...]: the rows of x that the bucket names, or all.
   static at::Tensor of_groups(const AttentionBucket& bucket, const at::Tensor& x,
                               const at::Tensor& index, int64_t n);
-  // Position and segment of every earlier slot and row that some row sees, by key of AttentionBucket.
+  // Position and segment of every earlier slot and row that some row sees, by key of
+  // AttentionBucket.
   const KeyTable& key_table(int64_t slots);
 
   const Config& config_;

@@ -1,4 +1,5 @@
-// Register loops for the compute roof (peak.h): bytes are those of 4-bit weights, whose products add up in 16 bits.
+// Register loops for the compute roof (peak.h): bytes are those of 4-bit weights, whose products
+// add up in 16 bits.
 #include <immintrin.h>
 
 #include "tensor/peak.h"

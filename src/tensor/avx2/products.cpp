@@ -142,8 +142,8 @@ void dense_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, fl
   }
 }
 
-// The same for Q4_0: a nibble becomes (value - 8) * d, the fp32 number that its block stands for, and goes the way of a
-// dense weight. One unpacking serves all rows.
+// The same for Q4_0: a nibble becomes (value - 8) * d, the fp32 number that its block stands for,
+// and goes the way of a dense weight. One unpacking serves all rows.
 template <int rows, int tiles>
 void nibble_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, float* y,
                   size_t y_stride) {
@@ -180,9 +180,9 @@ void nibble_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, f
           value[r] = _mm256_set1_ps(x[size_t(r) * x_stride + size_t(32 * b + 4 * g + i)]);
 #pragma GCC unroll 8
         for (int j = 0; j < kHalves; ++j) {
-          const __m256i q = i == 3 ? _mm256_srli_epi32(four[j], 24)
-                                   : _mm256_and_si256(_mm256_srli_epi32(four[j], 8 * i),
-                                                      _mm256_set1_epi32(15));
+          const __m256i q =
+              i == 3 ? _mm256_srli_epi32(four[j], 24)
+                     : _mm256_and_si256(_mm256_srli_epi32(four[j], 8 * i), _mm256_set1_epi32(15));
           const __m256 w =
               _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(q, _mm256_set1_epi32(8))), d[j]);
 #pragma GCC unroll 4

@@ -20,7 +20,8 @@ struct Parts {
   at::Tensor probabilities, right;  // [records, block]
 };
 
-// Records in an order drawn from the seed: the first 80 % train, the next 10 % choose, the last 10 % report.
+// Records in an order drawn from the seed: the first 80 % train, the next 10 % choose, the last 10
+// % report.
 std::array<Parts, 3> split(const FilterTrainingRequest& r) {
   const size_t n = r.probabilities.size() / size_t(r.block);
   std::vector<int64_t> order(n);
@@ -30,11 +31,14 @@ std::array<Parts, 3> split(const FilterTrainingRequest& r) {
   key.purpose = Purpose::kDataShuffle;
   Draws(key).shuffle(order);
   const auto tensor = [&](const std::vector<float>& v) {
-    return at::from_blob(const_cast<float*>(v.data()), {int64_t(n), r.block}, at::kFloat).index_select(0, at::tensor(order));
+    return at::from_blob(const_cast<float*>(v.data()), {int64_t(n), r.block}, at::kFloat)
+        .index_select(0, at::tensor(order));
   };
   const at::Tensor c = tensor(r.probabilities), y = tensor(r.right);
   const int64_t first = int64_t(n) * 8 / 10, second = int64_t(n) * 9 / 10;
-  const auto part = [&](int64_t begin, int64_t end) { return Parts{c.slice(0, begin, end), y.slice(0, begin, end)}; };
+  const auto part = [&](int64_t begin, int64_t end) {
+    return Parts{c.slice(0, begin, end), y.slice(0, begin, end)};
+  };
   return {part(0, first), part(first, second), part(second, int64_t(n))};
 }
 
@@ -61,7 +65,8 @@ std::vector<float> floats(const at::Tensor& t) {
 
 FilterTrainingResult train_filter(const FilterTrainingRequest& r) {
   if (r.block < 1 || r.probabilities.size() / size_t(r.block) < 20) {
-    throw Error(ErrorKind::kUsage, "filter: has fewer than 20 records to learn from; decode more problems");
+    throw Error(ErrorKind::kUsage,
+                "filter: has fewer than 20 records to learn from; decode more problems");
   }
   at::set_num_threads(r.threads);
   const auto [train, validation, test] = split(r);
@@ -84,7 +89,9 @@ FilterTrainingResult train_filter(const FilterTrainingRequest& r) {
     if (r.relu) hidden = hidden.relu();
     return at::linear(hidden, w2, b2);
   };
-  const auto loss_of = [&](const Parts& p) { return at::binary_cross_entropy_with_logits(output(p.probabilities), p.right); };
+  const auto loss_of = [&](const Parts& p) {
+    return at::binary_cross_entropy_with_logits(output(p.probabilities), p.right);
+  };
   const auto judge = [&](const Parts& p, FilterEpoch& e) {
     const at::NoGradGuard no_gradients;
     e.validation_loss = loss_of(p).item<double>();
@@ -107,8 +114,9 @@ FilterTrainingResult train_filter(const FilterTrainingRequest& r) {
     e.epoch = epoch;
     e.loss = loss.item<double>();
     judge(validation, e);
-    const bool better = std::ranges::none_of(
-        result.epochs, [&](const FilterEpoch& before) { return before.validation_loss <= e.validation_loss; });
+    const bool better = std::ranges::none_of(result.epochs, [&](const FilterEpoch& before) {
+      return before.validation_loss <= e.validation_loss;
+    });
     if (better) {
       kept.clear();
       for (const at::Tensor& p : parameters) kept.push_back(p.detach().clone());

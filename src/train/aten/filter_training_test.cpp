@@ -57,7 +57,8 @@ TEST(FilterTraining, ReportsTheLossOfItsWeights) {
     std::vector<double> hidden(4);
     for (size_t h = 0; h < 4; ++h) {
       hidden[h] = double(result.b1[h]);
-      for (size_t k = 0; k < 4; ++k) hidden[h] += double(result.w1[h * 4 + k]) * double(r.probabilities[i * 4 + k]);
+      for (size_t k = 0; k < 4; ++k)
+        hidden[h] += double(result.w1[h * 4 + k]) * double(r.probabilities[i * 4 + k]);
       hidden[h] = std::max(hidden[h], 0.0);
     }
     for (size_t o = 0; o < 4; ++o) {

@@ -49,11 +49,12 @@ void add_xlnet_parts(const models::Config& c, models::LayerWeights<at::Tensor, a
   l.segment_keys = zeros(2 * width);
 }
 
-// Vectors that start from noise, as in the published network: a query stream of zeros would see no difference between
-// positions at first.
+// Vectors that start from noise, as in the published network: a query stream of zeros would see no
+// difference between positions at first.
 bool starts_as_noise(const std::string& name, const models::TensorLayout& layout) {
   if (layout.mask.empty()) return false;
-  for (const std::string& part : {layout.content_bias, layout.position_bias, layout.segment_bias, layout.segment_keys}) {
+  for (const std::string& part :
+       {layout.content_bias, layout.position_bias, layout.segment_bias, layout.segment_keys}) {
     if (name.ends_with("." + part)) return true;
   }
   return name == layout.mask;

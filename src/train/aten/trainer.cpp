@@ -76,7 +76,8 @@ ModelShape shape_from(const Recipe& recipe, const Vocabulary& vocabulary,
   return s;
 }
 
-// As the folder has it. XLNet's projections are stored from input to heads, its other parts of heads in their own shapes.
+// As the folder has it. XLNet's projections are stored from input to heads, its other parts of
+// heads in their own shapes.
 at::Tensor as_stored(const ShapedConfig& shaped, const std::string& name, const at::Tensor& t) {
   const models::Config& c = shaped.config;
   if (!c.relative) return t;
@@ -87,7 +88,8 @@ at::Tensor as_stored(const ShapedConfig& shaped, const std::string& name, const 
   if (ends(l.o)) return t.view({c.hidden, c.heads, c.head_dim});
   if (name == l.mask) return t.view({1, 1, c.hidden});
   if (ends(l.segment_keys)) return t.view({2, c.heads, c.head_dim});
-  if (ends(l.content_bias) || ends(l.position_bias) || ends(l.segment_bias)) return t.view({c.heads, c.head_dim});
+  if (ends(l.content_bias) || ends(l.position_bias) || ends(l.segment_bias))
+    return t.view({c.heads, c.head_dim});
   return t;
 }
 
