@@ -1,8 +1,9 @@
 #include "eval/shapes.h"
 
 #include <algorithm>
-#include <chrono>
 #include <nlohmann/json.hpp>
+
+#include "eval/run_program.h"
 
 namespace tutti::eval {
 namespace {
@@ -39,9 +40,8 @@ void count(const Asked& asked, const decode::Completion& c, ShapesResult& r) {
   kind.right += right;
   r.right += right;
   if (asked.problem.kind == vision::Question::kDescribe) r.parsed += nlohmann::json::accept(c.text);
-  const uint64_t tokens = c.ids.size() + (c.finish == decode::Finish::kStop ? 1 : 0);
-  r.tokens += tokens;
-  r.forwards += c.statistics.forwards > 0 ? c.statistics.forwards : tokens;
+  r.tokens += tokens_of(c);
+  r.forwards += forwards_of(c);
 }
 
 }  // namespace
@@ -54,39 +54,23 @@ ShapesResult run_shapes(const ShapesModel& model, const decode::GenerationOption
   std::vector<Asked> all;
   for (int i = 0; i < options.problems; ++i)
     all.push_back(ask(model, options, options.first + uint64_t(i)));
-  int next = 0, done = 0;
-  std::exception_ptr error;
+  int done = 0;
   engine::Engine& engine = model.engine;
-  const auto start = std::chrono::steady_clock::now();
-  for (int lane = 0; lane < std::min(options.batch, options.problems); ++lane) {
-    const auto first_request = engine.new_request();
-    engine.spawn(
-        first_request,
-        [&, first_request]() -> Task<void> {
-          auto request = first_request;
-          while (next < options.problems) {
-            const size_t i = size_t(next++);
-            Asked& asked = all[i];
-            decode::GenerationOptions g = how;
-            if (!g.seed) g.seed = options.seed + i;
-            g.prompt_rows =
-                co_await vision::image_prompt(engine, model.network, request, asked.prompt,
-                                              std::move(asked.images), model.config);
-            const std::vector<decode::Completion> answer =
-                co_await decode::generate(engine, model.tokenizer, request, asked.prompt, g, {});
-            count(asked, answer.front(), result);
-            result.answers[i] = {asked.problem.question, asked.problem.answer, answer.front().text};
-            if (progress) progress(++done);
-            request = engine.new_request();
-          }
-        },
-        [&](std::exception_ptr e) {
-          if (e && !error) error = e;
-        });
-  }
-  engine.run();
-  if (error) std::rethrow_exception(error);
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = answer_all(
+      engine, options.problems, options.batch,
+      [&](int question, std::shared_ptr<engine::Request> request) -> Task<void> {
+        const size_t i = size_t(question);
+        Asked& asked = all[i];
+        decode::GenerationOptions g = how;
+        if (!g.seed) g.seed = options.seed + i;
+        g.prompt_rows = co_await vision::image_prompt(engine, model.network, request, asked.prompt,
+                                                      std::move(asked.images), model.config);
+        const std::vector<decode::Completion> answer =
+            co_await decode::generate(engine, model.tokenizer, request, asked.prompt, g, {});
+        count(asked, answer.front(), result);
+        result.answers[i] = {asked.problem.question, asked.problem.answer, answer.front().text};
+        if (progress) progress(++done);
+      });
   return result;
 }
 

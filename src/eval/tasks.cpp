@@ -1,9 +1,7 @@
 #include "eval/tasks.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <exception>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <sstream>
@@ -11,6 +9,7 @@
 #include "base/error.h"
 #include "check/human_eval.h"
 #include "check/numbers.h"
+#include "eval/run_program.h"
 #include "formats/json_text.h"
 
 namespace tutti::eval {
@@ -101,45 +100,28 @@ TaskResult run_task(engine::Engine& engine, const text::Tokenizer& tokenizer,
   TaskResult result;
   result.problems = int(items.size());
   result.answers.resize(items.size());
-  int next = 0, done = 0;
-  std::exception_ptr error;
+  int done = 0;
   const uint64_t ticks = engine.statistics().ticks, rows = engine.statistics().rows;
-  const auto start = std::chrono::steady_clock::now();
-  for (int lane = 0; lane < std::min(options.batch, result.problems); ++lane) {
-    const auto first_request = engine.new_request();
-    engine.spawn(
-        first_request,
-        [&, first_request]() -> Task<void> {
-          auto request = first_request;
-          while (next < result.problems) {
-            const size_t i = size_t(next++);
-            decode::GenerationOptions g = how;
-            g.max_tokens = options.tokens;
-            if (!g.seed) g.seed = options.seed + i;
-            const std::vector<decode::Completion> answer =
-                co_await decode::generate(engine, tokenizer, request, items[i].ids, g, {});
-            const decode::Completion& c = answer.front();
-            result.tokens += c.ids.size() + (c.finish == decode::Finish::kStop ? 1 : 0);
-            result.forwards += c.statistics.forwards > 0
-                                   ? c.statistics.forwards
-                                   : c.ids.size() + (c.finish == decode::Finish::kStop);
-            result.proposed += c.statistics.proposed;
-            result.accepted += c.statistics.accepted;
-            const std::vector<uint64_t>& waits = c.statistics.waits;
-            if (result.waits.size() < waits.size()) result.waits.resize(waits.size());
-            for (size_t k = 0; k < waits.size(); ++k) result.waits[k] += waits[k];
-            result.answers[i] = {items[i].prompt, c.text, false};
-            if (progress) progress(++done);
-            request = engine.new_request();
-          }
-        },
-        [&](std::exception_ptr e) {
-          if (e && !error) error = e;
-        });
-  }
-  engine.run();
-  if (error) std::rethrow_exception(error);
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds =
+      answer_all(engine, result.problems, options.batch,
+                 [&](int question, std::shared_ptr<engine::Request> request) -> Task<void> {
+                   const size_t i = size_t(question);
+                   decode::GenerationOptions g = how;
+                   g.max_tokens = options.tokens;
+                   if (!g.seed) g.seed = options.seed + i;
+                   const std::vector<decode::Completion> answer =
+                       co_await decode::generate(engine, tokenizer, request, items[i].ids, g, {});
+                   const decode::Completion& c = answer.front();
+                   result.tokens += tokens_of(c);
+                   result.forwards += forwards_of(c);
+                   result.proposed += c.statistics.proposed;
+                   result.accepted += c.statistics.accepted;
+                   const std::vector<uint64_t>& waits = c.statistics.waits;
+                   if (result.waits.size() < waits.size()) result.waits.resize(waits.size());
+                   for (size_t k = 0; k < waits.size(); ++k) result.waits[k] += waits[k];
+                   result.answers[i] = {items[i].prompt, c.text, false};
+                   if (progress) progress(++done);
+                 });
   result.ticks = engine.statistics().ticks - ticks;
   result.rows = engine.statistics().rows - rows;
   for (size_t i = 0; i < items.size(); ++i) {

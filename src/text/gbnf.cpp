@@ -8,9 +8,6 @@
 namespace tutti::text {
 namespace {
 
-constexpr int kDepth = 100;
-constexpr int kStacked = 8;  // repetitions of a repetition
-
 bool is_name(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
          c == '_';
@@ -69,7 +66,7 @@ class Parser {
   }
 
   ExpressionPtr alternatives(int depth) {
-    if (depth > kDepth) scan_.fail("is nested too deeply");
+    if (depth > kMostNested) scan_.fail("is nested too deeply");
     std::vector<ExpressionPtr> choices{series(depth)};
     // An alternative may begin on a line of its own.
     for (;;) {
@@ -123,7 +120,7 @@ class Parser {
 
   ExpressionPtr repeated(ExpressionPtr one) {
     for (int n = 0;; ++n) {
-      if (n > kStacked) scan_.fail("has too many repetitions of one thing");
+      if (n > kMostStacked) scan_.fail("has too many repetitions of one thing");
       const TextScan before = scan_;
       space(false);
       if (scan_.take("*")) {

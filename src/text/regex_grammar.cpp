@@ -7,9 +7,6 @@
 namespace tutti::text {
 namespace {
 
-constexpr int kDepth = 100;
-constexpr int kStacked = 8;  // repetitions of a repetition
-
 const CodePoints kDigits{{'0', '9'}};
 const CodePoints kWord{{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}};
 const CodePoints kSpace{{'\t', '\r'}, {' ', ' '}};
@@ -53,7 +50,7 @@ class Parser {
 
  private:
   ExpressionPtr alternatives(int depth) {
-    if (depth > kDepth) scan_.fail("is nested too deeply");
+    if (depth > kMostNested) scan_.fail("is nested too deeply");
     std::vector<ExpressionPtr> choices{series(depth)};
     while (scan_.take("|")) choices.push_back(series(depth));
     return choice(std::move(choices));
@@ -72,7 +69,7 @@ class Parser {
       for (int n = 0;; ++n) {
         int least = 0, most = -1;
         if (!repetition(least, most)) break;
-        if (n == kStacked) scan_.fail("has too many repetitions of one thing");
+        if (n == kMostStacked) scan_.fail("has too many repetitions of one thing");
         one = repeat(std::move(one), least, most);
       }
       parts.push_back(std::move(one));

@@ -9,6 +9,9 @@
 
 namespace tutti::text {
 
+inline constexpr int kMostNested = 100;  // groups within groups
+inline constexpr int kMostStacked = 8;   // repetitions of a repetition
+
 class TextScan {
  public:
   TextScan(std::string_view text, std::string what) : text_(text), what_(std::move(what)) {}
