@@ -47,7 +47,6 @@ class HttpExchange {
   void write(std::string bytes);
   void end();
   bool gone() const { return gone_; }
-  bool answered() const { return answered_; }
   // Called once, when the client went away before the answer was whole.
   void on_gone(std::function<void()> listener) { listener_ = std::move(listener); }
   // When the answer has gone out, or the client away.
@@ -80,7 +79,6 @@ class HttpServer {
   ~HttpServer();
 
   uint16_t port() const;  // the one taken, when 0 was asked for
-  int connections() const { return connections_; }
   // No more connections; idle ones are closed, and others when their answer is out.
   void stop_accepting();
   // Closes what is left.

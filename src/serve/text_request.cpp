@@ -486,7 +486,7 @@ TextRequest read_text_request(TextRequest::Kind kind, std::string_view body,
   fields.refuse({"stop_token_ids", "min_tokens", "include_stop_str_in_output",
                  "continue_final_message", "chat_template", "logit_processors", "prompt_logprobs",
                  "use_beam_search"});
-  request.user = fields.text("user");
+  fields.text("user");  // checked, and read by nobody
   fields.ignore({"parallel_tool_calls", "reasoning_effort", "store", "metadata", "service_tier",
                  "modalities", "prediction", "cache_prompt", "skip_special_tokens", "priority",
                  "prompt_cache_key", "safety_identifier", "verbosity"});

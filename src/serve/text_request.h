@@ -39,7 +39,6 @@ struct TextRequest {
   std::optional<text::GrammarSource> grammar;  // what the text must be; none: anything
   bool echo = false;                           // kCompletion: the prompt before the text
   bool stream = false, include_usage = false;
-  std::string user;
   std::vector<std::string> unknown;  // fields that say nothing to us
 };
 
