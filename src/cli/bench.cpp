@@ -151,14 +151,13 @@ std::string_view in_words(models::PackedWeights::From from) {
 // What the machine can do at best.
 struct Roofs {
   double bandwidth = 0;  // bytes a second from a buffer of the weights' size, again and again
-  double stream = 0;     // the same from 1 GiB, which no cache holds a part of
   double dots = 0;       // multiply-adds a second of bytes, from registers
   double exact = 0;      // with the scaling that exact-q8 asks for a block of 32 with a minimum
 };
 
 Roofs measure_roofs(ComputePool& pool, size_t weight_bytes) {
-  return {read_bandwidth(pool, weight_bytes), read_bandwidth(pool, size_t(1) << 30),
-          compute_peak(pool, tensor::Peak::kDots), compute_peak(pool, tensor::Peak::kExactQ8Min)};
+  return {read_bandwidth(pool, weight_bytes), compute_peak(pool, tensor::Peak::kDots),
+          compute_peak(pool, tensor::Peak::kExactQ8Min)};
 }
 
 std::vector<DecodePoint> decode_points(const BenchOptions& o) {
@@ -208,14 +207,13 @@ void print(const Json& d) {
                 j["low"].get<double>(), j["high"].get<double>());
   }
   std::printf(
-      "\n  streams  depth          tok/s                     of bandwidth   GMAC/s   of "
-      "exact-q8\n");
+      "\n  streams  depth          tok/s                     of 1 GiB's   GMAC/s   of exact-q8\n");
   for (const auto& j : d["decode"]) {
     std::printf("  %7d %6d %5s %8.1f  [%8.1f–%8.1f]   %6.0f %%     %8.1f   %6.0f %%\n",
                 j["streams"].get<int>(), j["depth"].get<int>(),
                 j["forks"].get<bool>() ? "forks" : "", j["tok_s"].get<double>(),
                 j["low"].get<double>(), j["high"].get<double>(),
-                100 * j["bandwidth_fraction"].get<double>(), j["gmac_s"].get<double>(),
+                100 * j["stream_fraction"].get<double>(), j["gmac_s"].get<double>(),
                 100 * j["compute_fraction"].get<double>());
   }
 }
@@ -238,42 +236,55 @@ void bench(const BenchOptions& o) {
     return Json{{"tok_s", s.median}, {"low", s.low}, {"high", s.high}};
   };
   uint32_t stream = 1;
+  ComputePool& pool = *session.pool();
+
+  const double slot_bytes =
+      double(model.kv_layout(session.engine().options().kv).page_bytes()) / tensor::kPageSlots;
+  // Weights are read once a forward for all streams, each stream reads its own keys and values,
+  // forks those of their prompt together.
+  const auto bytes_per_forward = [&](const DecodePoint& p) {
+    const double shared = p.forks ? p.depth : double(p.depth) * p.streams;
+    return double(bytes) + slot_bytes * (shared + p.streams * o.tokens / 2.0);
+  };
 
   Json prompt = Json::array(), decode = Json::array();
   // Interleaved repeats: a slow moment of the machine falls on every line alike.
   std::vector<std::vector<double>> prompt_samples(o.prompt_rows.size());
   const std::vector<DecodePoint> points = decode_points(o);
-  std::vector<std::vector<double>> decode_samples(points.size());
+  std::vector<std::vector<double>> decode_samples(points.size()), stream_shares(points.size());
+  std::vector<double> stream_samples;
   prompt_speed(session, 16, stream++);  // warm-up
+  const size_t peak_before = peak_resident_bytes();
+  ReadLoop read_loop(size_t(1) << 30);  // which no cache holds a part of
   for (int repeat = 0; repeat < o.repeats; ++repeat) {
     for (size_t i = 0; i < o.prompt_rows.size(); ++i) {
       prompt_samples[i].push_back(prompt_speed(session, o.prompt_rows[i], stream++));
     }
     for (size_t i = 0; i < points.size(); ++i) {
+      const double before = read_loop.pass(pool);
       decode_samples[i].push_back(decode_speed(session, points[i], o.tokens, stream));
+      const double after = read_loop.pass(pool);
+      stream_samples.insert(stream_samples.end(), {before, after});
+      stream_shares[i].push_back(decode_samples[i].back() / points[i].streams *
+                                 bytes_per_forward(points[i]) / (0.5 * (before + after)));
       stream += uint32_t(points[i].streams);
     }
   }
-  const size_t peak = peak_resident_bytes();
-  const Roofs roofs =
-      measure_roofs(*session.pool(), bytes);  // holds as much memory again: after the peak
+  if (stream_samples.empty()) stream_samples.push_back(read_loop.pass(pool));
+  const size_t peak = std::max(peak_before, peak_resident_bytes() - read_loop.bytes());
+  const Roofs roofs = measure_roofs(pool, bytes);  // holds as much memory again: after the peak
   for (size_t i = 0; i < o.prompt_rows.size(); ++i) {
     Json j{{"rows", o.prompt_rows[i]}};
     j.update(row(spread_of(prompt_samples[i])));
     prompt.push_back(std::move(j));
   }
-  const tensor::KvLayout kv = model.kv_layout(session.engine().options().kv);
-  const double slot_bytes = double(kv.page_bytes()) / tensor::kPageSlots;
   for (size_t i = 0; i < points.size(); ++i) {
     const DecodePoint& p = points[i];
     Json j{{"streams", p.streams}, {"depth", p.depth}, {"forks", p.forks}};
     const Spread speed = spread_of(decode_samples[i]);
     j.update(row(speed));
-    // Weights are read once a forward for all streams, each stream reads its own keys and values,
-    // forks those of their prompt together.
-    const double shared = p.forks ? p.depth : double(p.depth) * p.streams;
-    const double per_forward = double(bytes) + slot_bytes * (shared + p.streams * o.tokens / 2.0);
-    j["bandwidth_fraction"] = speed.median / p.streams * per_forward / roofs.bandwidth;
+    j["bandwidth_fraction"] = speed.median / p.streams * bytes_per_forward(p) / roofs.bandwidth;
+    j["stream_fraction"] = spread_of(stream_shares[i]).median;
     j["gmac_s"] = speed.median * double(model.multiply_adds_per_row()) / 1e9;
     j["compute_fraction"] = speed.median * double(model.multiply_adds_per_row()) / roofs.exact;
     decode.push_back(std::move(j));
@@ -290,7 +301,7 @@ void bench(const BenchOptions& o) {
                       {"peak_rss_bytes", peak},
                       {"weight_bytes", bytes},
                       {"read_bandwidth", roofs.bandwidth},
-                      {"stream_bandwidth", roofs.stream},
+                      {"stream_bandwidth", spread_of(stream_samples).median},
                       {"peak_dots_gmac_s", roofs.dots / 1e9},
                       {"peak_exact_gmac_s", roofs.exact / 1e9},
                       {"prompt", prompt},

@@ -58,15 +58,14 @@ uint32_t transpose_fifth_bits(uint32_t bits) {
   return plane;
 }
 
-// One output's blocks of 32, into every `record` and sub-block of its tile.
-void pack_small(Type type, const std::byte* row, int blocks, int o, std::byte* quants,
-                std::byte* records) {
+// One output's blocks of 32, into every record and sub-block of its tile.
+void pack_small(Type type, const std::byte* row, int blocks, int o, std::byte* tile) {
   const PackedShape shape = packed_shape(type);
   const int bytes = info(type).block_bytes;
   for (int b = 0; b < blocks; ++b) {
     const std::byte* from = row + size_t(b) * size_t(bytes);
-    std::byte* sub = quants + size_t(b) * size_t(shape.sub_bytes);
-    std::byte* record = records + size_t(b) * size_t(shape.record_bytes);
+    std::byte* sub = tile + packed_sub(shape, b);
+    std::byte* record = tile + packed_record(shape, b);
     copy_half(record + 2 * o, from);
     from += 2;
     if (shape.minimum) {
@@ -138,13 +137,12 @@ void pack_k6(const std::byte* from, int o, std::byte* quants, std::byte* record)
 
 void pack_quantised(Type type, const std::byte* row, int in, int o, std::byte* tile) {
   const PackedShape shape = packed_shape(type);
-  std::byte* records = tile + packed_records(shape, in);
-  if (shape.block == 32) return pack_small(type, row, in / 32, o, tile, records);
+  if (shape.block == 32) return pack_small(type, row, in / 32, o, tile);
   const int bytes = info(type).block_bytes;
   for (int b = 0; b < in / 256; ++b) {
     const std::byte* from = row + size_t(b) * size_t(bytes);
-    std::byte* quants = tile + size_t(b) * 8 * size_t(shape.sub_bytes);
-    std::byte* record = records + size_t(b) * size_t(shape.record_bytes);
+    std::byte* quants = tile + packed_sub(shape, 8 * b);
+    std::byte* record = tile + packed_record(shape, b);
     if (type == Type::kQ6_K) {
       pack_k6(from, o, quants, record);
     } else {
@@ -317,7 +315,7 @@ void Matrix::pack_tiles(Type type, std::span<const std::byte> raw, int first, in
   const bool row8 = arithmetic_ == Arithmetic::kW8A8Row, bf16 = arithmetic_ == Arithmetic::kBf16Dot;
   const bool floating = row8 || bf16 || type != type_;  // packed from fp32
   std::vector<float> floats(floating ? size_t(in_) * kTileOutputs : 0);
-  const size_t used = row8 || bf16 ? tile_bytes_ : packed_used_bytes(packed_shape(type_), in_);
+  const size_t used = row8 || bf16 ? tile_bytes_ : packed_whole_bytes(packed_shape(type_), in_);
   for (int t = std::max(first, 0); t < std::min(last, tiles()); ++t) {
     const int count = std::min(kTileOutputs, out_ - t * kTileOutputs);
     const std::byte* rows = raw.data() + size_t(t) * kTileOutputs * stride;

@@ -23,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +50,7 @@ class Item:
     peer_flags: list = field(default_factory=list)
     ours: list = field(default_factory=list)  # tokens per second, seconds or MiB, one a round
     peer: list = field(default_factory=list)
+    fractions: list = field(default_factory=list)  # ours, of both roofs, one pair a round
 
     @property
     def name(self) -> str:
@@ -154,23 +154,6 @@ class Machine:
         wanted = ["avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"]
         return " ".join(f for f in wanted if f in flags)
 
-    @staticmethod
-    def read_bandwidth(threads: int) -> float:
-        """GB/s of reading memory with that many threads: the roof of one stream."""
-        import numpy as np
-
-        arrays = [np.ones(1 << 25) for _ in range(threads)]  # 256 MiB each
-        best = 0.0
-        for _ in range(4):
-            workers = [threading.Thread(target=a.max) for a in arrays]
-            start = time.monotonic()
-            for w in workers:
-                w.start()
-            for w in workers:
-                w.join()
-            best = max(best, sum(a.nbytes for a in arrays) / (time.monotonic() - start) / 1e9)
-        return best
-
 
 class Ours:
     def __init__(self, machine, program, model, options):
@@ -178,6 +161,7 @@ class Ours:
         self.command = [program, "bench", "-m", model, "-t", options.threads, "--kv", options.kv, "--repeats", 1,
                         "--json"]
         self.about = {}
+        self.fractions = []  # of the two roofs, for the last item of streams
         self.packed = options.scratch / "packed"
 
     def measure(self, item: Item) -> float:
@@ -190,12 +174,12 @@ class Ours:
         if item.rows:
             found = [p["tok_s"] for p in answer["prompt"] if p["rows"] == item.rows]
         else:
-            found = [d["tok_s"] for d in answer["decode"]
-                     if (d["streams"], d["depth"]) == (item.streams, item.depth)]
+            points = [d for d in answer["decode"] if (d["streams"], d["depth"]) == (item.streams, item.depth)]
+            found = [d["tok_s"] for d in points]
+            self.fractions = [(d["stream_fraction"], d["compute_fraction"]) for d in points]
         if len(found) != 1:
             sys.exit(f"compare: tutti bench --json answered no single value for {item.name}: {answer}")
         return found[0]
-
 
     def cost(self, item: Item) -> float:
         if item.cost == "first_pack":
@@ -278,17 +262,14 @@ def spread(values) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
-def table(items, weight_bytes, roof) -> list[str]:
-    lines = ["| item | unit | Tutti | llama.cpp | ratio | weights read by Tutti | peer's flags |",
-             "|---|---|---|---|---|---|---|"]
+def table(items) -> list[str]:
+    lines = ["| item | unit | Tutti | llama.cpp | ratio | Tutti, of bandwidth | of exact-q8 | peer's flags |",
+             "|---|---|---|---|---|---|---|---|"]
     for item in items:
-        read = "–"
-        if item.streams:  # every step of all streams reads the weights once
-            rate = statistics.median(item.ours) / item.streams * weight_bytes / 1e9
-            read = f"{rate:.1f} GB/s, {100 * rate / roof:.0f} % of the roof"
+        roofs = [f"{100 * statistics.median(side):.0f} %" for side in zip(*item.fractions)] or ["–", "–"]
         ratio = f"{statistics.median(item.ratios):.2f} ({min(item.ratios):.2f}–{max(item.ratios):.2f})"
-        lines.append(f"| {item.name} | {item.unit} | {spread(item.ours)} | {spread(item.peer)} | {ratio} | {read} "
-                     f"| `{' '.join(item.peer_flags)}` |")
+        lines.append(f"| {item.name} | {item.unit} | {spread(item.ours)} | {spread(item.peer)} | {ratio} "
+                     f"| {' | '.join(roofs)} | `{' '.join(item.peer_flags)}` |")
     return lines
 
 
@@ -340,6 +321,7 @@ def compare(options, model, items, say):
         for item in items:
             if not options.peer_only:
                 item.ours.append(ours.measure(item))
+                item.fractions += ours.fractions if item.streams else []
             item.peer.append(peer.measure(item, item.peer_flags))
         say(f"compare: round {turn + 1} of {options.rounds}")
     others = f"median {statistics.median(machine.taken):.2f}, most {max(machine.taken):.2f} cores"
@@ -349,7 +331,6 @@ def compare(options, model, items, say):
         say(f"taken by other processes meanwhile: {others}")
         return
 
-    roof = machine.read_bandwidth(options.threads)
     date = datetime.date.today().isoformat()
     slug = re.sub(r"[^a-z0-9]+", "-", Machine.cpu().split("(")[0].lower()).strip("-")
     stem = options.out / f"{date}-llama.cpp-{options.model if options.model in MODELS else model.stem}" \
@@ -364,7 +345,9 @@ def compare(options, model, items, say):
                    f"{options.tokens} tokens after that many; prompt items: that many rows, nothing decoded; "
                    f"load, first_pack: a prompt of some four tokens, context {SHORT_CONTEXT}; memory: a prompt of "
                    f"nearly {LONG_CONTEXT} tokens, context {LONG_CONTEXT}",
-        "rounds": options.rounds, "read_bandwidth_gb_s": round(roof, 1), "cores_taken_by_others": others,
+        "rounds": options.rounds, "roofs": "bandwidth: what was read, weights, keys "
+        "and values, beside 1 GiB read by a loop just before and just after; exact-q8: its arithmetic from registers",
+        "cores_taken_by_others": others,
     }
     document = {
         "ours": {i.name: round(statistics.median(i.ours), 4) for i in items},
@@ -377,10 +360,10 @@ def compare(options, model, items, say):
              "the median of the rounds' ratios, Tutti / llama.cpp: of tok/s the more, of s and MiB the less the "
              "better.", ""]
     lines += [f"- {key.replace('_', ' ')}: {in_words(value)}" for key, value in header.items()]
-    lines += ["", *table(items, model.stat().st_size, roof), ""]
+    lines += ["", *table(items), ""]
     options.out.mkdir(parents=True, exist_ok=True)
     stem.parent.joinpath(stem.name + ".md").write_text("\n".join(lines))
-    raw = {i.name: {"ours": i.ours, "peer": i.peer, "peer_flags": i.peer_flags} for i in items}
+    raw = {i.name: {"ours": i.ours, "peer": i.peer, "peer_flags": i.peer_flags, "fractions": i.fractions} for i in items}
     stem.parent.joinpath(stem.name + ".json").write_text(json.dumps({"header": header, **document, "rounds": raw},
                                                                     indent=1) + "\n")
     say("\n".join(lines))

@@ -150,7 +150,6 @@ void nibble_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, f
   constexpr int kHalves = 2 * tiles;
   constexpr PackedShape shape = packed_shape(Type::kQ4_0);
   const uint8_t* tile = reinterpret_cast<const uint8_t*>(m.data) + size_t(t) * m.tile_bytes;
-  const size_t records = packed_records(shape, m.in);
   __m256 sum[rows][kHalves];
 #pragma GCC unroll 4
   for (int r = 0; r < rows; ++r) {
@@ -161,15 +160,15 @@ void nibble_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, f
     __m256 d[kHalves];
 #pragma GCC unroll 8
     for (int j = 0; j < kHalves; ++j) {
-      d[j] = halves_of(tile + size_t(j / 2) * m.tile_bytes + records +
-                       size_t(b) * size_t(shape.record_bytes) + 16 * (j % 2));
+      d[j] =
+          halves_of(tile + size_t(j / 2) * m.tile_bytes + packed_record(shape, b) + 16 * (j % 2));
     }
     for (int g = 0; g < 8; ++g) {
       __m256i four[kHalves];
 #pragma GCC unroll 8
       for (int j = 0; j < kHalves; ++j) {
-        four[j] = chunk(tile + size_t(j / 2) * m.tile_bytes + size_t(b) * size_t(shape.sub_bytes) +
-                        64 * (g % 4) + 32 * (j % 2));
+        four[j] = chunk(tile + size_t(j / 2) * m.tile_bytes + packed_sub(shape, b) + 64 * (g % 4) +
+                        32 * (j % 2));
         four[j] = g < 4 ? low_nibbles(four[j]) : high_nibbles(four[j]);
       }
 #pragma GCC unroll 4

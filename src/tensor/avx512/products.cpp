@@ -87,16 +87,14 @@ inline __m512i dots(__m512i sum, const __m512i* w, const int8_t* a) {
 #include "tensor/prefetch.inc"
 
 // Blocks of 32: adds the panel's blocks to the chains of `rows` rows. `fetch`: these rows are the
-// first to read it.
+// first to read it, and ask for what comes after.
 template <Type type, int rows, bool fetch>
 inline void small_blocks(const Panel& p, const Rows& x, __m512 (&sum)[rows]) {
   constexpr PackedShape shape = packed_shape(type);
-  const uint8_t *quants = p.quants, *records = p.records;
-  for (int b = 0; b < p.blocks; ++b, quants += shape.sub_bytes, records += shape.record_bytes) {
-    if constexpr (fetch) {
-      prefetch_ahead<shape.sub_bytes>(p.quants, p.to_next, b, p.blocks);
-      prefetch_ahead<shape.record_bytes>(p.records, p.to_next, b, p.blocks);
-    }
+  for (int b = 0; b < p.blocks; ++b) {
+    if constexpr (fetch) prefetch_ahead<type>(p, b);
+    const uint8_t *quants = p.quants + packed_sub(shape, b),
+                  *records = p.records + packed_record(shape, b);
     __m512i w[8];
     unpack<shape.bits>(quants, w);
     const __m512 d = halves(records);
@@ -137,12 +135,9 @@ template <Type type, int rows, bool fetch>
 inline void large_blocks(const Panel& p, const Rows& x, __m512 (&sum)[rows]) {
   constexpr PackedShape shape = packed_shape(type);
   constexpr bool six = shape.bits == 6;
-  const uint8_t *quants = p.quants, *records = p.records;
-  for (int b = 0; b < p.blocks; ++b, records += shape.record_bytes) {
-    if constexpr (fetch) {
-      const bool last = b + 1 == p.blocks;
-      prefetch<shape.record_bytes>(last ? p.records + p.to_next : records + shape.record_bytes);
-    }
+  for (int b = 0; b < p.blocks; ++b) {
+    const uint8_t *quants = p.quants + packed_sub(shape, 8 * b),
+                  *records = p.records + packed_record(shape, b);
     __m512i total[rows];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
@@ -156,9 +151,7 @@ inline void large_blocks(const Panel& p, const Rows& x, __m512 (&sum)[rows]) {
       }
     }
     for (int s = 0; s < 8; ++s, quants += shape.sub_bytes) {
-      if constexpr (fetch) {
-        prefetch_ahead<shape.sub_bytes>(p.quants, p.to_next, 8 * b + s, 8 * p.blocks);
-      }
+      if constexpr (fetch) prefetch_ahead<type>(p, 8 * b + s);
       __m512i w[8];
       unpack<shape.bits>(quants, w);
       const __m512i pair = pair_of_scales<six>(records + (six ? 32 + 32 * s : 64 + 32 * (s / 2)));
@@ -242,7 +235,6 @@ template <Type type>
 void product(const MatrixView& m, const QuantisedRows& x, int rows, int tile_first, int tile_last,
              float* y, size_t y_stride) {
   constexpr PackedShape shape = packed_shape(type);
-  const size_t records_at = packed_records(shape, m.in);
   RowTerms terms;
   for (int row = 0; row < rows; row += kRowBlock) {
     const int some = rows - row < kRowBlock ? rows - row : kRowBlock;
@@ -254,32 +246,27 @@ void product(const MatrixView& m, const QuantisedRows& x, int rows, int tile_fir
       const int length = m.in - k < panel_length ? m.in - k : panel_length;
       fill_terms<type>(x, row, some, k, length, terms);
       for (int t = tile_first; t < tile_last; ++t) {
-        const uint8_t* tile = reinterpret_cast<const uint8_t*>(m.data) + size_t(t) * m.tile_bytes;
-        const Panel p{
-            tile + size_t(k / 32) * size_t(shape.sub_bytes),
-            tile + records_at + size_t(k / shape.block) * size_t(shape.record_bytes),
-            m.tile_bytes,
-            length / shape.block,
-        };
+        const uint8_t* at = reinterpret_cast<const uint8_t*>(m.data) + size_t(t) * m.tile_bytes +
+                            packed_record(shape, k / shape.block);
+        const Panel p{at, at, m.tile_bytes - packed_record(shape, length / shape.block),
+                      length / shape.block};
         const int outputs = m.out - 16 * t;
         const __mmask16 lanes = outputs >= 16 ? __mmask16(0xffff) : __mmask16((1u << outputs) - 1u);
         for (int r = 0; r < some;) {
-          const size_t at = size_t(row + r);
-          const Rows group{x.q + at * size_t(m.in) + k,
+          const size_t x_row = size_t(row + r);
+          const Rows group{x.q + x_row * size_t(m.in) + k,
                            size_t(m.in),
-                           x.scales + at * size_t(m.in / shape.block) + k / shape.block,
+                           x.scales + x_row * size_t(m.in / shape.block) + k / shape.block,
                            size_t(m.in / shape.block),
                            terms.minimum + r * terms.stride,
                            terms.start + r * terms.stride,
                            terms.pairs + r * terms.stride,
                            terms.stride};
-          float* to = y + at * y_stride + size_t(t) * 16;
+          float* to = y + x_row * y_stride + size_t(t) * 16;
           const int count = group_of(some - r);
-          if (r == 0) {
-            some_rows<type, true>(count, p, group, k == 0, to, y_stride, lanes);
-          } else {
-            some_rows<type, false>(count, p, group, k == 0, to, y_stride, lanes);
-          }
+          const auto take =
+              r == 0 && some >= kFetchRows ? some_rows<type, true> : some_rows<type, false>;
+          take(count, p, group, k == 0, to, y_stride, lanes);
           r += count;
         }
       }
@@ -338,7 +325,6 @@ void nibble_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, f
                   size_t y_stride) {
   constexpr PackedShape shape = packed_shape(Type::kQ4_0);
   const uint8_t* tile = reinterpret_cast<const uint8_t*>(m.data) + size_t(t) * m.tile_bytes;
-  const size_t records = packed_records(shape, m.in);
   __m512 sum[rows][tiles];
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) {
@@ -349,15 +335,13 @@ void nibble_tiles(const MatrixView& m, const float* x, size_t x_stride, int t, f
     __m512 d[tiles];
 #pragma GCC unroll 8
     for (int j = 0; j < tiles; ++j) {
-      d[j] = halves(tile + size_t(j) * m.tile_bytes + records +
-                    size_t(b) * size_t(shape.record_bytes));
+      d[j] = halves(tile + size_t(j) * m.tile_bytes + packed_record(shape, b));
     }
     for (int g = 0; g < 8; ++g) {
       __m512i four[tiles];
 #pragma GCC unroll 8
       for (int j = 0; j < tiles; ++j) {
-        four[j] = chunk(tile + size_t(j) * m.tile_bytes + size_t(b) * size_t(shape.sub_bytes) +
-                        64 * (g % 4));
+        four[j] = chunk(tile + size_t(j) * m.tile_bytes + packed_sub(shape, b) + 64 * (g % 4));
         if (g >= 4) four[j] = _mm512_srli_epi16(four[j], 4);
       }
 #pragma GCC unroll 4

@@ -82,7 +82,6 @@ void matmul_quantised(const Matrix& w, const QuantisedRows& x, int rows, int til
   const int blocks = m.in / shape.block;
   for (int t = tile_first; t < tile_last; ++t) {
     const std::byte* tile = m.data + size_t(t) * m.tile_bytes;
-    const std::byte* records = tile + packed_records(shape, m.in);
     const int lanes = std::min(kTileOutputs, m.out - t * kTileOutputs);
     for (int r = 0; r < rows; ++r) {
       const int8_t* q = x.q + size_t(r) * size_t(m.in);
@@ -91,9 +90,8 @@ void matmul_quantised(const Matrix& w, const QuantisedRows& x, int rows, int til
       for (int o = 0; o < lanes; ++o) {
         float sum = 0.0f;
         for (int b = 0; b < blocks; ++b) {
-          const std::byte* record = records + size_t(b) * size_t(shape.record_bytes);
-          const std::byte* sub =
-              tile + size_t(b) * size_t(shape.block / 32) * size_t(shape.sub_bytes);
+          const std::byte* record = tile + packed_record(shape, b);
+          const std::byte* sub = tile + packed_sub(shape, b * shape.subs());
           const int8_t* a = q + size_t(b) * size_t(shape.block);
           const int32_t* a_sums = sums + size_t(b) * size_t(shape.block / 16);
           int32_t product = 0, minimum = 0;
@@ -138,9 +136,8 @@ void matmul_dense(const Matrix& w, const float* x, size_t x_stride, int rows, in
     }
     if (m.type == Type::kQ4_0) {
       const PackedShape shape = packed_shape(m.type);
-      const std::byte* record =
-          tile + packed_records(shape, m.in) + size_t(k / 32) * size_t(shape.record_bytes);
-      const std::byte* sub = tile + size_t(k / 32) * size_t(shape.sub_bytes);
+      const std::byte* record = tile + packed_record(shape, k / 32);
+      const std::byte* sub = tile + packed_sub(shape, k / 32);
       return float(quant(shape.bits, sub, o, k % 32) - shape.offset) * half_at(record, o);
     }
     uint16_t h;
