@@ -241,10 +241,18 @@ void bench(const BenchOptions& o) {
   const double slot_bytes =
       double(model.kv_layout(session.engine().options().kv).page_bytes()) / tensor::kPageSlots;
   // Weights are read once a forward for all streams, each stream reads its own keys and values,
-  // forks those of their prompt together.
+  // forks those of their prompt together; layers that slide see the last ones only.
   const auto bytes_per_forward = [&](const DecodePoint& p) {
-    const double shared = p.forks ? p.depth : double(p.depth) * p.streams;
-    return double(bytes) + slot_bytes * (shared + p.streams * o.tokens / 2.0);
+    const models::Config& config = model.config();
+    double slots = 0;  // the mean over layers
+    for (int layer = 0; layer < config.layers; ++layer) {
+      const bool slides =
+          config.window > 0 && !config.sliding.empty() && config.sliding[size_t(layer)];
+      const double own = o.tokens / 2.0, seen = slides ? config.window : p.depth + own;
+      const double last = std::min(own, seen), prompt = std::min(double(p.depth), seen - last);
+      slots += (p.streams * last + (p.forks ? 1 : p.streams) * prompt) / config.layers;
+    }
+    return double(bytes) + slot_bytes * slots;
   };
 
   Json prompt = Json::array(), decode = Json::array();

@@ -163,7 +163,7 @@ tensor::Peak peak_of(Type type, tensor::Arithmetic arithmetic) {
 }
 
 Json measure_shape(const std::string& text, const MatmulOptions& o, ComputePool& pool,
-                   tensor::Arithmetic arithmetic, double bandwidth,
+                   tensor::Arithmetic arithmetic, ReadLoop& reading,
                    const std::map<Type, double>& compute, ProgressLine& line) {
   const Shape shape = shape_of(text);
   const double elements = double(shape.out) * shape.in;
@@ -181,12 +181,21 @@ Json measure_shape(const std::string& text, const MatmulOptions& o, ComputePool&
     trial.seconds(1);  // warm-up: pages and clocks
     for (const int rows : o.rows) {
       if (line.due()) line.show(text + " " + name + " " + std::to_string(rows) + " rows");
-      std::vector<double> samples;
-      for (int i = 0; i < o.repeats; ++i) samples.push_back(trial.seconds(rows));
+      std::vector<double> samples, bandwidths, fractions;
+      const double by_sums = elements * rows / compute.at(type);
+      double before = reading.pass(pool);
+      for (int i = 0; i < o.repeats; ++i) {
+        samples.push_back(trial.seconds(rows));
+        const double after = reading.pass(pool);
+        bandwidths.push_back(0.5 * (before + after));
+        fractions.push_back(std::max(double(trial.matrix_bytes()) / bandwidths.back(), by_sums) /
+                            samples.back());
+        before = after;
+      }
       const Spread s = spread_of(samples);
+      const double bandwidth = spread_of(bandwidths).median;
       if (type == Type::kF32) dense[rows] = s.median;
-      const double by_bytes = double(trial.matrix_bytes()) / bandwidth,
-                   by_sums = elements * rows / compute.at(type);
+      const double by_bytes = double(trial.matrix_bytes()) / bandwidth;
       Json j{{"type", tensor::info(type).name},
              {"rows", rows},
              {"microseconds", 1e6 * s.median},
@@ -194,7 +203,8 @@ Json measure_shape(const std::string& text, const MatmulOptions& o, ComputePool&
              {"high", 1e6 * s.high},
              {"gmac_s", elements * rows / s.median * 1e-9},
              {"gb_s", double(trial.matrix_bytes()) / s.median * 1e-9},
-             {"roof_fraction", std::max(by_bytes, by_sums) / s.median},
+             {"read_gb_s", bandwidth * 1e-9},
+             {"roof_fraction", spread_of(fractions).median},
              {"bound", by_bytes > by_sums ? "memory" : "compute"}};
       if (dense.contains(rows)) j["over_f32"] = dense[rows] / s.median;
       results.push_back(std::move(j));
@@ -204,13 +214,14 @@ Json measure_shape(const std::string& text, const MatmulOptions& o, ComputePool&
 }
 
 void print_shape(const Json& shape) {
-  std::printf("\n%d x %d (outputs x inputs)\n  %-6s %5s %12s %10s %9s %8s %9s %9s\n",
+  std::printf("\n%d x %d (outputs x inputs)\n  %-6s %5s %12s %10s %9s %9s %8s %9s %9s\n",
               shape["shape"][0].get<int>(), shape["shape"][1].get<int>(), "type", "rows",
-              "microseconds", "GMAC/s", "GB/s", "of roof", "bound", "over F32");
+              "microseconds", "GMAC/s", "GB/s", "reading", "of roof", "bound", "over F32");
   for (const Json& j : shape["results"]) {
-    std::printf("  %-6s %5d %12.1f %10.1f %9.1f %6.0f %% %9s", j["type"].get<std::string>().c_str(),
-                j["rows"].get<int>(), j["microseconds"].get<double>(), j["gmac_s"].get<double>(),
-                j["gb_s"].get<double>(), 100 * j["roof_fraction"].get<double>(),
+    std::printf("  %-6s %5d %12.1f %10.1f %9.1f %9.1f %6.0f %% %9s",
+                j["type"].get<std::string>().c_str(), j["rows"].get<int>(),
+                j["microseconds"].get<double>(), j["gmac_s"].get<double>(), j["gb_s"].get<double>(),
+                j["read_gb_s"].get<double>(), 100 * j["roof_fraction"].get<double>(),
                 j["bound"].get<std::string>().c_str());
     if (j.contains("over_f32")) std::printf(" %9.2f", j["over_f32"].get<double>());
     std::printf("\n");
@@ -218,7 +229,7 @@ void print_shape(const Json& shape) {
 }
 
 // Of the last shape, usually the largest: each type's speed and the roof above it.
-std::string plot_of(const Json& shape, const std::string& title, double bandwidth,
+std::string plot_of(const Json& shape, const std::string& title,
                     const std::map<Type, double>& compute) {
   eval::Plot plot(title, "rows", "GMAC/s");
   const double elements = shape["shape"][0].get<double>() * shape["shape"][1].get<double>();
@@ -228,8 +239,9 @@ std::string plot_of(const Json& shape, const std::string& title, double bandwidt
     const double rows = j["rows"], speed = j["gmac_s"];
     lines[type].emplace_back(rows, speed);
     const double bytes = j["gb_s"].get<double>() * j["microseconds"].get<double>() * 1e3;
-    const double most = std::max(
-        bytes / bandwidth, elements * rows / compute.at(convert::tensor_type(type, "--type")));
+    const double most =
+        std::max(bytes * 1e-9 / j["read_gb_s"].get<double>(),
+                 elements * rows / compute.at(convert::tensor_type(type, "--type")));
     lines[type + " roof"].emplace_back(rows, elements * rows / most * 1e-9);
   }
   for (auto& [name, points] : lines) plot.add_line(name, std::move(points));
@@ -244,7 +256,7 @@ void bench_matmul(const MatmulOptions& o) {
   for (const std::string& shape : o.shapes) shape_of(shape);
   ComputePool pool(o.threads > 0 ? o.threads : available_cores());
   ProgressLine line(o.quiet);
-  const double bandwidth = read_bandwidth(pool, size_t(o.megabytes) << 20);
+  ReadLoop reading(size_t(1) << 30);
   const double dots = compute_peak(pool, tensor::Peak::kDots);
   const tensor::Arithmetic arithmetic = tensor::find_arithmetic(o.arithmetic).value();
   std::map<Type, double> compute;
@@ -258,17 +270,15 @@ void bench_matmul(const MatmulOptions& o) {
     roofs[std::string(tensor::info(type).name)] = speed * 1e-9;
   if (!o.json) {
     std::printf(
-        "%s, %s, %d threads, %d MiB of weights, median of %d\nread bandwidth %.1f GB/s; peak %.0f "
-        "GMAC/s "
-        "of bytes; GMAC/s of each type's arithmetic from registers:",
-        isa.c_str(), o.arithmetic.c_str(), pool.threads(), o.megabytes, o.repeats, bandwidth * 1e-9,
-        dots * 1e-9);
+        "%s, %s, %d threads, %d MiB of weights, median of %d\npeak %.0f GMAC/s of bytes; GMAC/s of "
+        "each type's arithmetic from registers:",
+        isa.c_str(), o.arithmetic.c_str(), pool.threads(), o.megabytes, o.repeats, dots * 1e-9);
     for (const auto& [name, speed] : roofs.items())
       std::printf(" %s %.0f", name.c_str(), speed.get<double>());
     std::printf("\n");
   }
   for (const std::string& text : o.shapes) {
-    shapes.push_back(measure_shape(text, o, pool, arithmetic, bandwidth, compute, line));
+    shapes.push_back(measure_shape(text, o, pool, arithmetic, reading, compute, line));
     line.clear();
     if (!o.json) print_shape(shapes.back());
   }
@@ -276,7 +286,7 @@ void bench_matmul(const MatmulOptions& o) {
     write_file_atomically(o.svg, plot_of(shapes.back(),
                                          "products, " + o.shapes.back() + " (" + isa + ", " +
                                              std::to_string(pool.threads()) + " threads)",
-                                         bandwidth, compute));
+                                         compute));
   }
   if (!o.json) return;
   const Json document{{"isa", isa},
@@ -284,7 +294,6 @@ void bench_matmul(const MatmulOptions& o) {
                       {"threads", pool.threads()},
                       {"megabytes", o.megabytes},
                       {"repeats", o.repeats},
-                      {"read_bandwidth", bandwidth},
                       {"peak_dots_gmac_s", dots * 1e-9},
                       {"peak_gmac_s", std::move(roofs)},
                       {"shapes", std::move(shapes)}};
