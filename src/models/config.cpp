@@ -46,6 +46,20 @@ void check_groups(const Check& check, const Experts& e) {
               "the used expert groups have fewer experts than a token uses");
 }
 
+// What only draft models have.
+void check_draft(const Check& check, const Config& c) {
+  check.range("the width of the target's embeddings", c.embedding_width, 0, 1 << 20);
+  check.holds(c.embedding_width == 0 || !c.tied_head,
+              "the head is tied to embeddings that the model does not have");
+  if (c.head_tokens.empty()) return;
+  check.holds(!c.tied_head, "a head of some tokens is tied to the embeddings of all");
+  for (size_t i = 0; i < c.head_tokens.size(); ++i) {
+    check.range("a token of the head", c.head_tokens[i], 0, int64_t(c.vocab) - 1);
+    check.holds(i == 0 || c.head_tokens[i - 1] < c.head_tokens[i],
+                "the tokens of the head do not ascend");
+  }
+}
+
 }  // namespace
 
 void check_config(const Config& c, const std::string& place) {
@@ -98,6 +112,7 @@ void check_config(const Config& c, const std::string& place) {
       for (const bool sparse : c.sparse) any_dense = any_dense || !sparse;
     }
   }
+  check_draft(check, c);
   check.range("the feed-forward width", c.intermediate, any_dense ? 1 : 0, 1 << 24);
 }
 

@@ -65,6 +65,11 @@ struct Config {
   std::vector<bool>
       sparse;  // per layer: experts instead of the dense feed-forward; empty with count > 0: all
   bool tied_head = false;
+  // A draft model's (docs/speculative.md). `embedding_width` > 0: it has no embeddings, but a map
+  // [hidden, embedding_width] that those of its target go through. `head_tokens`: the token of each
+  // row of its head, ascending, all others being impossible; empty: row i is token i.
+  int embedding_width = 0;
+  std::vector<int32_t> head_tokens;
   AttentionKind attention = AttentionKind::kCausal;
   // XLNet's positions: nothing is rotated, and the score of a row and a key has a term of the
   // distance between them (weights.h: relative). Positions lie in [0, context_length).
@@ -74,6 +79,7 @@ struct Config {
   bool shifted_logits = false;  // logit i - 1 predicts token i of a masked model
   int mask_token = -1;
 
+  int head_rows() const { return head_tokens.empty() ? vocab : int(head_tokens.size()); }
   bool is_sliding(int layer) const { return !sliding.empty() && sliding[size_t(layer)]; }
   bool is_sparse(int layer) const {
     return experts.count > 0 && (sparse.empty() || sparse[size_t(layer)]);

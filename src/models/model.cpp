@@ -50,6 +50,7 @@ void add_config(Xxh64& hash, const Config& c) {
   hash.add(c.relative);
   list(c.sliding);
   list(c.sparse);
+  list(c.head_tokens);
   rope(c.rope);
   rope(c.sliding_rope);
 }
