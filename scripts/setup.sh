@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(clang-19 lld-19 cmake ninja-build ccache pkg-config nlohmann-json3-dev libcli11-dev libpcre2-dev
-          libedit-dev libgtest-dev librapidcheck-dev libpng-dev libjpeg-dev python3 python3-venv)
+          libedit-dev libgtest-dev librapidcheck-dev libpng-dev libjpeg-dev libssl-dev python3 python3-venv)
 [ "${1:-}" = "--dev" ] && packages+=(libclang-rt-19-dev)
 
 missing=()

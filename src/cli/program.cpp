@@ -1,6 +1,7 @@
 #include "cli/program.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -12,6 +13,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/option_table.h"
 
 namespace tutti::cli {
 namespace {
@@ -59,6 +61,7 @@ int program(int argc, char** argv) {
   add_methods(app);
   add_infill(app);
   add_score(app);
+  add_completion(app);
   app.footer(
       "Models: a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m).\n"
       "Exit codes: 0, 1 at run time, 2 usage. 'tutti COMMAND --help' lists the options of a "
@@ -69,7 +72,7 @@ int program(int argc, char** argv) {
   }
   // llama.cpp's long options with one dash, which CLI11 takes for a cluster of short ones.
   std::vector<std::string> arguments;
-  for (int i = argc - 1; i > 0; --i) {
+  for (int i = 1; i < argc; ++i) {
     const std::string_view word = argv[i];
     arguments.emplace_back(word == "-sys" ? "--system" : word == "-md" ? "--draft-model" : word);
   }
@@ -85,6 +88,8 @@ int program(int argc, char** argv) {
                     2);
   }
   try {
+    apply_config(app, arguments);
+    std::ranges::reverse(arguments);  // as CLI11 takes them
     app.parse(std::move(arguments));
     flush_output();
     return 0;

@@ -15,6 +15,7 @@
 #include "base/files.h"
 #include "cli/commands.h"
 #include "cli/json_text.h"
+#include "cli/option_table.h"
 #include "cli/session.h"
 #include "serve/api.h"
 
@@ -28,11 +29,14 @@ struct ServeOptions {
   uint16_t port = 8080;
   std::vector<std::string> keys;
   std::string key_file;
+  serve::TlsFiles tls;
+  std::string config;  // read before the others (option_table.h)
   serve::HttpLimits http;
   serve::WorkerLimits worker;
   serve::ApiOptions api;
   double grace_seconds = 30;
   std::string log_format = "text";
+  std::string tool_parser = "auto", reasoning_parser = "auto";
 };
 
 // One key a line; "#" begins a comment.
@@ -66,19 +70,39 @@ void log_line(const std::string& format, const serve::HttpRequest& request, cons
                print_json(request.path).c_str(), status, seconds, id.c_str());
 }
 
+// The options for /openapi.json: what they are, not what this server was given.
+nlohmann::ordered_json options_document(const CLI::App& command) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const OptionRow& row : option_table(command)) {
+    nlohmann::ordered_json one{{"name", row.key()}, {"flags", row.flags}, {"help", row.help}};
+    if (!row.environment.empty()) one["environment"] = row.environment;
+    if (!row.default_value.empty()) one["default"] = row.default_value;
+    if (!row.choices.empty()) one["choices"] = row.choices;
+    list.push_back(std::move(one));
+  }
+  return list;
+}
+
 void print_start(const ServeOptions& o, const serve::ServedModel& model, Session& session,
                  uint16_t port) {
   const auto& pages = session.engine().pages();
   const long slots = long(pages.total()) * tensor::kPageSlots;
+  const std::string tools = !model.format.tools ? "in a format that is not known (--tool-parser)"
+                            : *model.format.tools == text::ToolFormat::kNone
+                                ? "hermes, told in a system message"
+                                : std::string(text::name(*model.format.tools));
   std::fprintf(
       stderr,
       "model %s (%s), context %d, %s keys and values, %s arithmetic, loaded in %.2f s\n"
+      "calls of tools: %s; thoughts: %s\n"
       "%d pages hold %ld tokens, %.1f requests of full length; %d run at a time, %d more may wait\n"
-      "listening at http://%s:%u/v1%s\n",
+      "listening at %s://%s:%u/v1%s\n",
       model.name.c_str(), o.model.model.c_str(), model.config().context_length, o.model.kv.c_str(),
-      o.model.arithmetic.c_str(), session.load_seconds(), pages.total(), slots,
+      o.model.arithmetic.c_str(), session.load_seconds(), tools.c_str(),
+      model.format.thinks ? "in <think> tags" : "none", pages.total(), slots,
       double(slots) / model.config().context_length, o.worker.running, o.worker.queued,
-      o.host.c_str(), unsigned(port), o.api.keys.empty() ? "" : ", with a key");
+      o.tls.certificate.empty() ? "http" : "https", o.host.c_str(), unsigned(port),
+      o.api.keys.empty() ? "" : ", with a key");
 }
 
 // Every connection is a descriptor; the usual soft limit is no more than our own.
@@ -94,6 +118,8 @@ void run_server(ServeOptions o) {
     if (key.empty())
       throw Error(ErrorKind::kUsage, "--api-key: is empty; give a key, or leave it out for none");
   }
+  if (o.tls.certificate.empty() != o.tls.key.empty())
+    throw Error(ErrorKind::kUsage, "--tls-cert and --tls-key: go together; give both or none");
   o.api.keys = o.keys;
   if (!o.key_file.empty()) {
     for (std::string& key : keys_of_file(o.key_file)) o.api.keys.push_back(std::move(key));
@@ -112,6 +138,8 @@ void run_server(ServeOptions o) {
   model.created = int64_t(std::time(nullptr));
   model.tokenizer = &session.tokenizer();
   model.chat = chat_template_of(session.tokenizer());
+  model.format =
+      serve::chat_format_of(session.tokenizer().chat_template(), o.tool_parser, o.reasoning_parser);
   model.worker = &worker;
   serve::Api api(o.api, {&model});
   if (!o.model.quiet) {
@@ -122,7 +150,8 @@ void run_server(ServeOptions o) {
   }
   serve::HttpServer http(
       net, o.host, o.port, o.http,
-      [&](std::shared_ptr<serve::HttpExchange> exchange) { api.handle(std::move(exchange)); });
+      [&](std::shared_ptr<serve::HttpExchange> exchange) { api.handle(std::move(exchange)); },
+      [&](const serve::HttpRequest& request) { return api.refuse_early(request); }, o.tls);
   print_start(o, model, session, http.port());
 
   // The first signal lets what was accepted end, within the time of grace; the second does not.
@@ -189,6 +218,11 @@ void add_serve(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "serve", "OpenAI's API over HTTP: chat and completions, streamed or whole");
   o->model.add_to(*command);
+  command
+      ->add_option("--config", o->config,
+                   "a JSON file of these options, as {\"port\": 8080, \"api-key\": [\"…\"]}; flags "
+                   "and variables go before it")
+      ->envname("TUTTI_CONFIG");
   const auto option = [&](const char* flags, auto& value, const char* help, const char* variable) {
     return command->add_option(flags, value, help)->envname(variable)->capture_default_str();
   };
@@ -201,6 +235,9 @@ void add_serve(CLI::App& app) {
          "TUTTI_API_KEY");
   option("--api-key-file", o->key_file, "a file of keys, one a line, # before comments",
          "TUTTI_API_KEY_FILE");
+  option("--tls-cert,--ssl-certfile", o->tls.certificate,
+         "a certificate chain (PEM): the server speaks https", "TUTTI_TLS_CERT");
+  option("--tls-key,--ssl-keyfile", o->tls.key, "its private key (PEM)", "TUTTI_TLS_KEY");
   option("--cors-origin", o->api.allowed_origin, "an origin that browsers may call from, or *",
          "TUTTI_CORS_ORIGIN");
   option("--max-num-seqs,-N,--parallel", o->worker.running, "requests that run at the same time",
@@ -246,13 +283,24 @@ void add_serve(CLI::App& app) {
   option("--grace", o->grace_seconds, "seconds that running requests have after SIGTERM",
          "TUTTI_GRACE")
       ->check(CLI::Range(0.0, 1e7));
+  option("--tool-parser,--tool-call-parser", o->tool_parser,
+         "how the model writes calls of tools; auto: as its chat template says",
+         "TUTTI_TOOL_PARSER")
+      ->check(CLI::IsMember(serve::tool_parser_names()));
+  option("--reasoning-parser", o->reasoning_parser,
+         "how it writes thoughts before an answer; auto: as its chat template says",
+         "TUTTI_REASONING_PARSER")
+      ->check(CLI::IsMember(serve::reasoning_parser_names()));
   option("--log-format", o->log_format, "of the lines about requests on stderr", "TUTTI_LOG_FORMAT")
       ->check(CLI::IsMember({"text", "json"}));
   command
       ->add_flag("--strict-api", o->api.limits.strict,
                  "refuse fields that are not known, instead of ignoring them")
       ->envname("TUTTI_STRICT_API");
-  command->callback([o] { run_server(*o); });
+  command->callback([o, command] {
+    o->api.server_options = options_document(*command);
+    run_server(*o);
+  });
 }
 
 }  // namespace tutti::cli

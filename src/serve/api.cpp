@@ -6,6 +6,8 @@
 
 #include "formats/json_text.h"
 #include "serve/api_error.h"
+#include "serve/embeddings.h"
+#include "serve/openapi.h"
 #include "serve/text_answer.h"
 
 namespace tutti::serve {
@@ -52,9 +54,11 @@ std::string id_of(const HttpRequest& request) {
 const Api::Entry Api::kRoutes[] = {
     {"POST", "/v1/chat/completions", &Api::chat, false},
     {"POST", "/v1/completions", &Api::completion, false},
+    {"POST", "/v1/embeddings", &Api::embeddings, false},
     {"GET", "/v1/models", &Api::list_models, false},
     {"GET", "/health", &Api::health, true},
     {"GET", "/version", &Api::version, false},
+    {"GET", "/openapi.json", &Api::openapi, false},
     {"GET", "/metrics", &Api::metrics, false},
     {"POST", "/tokenize", &Api::tokenize, false},
     {"POST", "/detokenize", &Api::detokenize, false},
@@ -80,6 +84,23 @@ void Api::handle(std::shared_ptr<HttpExchange> exchange) {
     route(exchange, id);
   } catch (...) {
     exchange->respond(error_response(api_error(std::current_exception())));
+  }
+}
+
+std::optional<HttpResponse> Api::refuse_early(const HttpRequest& request) const {
+  const bool open = request.method == "OPTIONS" ||
+                    std::ranges::any_of(
+                        kRoutes, [&](const Entry& e) { return e.open && request.path == e.path; });
+  if (open) return std::nullopt;
+  try {
+    check_key(request);
+    return std::nullopt;
+  } catch (const ApiError& error) {
+    HttpResponse response = error_response(error);
+    const std::string id = id_of(request);
+    response.headers.emplace_back("x-request-id", id);
+    if (log_) log_(request, id, response.status, 0);
+    return response;
   }
 }
 
@@ -164,6 +185,28 @@ void Api::chat(const std::shared_ptr<HttpExchange>& exchange, const std::string&
 }
 void Api::completion(const std::shared_ptr<HttpExchange>& exchange, const std::string& id) {
   text(TextRequest::Kind::kCompletion, exchange, id);
+}
+
+void Api::embeddings(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
+  const EmbeddingRequest request =
+      read_embedding_request(exchange->request().body, options_.limits);
+  answer_embeddings(exchange, model_of(request.model), request);
+}
+
+void Api::openapi(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
+  std::vector<OpenApiRoute> routes;
+  for (const Entry& entry : kRoutes) routes.push_back({entry.method, entry.path, entry.open});
+  OpenApiModels models;
+  models.vocabulary = models_.front()->tokenizer->vocab_size();
+  models.dimensions = models_.front()->config().hidden;
+  for (const ServedModel* m : models_) {
+    models.names.push_back(m->name);
+    models.names.insert(models.names.end(), m->aliases.begin(), m->aliases.end());
+    models.vocabulary = std::min(models.vocabulary, int(m->tokenizer->vocab_size()));
+  }
+  exchange->respond(
+      json_response(openapi_document(routes, options_.version, options_.limits, models,
+                                     !options_.keys.empty(), options_.server_options)));
 }
 
 void Api::list_models(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {

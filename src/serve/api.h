@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@ struct ApiOptions {
   std::string allowed_origin;     // CORS; empty: none
   std::string version;
   RequestLimits limits;
+  nlohmann::ordered_json server_options;  // for /openapi.json: an array, or null
 };
 
 class Api {
@@ -25,6 +27,8 @@ class Api {
   Api(ApiOptions options, std::vector<ServedModel*> models);
 
   void handle(std::shared_ptr<HttpExchange> exchange);
+  // A request with a body and a wrong key, before its body is read: the answer that refuses it.
+  std::optional<HttpResponse> refuse_early(const HttpRequest& request) const;
   void begin_drain() { draining_ = true; }  // /health says 503 from now on
   // One line about each answered request.
   void on_log(
@@ -50,6 +54,8 @@ class Api {
   void completion(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void text(TextRequest::Kind kind, const std::shared_ptr<HttpExchange>& exchange,
             const std::string& id);
+  void embeddings(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  void openapi(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void list_models(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void health(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void version(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);

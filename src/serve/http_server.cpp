@@ -6,6 +6,7 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/ssl.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core.hpp>
@@ -37,7 +38,7 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-HttpRequest request_of(http::request<http::string_body>&& message) {
+HttpRequest header_of(const http::request<http::string_body>& message) {
   HttpRequest request;
   request.method = std::string(message.method_string());
   const std::string_view target = message.target();
@@ -46,6 +47,11 @@ HttpRequest request_of(http::request<http::string_body>&& message) {
   if (question != std::string_view::npos) request.query = std::string(target.substr(question + 1));
   for (const auto& field : message)
     request.headers.emplace_back(lower(field.name_string()), std::string(field.value()));
+  return request;
+}
+
+HttpRequest request_of(http::request<http::string_body>&& message) {
+  HttpRequest request = header_of(message);
   request.body = std::move(message.body());
   return request;
 }
@@ -109,26 +115,50 @@ void HttpExchange::end() {
   wake();
 }
 
-class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
- public:
-  // The buffer holds a header, or what is read of a body at a time; lines between chunks must fit,
-  // too.
-  HttpConnection(HttpServer& server, tcp::socket socket)
-      : server_(server),
-        stream_(std::move(socket)),
-        buffer_(server.limits_.header_bytes + (size_t(128) << 10)) {}
+struct HttpServer::Tls {
+  asio::ssl::context context{asio::ssl::context::tls_server};
+};
 
-  void close() {
-    boost::system::error_code ignored;
-    stream_.socket().close(ignored);
-  }
+class HttpConnection {
+ public:
+  virtual ~HttpConnection() = default;
+  virtual void close() = 0;
+  virtual Awaitable<void> run() = 0;
   // Between two requests there is nothing to lose.
   void close_if_idle() {
     if (!busy_) close();
   }
 
-  Awaitable<void> run() {
+ protected:
+  bool busy_ = false;
+};
+
+// Over a TCP stream, or over TLS. There a connection carries one request: while its answer is made,
+// the client's end is seen by reading, and what was read is lost to a next request.
+template <class Stream>
+class HttpServer::Connection final : public HttpConnection {
+  static constexpr bool kTls = !std::is_same_v<Stream, beast::tcp_stream>;
+
+ public:
+  // The buffer holds a header, or what is read of a body at a time; lines between chunks must fit,
+  // too.
+  template <class... Arguments>
+  explicit Connection(HttpServer& server, Arguments&&... arguments)
+      : server_(server),
+        stream_(std::forward<Arguments>(arguments)...),
+        buffer_(server.limits_.header_bytes + (size_t(128) << 10)) {}
+
+  void close() override {
+    boost::system::error_code ignored;
+    tcp_stream().socket().close(ignored);
+  }
+
+  Awaitable<void> run() override {
     try {
+      if constexpr (kTls) {
+        tcp_stream().expires_after(milliseconds(server_.limits_.read_seconds));
+        co_await stream_.async_handshake(asio::ssl::stream_base::server, asio::use_awaitable);
+      }
       while (co_await serve_one() && !server_.stopping_) {
       }
       co_await linger();
@@ -148,16 +178,23 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
     // The first byte may take as long as an idle connection may last, the rest of a request its own
     // time.
     if (buffer_.size() == 0) {
-      stream_.expires_after(milliseconds(limits.idle_seconds));
+      tcp_stream().expires_after(milliseconds(limits.idle_seconds));
       const auto [error, n] = co_await stream_.async_read_some(buffer_.prepare(4096),
                                                                asio::as_tuple(asio::use_awaitable));
       if (error) co_return false;
       buffer_.commit(n);
     }
     busy_ = true;
-    stream_.expires_after(milliseconds(limits.read_seconds));
+    tcp_stream().expires_after(milliseconds(limits.read_seconds));
     auto [error, read] = co_await http::async_read_header(stream_, buffer_, parser,
                                                           asio::as_tuple(asio::use_awaitable));
+    if (!error && server_.check_ && !parser.is_done()) {
+      if (const auto refused = server_.check_(header_of(parser.get()))) {
+        tcp_stream().expires_after(milliseconds(limits.write_seconds));
+        co_await send(*refused, false, parser.get().version(), false);
+        co_return false;
+      }
+    }
     if (!error && parser.get()[http::field::expect] == "100-continue") {
       static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
       co_await asio::async_write(stream_, asio::buffer(kContinue), asio::use_awaitable);
@@ -170,7 +207,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
       co_await refuse(error);
       co_return false;
     }
-    const bool keep = parser.keep_alive();
+    const bool keep = parser.keep_alive() && !kTls;
     const unsigned version = parser.get().version();
     const bool head = parser.get().method() == http::verb::head;
     auto exchange = std::make_shared<HttpExchange>(server_.net_, request_of(parser.release()),
@@ -208,7 +245,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
     } else {
       co_return;
     }
-    stream_.expires_after(milliseconds(server_.limits_.write_seconds));
+    tcp_stream().expires_after(milliseconds(server_.limits_.write_seconds));
     co_await send(response, false, 11, false);
   }
 
@@ -229,7 +266,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
     const HttpLimits& limits = server_.limits_;
     while (!exchange.answered_ && !exchange.gone_) co_await sleep(exchange, 3600);
     if (exchange.gone_) co_return false;
-    stream_.expires_after(milliseconds(limits.write_seconds));
+    tcp_stream().expires_after(milliseconds(limits.write_seconds));
     if (!exchange.streaming_) {
       co_await send(exchange.response_, keep && !server_.stopping_, version, head);
       co_return true;
@@ -256,7 +293,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
         bytes += exchange.queue_.front();
         exchange.queue_.pop_front();
       }
-      stream_.expires_after(milliseconds(limits.write_seconds));
+      tcp_stream().expires_after(milliseconds(limits.write_seconds));
       if (chunked) {
         co_await asio::async_write(stream_, http::make_chunk(asio::buffer(bytes)),
                                    asio::use_awaitable);
@@ -267,13 +304,13 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
     }
     if (exchange.gone_) co_return false;
     if (chunked) co_await asio::async_write(stream_, http::make_chunk_last(), asio::use_awaitable);
-    stream_.expires_never();
+    tcp_stream().expires_never();
     co_return chunked;
   }
 
   // True: `seconds` went by in silence.
   Awaitable<bool> sleep(HttpExchange& exchange, double seconds) {
-    stream_.expires_never();
+    tcp_stream().expires_never();
     exchange.wake_.expires_after(milliseconds(seconds));
     const auto [error] = co_await exchange.wake_.async_wait(asio::as_tuple(asio::use_awaitable));
     const auto state = co_await asio::this_coro::cancellation_state;
@@ -286,9 +323,21 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   // Ends when the client has closed its side. What it sends ahead stays for later, and hides a
   // later end.
   Awaitable<void> watch(HttpExchange& exchange) {
-    co_await stream_.socket().async_wait(tcp::socket::wait_read, asio::use_awaitable);
+    if constexpr (kTls) {
+      char bytes[256];
+      boost::system::error_code error;
+      while (!error) {
+        tcp_stream().expires_never();
+        std::tie(error, std::ignore) = co_await stream_.async_read_some(
+            asio::buffer(bytes), asio::as_tuple(asio::use_awaitable));
+      }
+      exchange.set_gone();
+      co_return;
+    }
+    co_await tcp_stream().socket().async_wait(tcp::socket::wait_read, asio::use_awaitable);
     char byte = 0;
-    const ssize_t n = ::recv(stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    const ssize_t n =
+        ::recv(tcp_stream().socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
       exchange.set_gone();
       co_return;
@@ -300,9 +349,14 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   // A client that is still sending would lose the answer to a reset.
   Awaitable<void> linger() {
     boost::system::error_code ignored;
-    stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
+    if constexpr (kTls) {
+      tcp_stream().expires_after(std::chrono::seconds(1));
+      co_await stream_.async_shutdown(asio::as_tuple(asio::use_awaitable));
+      co_return;
+    }
+    tcp_stream().socket().shutdown(tcp::socket::shutdown_send, ignored);
     if (ignored) co_return;
-    stream_.expires_after(std::chrono::seconds(1));
+    tcp_stream().expires_after(std::chrono::seconds(1));
     std::array<char, 4096> bytes;
     for (size_t taken = 0; taken < (size_t(64) << 20);) {
       const auto [error, n] = co_await stream_.async_read_some(asio::buffer(bytes),
@@ -312,15 +366,46 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
     }
   }
 
+  beast::tcp_stream& tcp_stream() { return beast::get_lowest_layer(stream_); }
+
   HttpServer& server_;
-  beast::tcp_stream stream_;
+  Stream stream_;
   beast::flat_buffer buffer_;
-  bool busy_ = false;
 };
 
+namespace {
+
+// Throws what is wrong with one of the files, its name in front.
+void use_files(asio::ssl::context& context, const TlsFiles& files) {
+  const auto check = [](const std::string& file, const boost::system::error_code& error) {
+    if (error)
+      throw Error(ErrorKind::kBadFile, file + ": cannot be used for TLS (" + error.message() +
+                                           "); give a certificate chain and its key as PEM");
+  };
+  boost::system::error_code error;
+  context.set_options(asio::ssl::context::default_workarounds | asio::ssl::context::no_sslv2 |
+                      asio::ssl::context::no_sslv3 | asio::ssl::context::no_tlsv1 |
+                      asio::ssl::context::no_tlsv1_1);
+  context.use_certificate_chain_file(files.certificate, error);
+  check(files.certificate, error);
+  context.use_private_key_file(files.key, asio::ssl::context::pem, error);
+  check(files.key, error);
+}
+
+}  // namespace
+
 HttpServer::HttpServer(asio::io_context& net, const std::string& host, uint16_t port,
-                       HttpLimits limits, Handler handler)
-    : net_(net), limits_(limits), handler_(std::move(handler)), acceptor_(net), again_(net) {
+                       HttpLimits limits, Handler handler, HeaderCheck check, const TlsFiles& tls)
+    : net_(net),
+      limits_(limits),
+      handler_(std::move(handler)),
+      check_(std::move(check)),
+      acceptor_(net),
+      again_(net) {
+  if (!tls.certificate.empty()) {
+    tls_ = std::make_unique<Tls>();
+    use_files(tls_->context, tls);
+  }
   const std::string place = host + ":" + std::to_string(port);
   try {
     const auto address = asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host);
@@ -339,6 +424,14 @@ HttpServer::HttpServer(asio::io_context& net, const std::string& host, uint16_t 
 HttpServer::~HttpServer() { close(); }
 
 uint16_t HttpServer::port() const { return acceptor_.local_endpoint().port(); }
+
+std::shared_ptr<HttpConnection> HttpServer::connect(tcp::socket socket) {
+  using TlsStream = asio::ssl::stream<beast::tcp_stream>;
+  if (tls_)
+    return std::make_shared<Connection<TlsStream>>(*this, beast::tcp_stream(std::move(socket)),
+                                                   tls_->context);
+  return std::make_shared<Connection<beast::tcp_stream>>(*this, std::move(socket));
+}
 
 void HttpServer::accept() {
   acceptor_.async_accept([this](const boost::system::error_code& error, tcp::socket socket) {
@@ -360,11 +453,11 @@ void HttpServer::accept() {
             "\r\n";
         boost::system::error_code ignored;
         socket.non_blocking(true, ignored);
-        socket.write_some(asio::buffer(kBusy), ignored);
+        if (!tls_) socket.write_some(asio::buffer(kBusy), ignored);
       } else {
         boost::system::error_code ignored;
         socket.set_option(tcp::no_delay(true), ignored);
-        auto connection = std::make_shared<HttpConnection>(*this, std::move(socket));
+        const auto connection = connect(std::move(socket));
         std::erase_if(open_, [](const auto& c) { return c.expired(); });
         open_.push_back(connection);
         ++connections_;

@@ -9,6 +9,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "serve/http.h"
@@ -27,6 +28,11 @@ struct HttpLimits {
   size_t stream_bytes =
       size_t(1) << 20;       // of a stream that its client has not taken yet; more: it is dropped
   double ping_seconds = 30;  // of silence, then a comment in a stream of events
+};
+
+// A certificate chain and its private key, as PEM; empty: no TLS.
+struct TlsFiles {
+  std::string certificate, key;
 };
 
 // A request and the way to answer it. Answered once: by respond(), or by begin_stream(), write() …
@@ -53,7 +59,7 @@ class HttpExchange {
   void on_closed(std::function<void(int status)> listener) { closed_ = std::move(listener); }
 
  private:
-  friend class HttpConnection;
+  friend class HttpServer;  // its connections
   void wake();
   void set_gone();
 
@@ -72,10 +78,13 @@ class HttpExchange {
 class HttpServer {
  public:
   using Handler = std::function<void(std::shared_ptr<HttpExchange>)>;
+  // Looks at a request whose body has not been read; an answer refuses it, and the connection ends.
+  using HeaderCheck = std::function<std::optional<HttpResponse>(const HttpRequest&)>;
 
-  // Listens at once. Throws Error(kSystem) naming address and port.
+  // Listens at once. `check` may be empty. Throws Error(kSystem) naming address and port,
+  // Error(kBadFile) naming a file of `tls`.
   HttpServer(asio::io_context& net, const std::string& host, uint16_t port, HttpLimits limits,
-             Handler handler);
+             Handler handler, HeaderCheck check = {}, const TlsFiles& tls = {});
   ~HttpServer();
 
   uint16_t port() const;  // the one taken, when 0 was asked for
@@ -85,12 +94,17 @@ class HttpServer {
   void close();
 
  private:
-  friend class HttpConnection;
+  struct Tls;
+  template <class Stream>
+  class Connection;
   void accept();
+  std::shared_ptr<class HttpConnection> connect(asio::ip::tcp::socket socket);
 
   asio::io_context& net_;
   HttpLimits limits_;
   Handler handler_;
+  HeaderCheck check_;
+  std::unique_ptr<Tls> tls_;
   asio::ip::tcp::acceptor acceptor_;
   asio::steady_timer again_;
   int connections_ = 0;

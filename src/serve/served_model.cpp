@@ -18,8 +18,10 @@ std::shared_ptr<const decode::Constraint> ServedModel::constraint(
     try {
       it = grammars_.emplace(source, Kept{decode::grammar_constraint(source, tokens_), 0}).first;
     } catch (const Error& e) {
-      throw invalid(e.what(), source.kind == text::GrammarSource::kJsonSchema ? "response_format"
-                                                                              : "grammar");
+      const char* field = source.kind == text::GrammarSource::kJsonSchema  ? "response_format"
+                          : source.kind == text::GrammarSource::kToolCalls ? "tools"
+                                                                           : "grammar";
+      throw invalid(e.what(), field);
     }
   }
   it->second.used = ++clock_;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "decode/grammar_constraint.h"
+#include "serve/chat_format.h"
 #include "serve/worker.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -18,6 +19,7 @@ struct ServedModel {
   int64_t created = 0;  // when it was loaded, seconds since 1970
   const text::Tokenizer* tokenizer = nullptr;
   std::optional<text::ChatTemplate> chat;
+  ChatFormat format;  // of `chat`
   Worker* worker = nullptr;
 
   // Of a grammar, compiled once and kept while it is among the last kGrammars that were asked for.

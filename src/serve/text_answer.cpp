@@ -8,7 +8,7 @@
 #include "decode/prompt_score.h"
 #include "formats/json_text.h"
 #include "serve/api_error.h"
-#include "text/detokenizer.h"
+#include "serve/chat_output.h"
 
 namespace tutti::serve {
 namespace {
@@ -64,6 +64,7 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
     read_prompts();
     const size_t choices = prompts_.size() * size_t(request_.options.n);
     choices_.resize(choices);
+    for (size_t i = 0; i < choices && reads_output(); ++i) outputs_.push_back(new_output());
     results_.resize(prompts_.size());
     const auto self = shared_from_this();
     exchange_->on_gone([self] { self->cancel(); });
@@ -86,6 +87,13 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
   };
 
   bool chat() const { return request_.kind == TextRequest::Kind::kChat; }
+  // Whether the text holds thoughts or calls, which are no content.
+  bool reads_output() const {
+    return chat() && (chat_.tools != text::ToolFormat::kNone || model_.format.thinks);
+  }
+  ChatOutput new_output() const {
+    return ChatOutput(*model_.tokenizer, request_, chat_, model_.format.thinks);
+  }
   bool logprobs() const { return request_.options.sampling.logprobs >= 0; }
 
   void read_prompts() {
@@ -95,10 +103,8 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
         throw invalid(
             "model " + model_.name + ": has no chat template (a base model); use /v1/completions",
             "messages");
-      text::ChatOptions options;
-      options.add_generation_prompt = request_.add_generation_prompt;
-      options.extra = request_.template_options;
-      prompts_.push_back(t.encode(model_.chat->render(request_.messages, options)));
+      chat_ = chat_prompt(*model_.chat, model_.format, request_);
+      prompts_.push_back(t.encode(chat_.text));
     } else {
       for (const TextRequest::Prompt& p : request_.prompts) {
         if (p.ids) {
@@ -133,6 +139,9 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
                      chat() ? "messages" : "prompt", "context_length_exceeded");
     }
     if (request_.grammar) request_.options.constraint = model_.constraint(*request_.grammar);
+    if (chat_.forced)
+      request_.options.constraint =
+          model_.constraint({text::GrammarSource::kToolCalls, chat_.forced->text(), {}});
     // What a method has against the request is said before it waits for its turn.
     decode::method_for(request_.options.method, model_.config());
     engine::validate(request_.options.sampling, model_.config().vocab);
@@ -194,8 +203,18 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
     Json probabilities;
     if (logprobs())
       probabilities = chat() ? chat_logprobs(picked) : completion_logprobs(picked, c.offset);
+    if (!outputs_.empty()) return send_delta(index, outputs_[index].push(ids), probabilities);
     if (text.empty() && probabilities.is_null() && !ids.empty()) return;  // a part of a character
     send_chunk(index, {{"content", text}}, text, probabilities, Json());
+  }
+
+  void send_delta(size_t index, const ChatDelta& part, Json probabilities) {
+    if (part.empty() && probabilities.is_null()) return;
+    Json delta = Json::object();
+    if (!part.reasoning.empty()) delta["reasoning_content"] = part.reasoning;
+    if (!part.text.calls.empty()) delta["tool_calls"] = delta_calls(part.text.calls, chat_.tools);
+    if (!part.text.content.empty() || delta.empty()) delta["content"] = part.text.content;
+    send_chunk(index, std::move(delta), "", std::move(probabilities), Json());
   }
 
   void send_chunk(size_t index, Json delta, const std::string& text, Json probabilities,
@@ -242,8 +261,10 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
     if (request_.stream && !failed_) {
       for (const decode::Completion& c : result.completions) {
         const int choice = int(&c - result.completions.data());
+        const size_t index = index_of(prompt, choice);
         begin_choice(prompt, choice);
-        send_chunk(index_of(prompt, choice), Json::object(), "", Json(), finish_reason(c));
+        if (!outputs_.empty()) send_delta(index, outputs_[index].finish(), Json());
+        send_chunk(index, Json::object(), "", Json(), finish_reason(c, index));
       }
     }
     if (ended_ < results_.size()) return;
@@ -252,7 +273,11 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
     runs_.clear();  // they hold programs that hold us
   }
 
-  static std::string finish_reason(const decode::Completion& c) {
+  // OpenAI's: a call that the client named itself ends as "stop".
+  std::string finish_reason(const decode::Completion& c, size_t index) const {
+    const bool called = !outputs_.empty() && outputs_[index].calls() > 0 &&
+                        request_.tools.choice != ToolRequest::Choice::kNamed;
+    if (called && c.finish == decode::Finish::kStop) return "tool_calls";
     return std::string(decode::name(c.finish));
   }
 
@@ -277,7 +302,7 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
         Json choice{{"index", index_of(p, int(i))}};
         Json probabilities;
         if (chat()) {
-          choice["message"] = {{"role", "assistant"}, {"content", c.text}, {"refusal", nullptr}};
+          choice["message"] = message(c, index_of(p, int(i)));
           if (logprobs()) probabilities = chat_logprobs(c.picked);
         } else {
           choice["text"] = (request_.echo ? prompt_text(p) : "") + c.text;
@@ -288,7 +313,7 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
           }
         }
         choice["logprobs"] = std::move(probabilities);
-        choice["finish_reason"] = finish_reason(c);
+        choice["finish_reason"] = finish_reason(c, index_of(p, int(i)));
         choices.push_back(std::move(choice));
       }
     }
@@ -298,6 +323,29 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
     response.body = print_json(body);
     add_headers(response.headers);
     exchange_->respond(std::move(response));
+  }
+
+  Json message(const decode::Completion& c, size_t index) {
+    Json message{{"role", "assistant"}, {"content", c.text}, {"refusal", nullptr}};
+    if (outputs_.empty()) return message;
+    ChatDelta all = outputs_[index].push(c.ids);
+    const ChatDelta end = outputs_[index].finish();
+    all.reasoning += end.reasoning;
+    all.text.content += end.text.content;
+    all.text.calls.insert(all.text.calls.end(), end.text.calls.begin(), end.text.calls.end());
+    message["content"] = all.text.content;
+    if (!all.text.calls.empty()) {
+      if (all.text.content.empty()) message["content"] = nullptr;
+      message["tool_calls"] = message_calls(all.text.calls, chat_.tools);
+    }
+    if (!all.reasoning.empty()) message["reasoning_content"] = all.reasoning;
+    return message;
+  }
+
+  int reasoning_tokens() const {
+    int sum = 0;
+    for (const ChatOutput& output : outputs_) sum += output.reasoning_tokens();
+    return sum;
   }
 
   void add_headers(Headers& headers) const {
@@ -347,7 +395,7 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
             {"total_tokens", prompt_tokens + tokens},
             {"prompt_tokens_details", {{"cached_tokens", cached}}},
             {"completion_tokens_details",
-             {{"reasoning_tokens", 0},
+             {{"reasoning_tokens", reasoning_tokens()},
               {"accepted_prediction_tokens", accepted},
               {"rejected_prediction_tokens", proposed - accepted}}},
             {"tutti",
@@ -432,6 +480,8 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
   std::vector<std::vector<int32_t>> prompts_;
   std::vector<std::shared_ptr<Run>> runs_;
   std::vector<Choice> choices_;
+  ChatPrompt chat_;                  // kChat
+  std::vector<ChatOutput> outputs_;  // of the choices; empty: text is all that there is
   std::vector<RunResult> results_;
   std::vector<std::shared_ptr<PromptJob>> jobs_;  // of the prompts, in order
   size_t ended_ = 0;

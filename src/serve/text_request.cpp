@@ -1,118 +1,18 @@
 #include "serve/text_request.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <set>
 
 #include "base/hash.h"
 #include "decode/method.h"
 #include "serve/api_error.h"
+#include "serve/fields.h"
 
 namespace tutti::serve {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// The fields of an object, each read once; what nobody read is unknown.
-class Fields {
- public:
-  explicit Fields(const Json& object) : object_(object) {}
-
-  // Null counts as absent, as OpenAI's clients send it.
-  const Json* find(const std::string& name) {
-    read_.insert(name);
-    const auto it = object_.find(name);
-    return it == object_.end() || it->is_null() ? nullptr : &*it;
-  }
-  // The first of several names for the same thing; two of them at once are refused.
-  const Json* first_of(std::initializer_list<const char*> names, std::string& used) {
-    const Json* found = nullptr;
-    for (const char* name : names) {
-      const Json* value = find(name);
-      if (value && found) throw invalid(used + " and " + name + " say the same; give one", name);
-      if (value) {
-        found = value;
-        used = name;
-      }
-    }
-    return found;
-  }
-  bool flag(const std::string& name, bool absent) {
-    const Json* value = find(name);
-    if (!value) return absent;
-    if (!value->is_boolean()) throw invalid(name + ": must be true or false", name);
-    return value->get<bool>();
-  }
-  std::string text(const std::string& name, const std::string& absent = "") {
-    const Json* value = find(name);
-    if (!value) return absent;
-    if (!value->is_string()) throw invalid(name + ": must be a string", name);
-    return value->get<std::string>();
-  }
-  std::optional<double> number(std::initializer_list<const char*> names, double least,
-                               double most) {
-    std::string name;
-    const Json* value = first_of(names, name);
-    if (!value) return std::nullopt;
-    const double x = value->is_number() ? value->get<double>() : NAN;
-    if (!(x >= least && x <= most)) {
-      throw invalid(
-          name + ": must be a number from " + short_number(least) + " to " + short_number(most),
-          name);
-    }
-    return x;
-  }
-  std::optional<int64_t> integer(std::initializer_list<const char*> names, int64_t least,
-                                 int64_t most) {
-    std::string name;
-    const Json* value = first_of(names, name);
-    if (!value) return std::nullopt;
-    const bool whole =
-        value->is_number_integer() ||
-        (value->is_number_float() && std::floor(value->get<double>()) == value->get<double>());
-    const double x = whole ? value->get<double>() : NAN;
-    // Floats at the end of int64's range round to a number beyond it.
-    const bool fits = value->is_number_integer() || std::fabs(x) <= 9e15;
-    const bool huge = value->is_number_unsigned() && value->get<uint64_t>() > uint64_t(INT64_MAX);
-    if (!(x >= double(least) && x <= double(most)) || !fits || huge) {
-      throw invalid(name + ": must be a whole number from " + std::to_string(least) + " to " +
-                        std::to_string(most),
-                    name);
-    }
-    return value->is_number_integer() ? value->get<int64_t>() : int64_t(x);
-  }
-  // Known to others and not to us: an answer that ignored them would be wrong.
-  void refuse(std::initializer_list<const char*> names) {
-    for (const char* name : names) {
-      const Json* value = find(name);
-      const bool says_nothing = !value || (value->is_array() && value->empty()) ||
-                                (value->is_string() && value->get<std::string>().empty()) ||
-                                (value->is_boolean() && !value->get<bool>());
-      if (!says_nothing)
-        throw unsupported(std::string(name) + ": is not supported yet; leave it out", name);
-    }
-  }
-  // Known, and without effect here.
-  void ignore(std::initializer_list<const char*> names) {
-    for (const char* name : names) find(name);
-  }
-  std::vector<std::string> unknown() const {
-    std::vector<std::string> names;
-    for (const auto& [name, value] : object_.items()) {
-      if (!read_.contains(name)) names.push_back(name);
-    }
-    return names;
-  }
-
- private:
-  static std::string short_number(double x) {
-    char text[32];
-    const auto end = std::to_chars(text, text + sizeof text, x).ptr;
-    return {text, end};
-  }
-  const Json& object_;
-  std::set<std::string> read_;
-};
 
 void read_stops(Fields& fields, const RequestLimits& limits, decode::GenerationOptions& o) {
   const Json* stop = fields.find("stop");
@@ -263,11 +163,10 @@ void read_grammar(Fields& fields, const RequestLimits& limits, std::optional<Gra
     grammar.choices(inner.find("choice"), "structured_outputs");
     if (inner.flag("json_object", false))
       grammar.set({GrammarSource::kJsonObject, "", {}}, "structured_outputs");
-    if (!inner.unknown().empty()) {
-      throw unsupported(
-          "structured_outputs: " + inner.unknown().front() + " is not supported; leave it out",
-          "structured_outputs");
-    }
+    inner.refuse({"structural_tag", "whitespace_pattern"});
+    if (!inner.unknown().empty())
+      throw invalid("structured_outputs: " + inner.unknown().front() + " is not known",
+                    "structured_outputs");
   }
 }
 
@@ -314,16 +213,28 @@ void read_stream(Fields& fields, TextRequest& request) {
   request.include_usage = inner.flag("include_usage", false);
 }
 
+// Kinds of parts that others take.
+constexpr std::string_view kPartsOfOthers[] = {"image_url", "input_audio", "file",
+                                               "video_url", "refusal",     "audio_url"};
+
 // Parts of text joined; what the chat templates take.
-void join_parts(Json& message, size_t index) {
+void join_parts(Json& message, size_t index, int depth) {
   const std::string place = "messages[" + std::to_string(index) + "]";
   if (!message.is_object()) throw invalid(place + ": must be an object", "messages");
   const auto role = message.find("role");
   if (role == message.end() || !role->is_string())
     throw invalid(place + ".role: must be a string", "messages");
   if (*role == "developer") *role = "system";
-  if (message.contains("tool_calls") || *role == "tool" || *role == "function") {
-    throw unsupported(place + ": tool calls are not supported yet; leave them out", "messages");
+  if (*role == "function")
+    throw unsupported(place + ": functions of this kind are not supported; use tools", "messages");
+  if (const auto calls = message.find("tool_calls"); calls != message.end()) {
+    if (calls->is_null() || (calls->is_array() && calls->empty())) {
+      message.erase("tool_calls");
+    } else {
+      read_tool_calls(message, place, depth);
+      if (const auto said = message.find("content"); said == message.end() || said->is_null())
+        message["content"] = "";
+    }
   }
   const auto content = message.find("content");
   if (content == message.end() || content->is_null())
@@ -337,6 +248,10 @@ void join_parts(Json& message, size_t index) {
     if (!part.is_object() || type == part.end() || !type->is_string()) {
       throw invalid(place + ".content: every part needs a \"type\"", "messages");
     }
+    const bool known =
+        std::ranges::find(kPartsOfOthers, type->get<std::string>()) != std::end(kPartsOfOthers);
+    if (*type != "text" && !known)
+      throw invalid(place + ".content: has a part of an unknown type; send text", "messages");
     if (*type != "text") {
       throw unsupported(place + ".content: parts of type " + type->get<std::string>() +
                             " are not supported; send text",
@@ -350,22 +265,31 @@ void join_parts(Json& message, size_t index) {
   *content = text;
 }
 
-void read_messages(Fields& fields, TextRequest& request) {
+void read_messages(Fields& fields, const RequestLimits& limits, TextRequest& request) {
   const Json* messages = fields.find("messages");
   if (!messages || !messages->is_array() || messages->empty()) {
     throw invalid("messages: must be an array of at least one message", "messages");
   }
   request.messages = *messages;
-  for (size_t i = 0; i < request.messages.size(); ++i) join_parts(request.messages[i], i);
+  for (size_t i = 0; i < request.messages.size(); ++i)
+    join_parts(request.messages[i], i, limits.depth);
   request.add_generation_prompt = fields.flag("add_generation_prompt", true);
   if (const Json* options = fields.find("chat_template_kwargs")) {
     if (!options->is_object())
       throw invalid("chat_template_kwargs: must be an object", "chat_template_kwargs");
     request.template_options = *options;
   }
-  if (const Json* choice = fields.find("tool_choice");
-      choice && *choice != "none" && *choice != "auto") {
-    throw unsupported("tool_choice: tools are not supported yet; leave it out", "tool_choice");
+  request.tools = read_tools(fields);
+  if (request.tools.forced() && request.grammar)
+    throw invalid("tool_choice: asks for a call where the text must be something else; give one",
+                  "tool_choice");
+  if (request.tools.forced()) {
+    const size_t bytes =
+        request.tools.tools.dump(-1, ' ', false, Json::error_handler_t::replace).size();
+    if (bytes > limits.grammar_bytes)
+      throw invalid("tools: have " + std::to_string(bytes) + " bytes; a call can be enforced for " +
+                        std::to_string(limits.grammar_bytes),
+                    "tools");
   }
   const bool logprobs = fields.flag("logprobs", false);
   const auto top = fields.integer({"top_logprobs"}, 0, 20);
@@ -373,49 +297,52 @@ void read_messages(Fields& fields, TextRequest& request) {
   if (logprobs) request.options.sampling.logprobs = int(top.value_or(0));
 }
 
-std::vector<int32_t> ids_of(const Json& list) {
-  std::vector<int32_t> ids;
-  for (const Json& one : list) {
-    if (!one.is_number_integer() || one < 0 || one > INT32_MAX)
-      throw invalid("prompt: token ids must be whole numbers from 0", "prompt");
-    ids.push_back(one.get<int32_t>());
-  }
-  return ids;
-}
-
-void read_prompts(Fields& fields, const RequestLimits& limits, TextRequest& request) {
-  const Json* prompt = fields.find("prompt");
-  if (!prompt)
-    throw invalid("prompt: is missing; give a string, token ids, or an array of either", "prompt");
-  const auto add = [&](const Json& one) {
-    TextRequest::Prompt& p = request.prompts.emplace_back();
-    if (one.is_string())
-      p.text = one;
-    else if (one.is_array() && !one.empty())
-      p.ids = ids_of(one);
-    else
-      throw invalid("prompt: must be a string, token ids, or an array of either", "prompt");
-  };
-  if (prompt->is_array() && !prompt->empty() && !prompt->front().is_number()) {
-    if (prompt->size() > size_t(limits.prompts)) {
-      throw invalid("prompt: has " + std::to_string(prompt->size()) + " prompts; give at most " +
-                        std::to_string(limits.prompts),
-                    "prompt");
-    }
-    for (const Json& one : *prompt) add(one);
-  } else {
-    add(*prompt);
-  }
+void read_completion(Fields& fields, const RequestLimits& limits, TextRequest& request) {
+  request.prompts = read_prompts(fields, "prompt", size_t(limits.prompts));
   request.echo = fields.flag("echo", false);
   if (const auto top = fields.integer({"logprobs"}, 0, 20))
     request.options.sampling.logprobs = int(*top);
   if (const auto best = fields.integer({"best_of"}, 1, limits.choices);
       best && *best != request.options.n) {
+    if (*best < request.options.n) throw invalid("best_of: is below n", "best_of");
     throw unsupported("best_of: is not supported beside another n; leave it out", "best_of");
   }
 }
 
 }  // namespace
+
+std::vector<TextRequest::Prompt> read_prompts(Fields& fields, const std::string& field,
+                                              size_t most) {
+  const Json* given = fields.find(field);
+  if (!given)
+    throw invalid(field + ": is missing; give a string, token ids, or an array of either", field);
+  std::vector<TextRequest::Prompt> prompts;
+  const auto add = [&](const Json& one) {
+    TextRequest::Prompt& p = prompts.emplace_back();
+    if (one.is_string()) {
+      p.text = one;
+    } else if (one.is_array() && !one.empty()) {
+      for (const Json& id : one) {
+        if (!id.is_number_integer() || id < 0 || id > INT32_MAX)
+          throw invalid(field + ": token ids must be whole numbers from 0", field);
+      }
+      p.ids = one.get<std::vector<int32_t>>();
+    } else {
+      throw invalid(field + ": must be a string, token ids, or an array of either", field);
+    }
+  };
+  if (given->is_array() && !given->empty() && !given->front().is_number()) {
+    if (given->size() > most) {
+      throw invalid(field + ": has " + std::to_string(given->size()) + " entries; give at most " +
+                        std::to_string(most),
+                    field);
+    }
+    for (const Json& one : *given) add(one);
+  } else {
+    add(*given);
+  }
+  return prompts;
+}
 
 Json read_body(std::string_view body, int depth) {
   Json json;
@@ -447,9 +374,9 @@ Json read_body(std::string_view body, int depth) {
 }
 
 TextRequest read_text_request(TextRequest::Kind kind, std::string_view body,
-                              const RequestLimits& limits) {
+                              const RequestLimits& limits, FieldLog* log) {
   const Json json = read_body(body, limits.depth);
-  Fields fields(json);
+  Fields fields(json, log);
   TextRequest request;
   request.kind = kind;
   request.model = fields.text("model");
@@ -477,18 +404,18 @@ TextRequest read_text_request(TextRequest::Kind kind, std::string_view body,
   read_grammar(fields, limits, request.grammar);
   read_stream(fields, request);
   if (kind == TextRequest::Kind::kChat) {
-    read_messages(fields, request);
-    fields.refuse({"tools", "functions", "function_call", "audio", "web_search_options"});
+    read_messages(fields, limits, request);
+    fields.refuse({"functions", "function_call", "audio", "web_search_options"});
   } else {
-    read_prompts(fields, limits, request);
+    read_completion(fields, limits, request);
     fields.refuse({"suffix"});
   }
   fields.refuse({"stop_token_ids", "min_tokens", "include_stop_str_in_output",
                  "continue_final_message", "chat_template", "logit_processors", "prompt_logprobs",
                  "use_beam_search"});
   fields.text("user");  // checked, and read by nobody
-  fields.ignore({"parallel_tool_calls", "reasoning_effort", "store", "metadata", "service_tier",
-                 "modalities", "prediction", "cache_prompt", "skip_special_tokens", "priority",
+  fields.ignore({"reasoning_effort", "store", "metadata", "service_tier", "modalities",
+                 "prediction", "cache_prompt", "skip_special_tokens", "priority",
                  "prompt_cache_key", "safety_identifier", "verbosity"});
   request.unknown = fields.unknown();
   if (limits.strict && !request.unknown.empty()) {

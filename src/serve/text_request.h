@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "decode/generation.h"
+#include "serve/tool_request.h"
 #include "text/grammar_source.h"
 
 namespace tutti::serve {
@@ -16,6 +17,7 @@ struct RequestLimits {
   int depth = 64;     // of nested arrays and objects
   int choices = 64;   // n
   int prompts = 256;  // of one completions body
+  int inputs = 2048;  // of one embeddings body
   int stop_strings = 16;
   size_t stop_bytes = 1024;
   size_t grammar_bytes = 65536;  // of a grammar, a schema or an expression
@@ -30,6 +32,7 @@ struct TextRequest {
   nlohmann::ordered_json template_options =
       nlohmann::ordered_json::object();  // kChat: chat_template_kwargs
   bool add_generation_prompt = true;
+  ToolRequest tools;  // kChat
   struct Prompt {
     std::string text;  // unless there are ids
     std::optional<std::vector<int32_t>> ids;
@@ -43,9 +46,13 @@ struct TextRequest {
 };
 
 // Throws ApiError that names the field: no JSON, too deep, a value out of range, something that is
-// not supported.
+// not supported. `log`, unless null, gets every field that was looked for.
 TextRequest read_text_request(TextRequest::Kind kind, std::string_view body,
-                              const RequestLimits& limits);
+                              const RequestLimits& limits, FieldLog* log = nullptr);
+
+// A string, token ids, or up to `most` of either. Throws ApiError.
+std::vector<TextRequest::Prompt> read_prompts(Fields& fields, const std::string& field,
+                                              size_t most);
 
 // The JSON of a body, an object at most `depth` levels deep. Throws ApiError(400).
 nlohmann::ordered_json read_body(std::string_view body, int depth);

@@ -1,9 +1,11 @@
-// Any bytes as the body of a request for text: an ApiError, or a request that is within the limits.
+// Any bytes as the body of a request for text or vectors: an ApiError, or a request that is within
+// the limits.
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>
 
 #include "serve/api_error.h"
+#include "serve/embeddings.h"
 #include "serve/text_request.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -22,6 +24,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
           std::abort();
         if (r.options.stop.size() > size_t(limits.stop_strings) || (strict && !r.unknown.empty()))
           std::abort();
+        if (r.tools.forced() && (r.tools.functions.empty() || r.grammar)) std::abort();
         if (kind == Kind::kChat ? !r.messages.is_array() : r.prompts.empty()) std::abort();
         engine::validate(r.options.sampling, 1 << 30);
       } catch (const serve::ApiError& e) {
@@ -30,6 +33,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       } catch (const Error&) {
       }
     }
+  }
+  try {
+    const serve::EmbeddingRequest r =
+        serve::read_embedding_request({reinterpret_cast<const char*>(data), size}, limits);
+    if (r.inputs.empty() || r.inputs.size() > size_t(limits.inputs)) std::abort();
+  } catch (const serve::ApiError& e) {
+    if (e.status != 400) std::abort();
   }
   return 0;
 }

@@ -119,6 +119,58 @@ TEST(TextRequest, StopsAreBounded) {
   EXPECT_EQ(with(5), "stop");
 }
 
+const Json kTools = Json::array(
+    {{{"type", "function"}, {"function", {{"name", "a"}}}},
+     {{"type", "function"}, {"function", {{"name", "b"}, {"parameters", {{"type", "object"}}}}}}});
+
+TEST(TextRequest, ToolsAndTheirChoice) {
+  const TextRequest r = chat({{"tools", kTools}});
+  ASSERT_EQ(r.tools.functions.size(), 2u);
+  EXPECT_TRUE(r.tools.any() && !r.tools.forced() && r.tools.parallel);
+  EXPECT_TRUE(r.tools.functions[0].parameters.is_null());
+  EXPECT_EQ(r.tools.tools, kTools);
+  EXPECT_FALSE(chat({{"tools", kTools}, {"tool_choice", "none"}}).tools.any());
+  EXPECT_TRUE(chat({{"tools", kTools}, {"tool_choice", "required"}}).tools.forced());
+  const TextRequest named = chat(
+      {{"tools", kTools}, {"tool_choice", {{"type", "function"}, {"function", {{"name", "b"}}}}}});
+  EXPECT_EQ(named.tools.named, "b");
+  EXPECT_FALSE(chat({{"tools", Json::array()}}).tools.any());
+  RequestLimits small;
+  small.grammar_bytes = 20;
+  EXPECT_NO_THROW(chat({{"tools", kTools}}, small));
+  EXPECT_THROW(chat({{"tools", kTools}, {"tool_choice", "required"}}, small), ApiError);
+}
+
+TEST(TextRequest, ArgumentsOfEarlierCallsAreObjects) {
+  const auto arguments = [](const Json& given) {
+    const Json call{
+        {"id", "1"}, {"type", "function"}, {"function", {{"name", "a"}, {"arguments", given}}}};
+    const TextRequest r = chat({{"messages",
+                                 {{{"role", "user"}, {"content", "hi"}},
+                                  {{"role", "assistant"}, {"tool_calls", Json::array({call})}},
+                                  {{"role", "tool"}, {"content", "4"}, {"tool_call_id", "1"}}}}});
+    EXPECT_EQ(r.messages[1]["content"], "");
+    return r.messages[1]["tool_calls"][0]["function"]["arguments"];
+  };
+  EXPECT_EQ(arguments("{\"x\": [1]}"), (Json{{"x", {1}}}));
+  EXPECT_EQ(arguments("{\"x\": "), "{\"x\": ");  // what the model wrote, if it is no object
+  EXPECT_EQ(arguments("7"), "7");
+  EXPECT_EQ(arguments(Json{{"x", 1}}), (Json{{"x", 1}}));
+  EXPECT_EQ(
+      chat({{"messages", {{{"role", "assistant"}, {"content", "a"}, {"tool_calls", nullptr}}}}})
+          .messages[0]
+          .contains("tool_calls"),
+      false);
+}
+
+TEST(TextRequest, TellsWhatItLooksFor) {
+  FieldLog log;
+  read_text_request(Kind::kChat, R"({"messages": [{"role": "user", "content": "a"}]})", {}, &log);
+  EXPECT_EQ(log.at("top_p"), (Json{{"type", "number"}, {"minimum", 0.0}, {"maximum", 1.0}}));
+  EXPECT_EQ(log.at("stream"), (Json{{"type", "boolean"}, {"default", false}}));
+  EXPECT_TRUE(log.contains("tools") && log.contains("messages") && !log.contains("suffix"));
+}
+
 TEST(TextRequest, UnknownFieldsAreNamed) {
   EXPECT_EQ(chat({{"surprise", 1}, {"user", "u"}}).unknown, std::vector<std::string>{"surprise"});
   RequestLimits strict;

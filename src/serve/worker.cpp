@@ -194,6 +194,7 @@ void Worker::count(const Run& run, const RunResult& result) {
     return;
   }
   m.prompt_lengths.observe(double(result.statistics.prompt_tokens));
+  if (result.completions.empty()) ++m.finished["stop"];  // vectors, no text
   for (const decode::Completion& c : result.completions) {
     m.generated_lengths.observe(double(c.ids.size()));
     m.proposed += c.statistics.proposed;

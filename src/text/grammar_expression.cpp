@@ -1,6 +1,7 @@
 #include "text/grammar_expression.h"
 
 #include <algorithm>
+#include <map>
 
 namespace tutti::text {
 namespace {
@@ -89,6 +90,30 @@ int GrammarRules::add(std::string name, ExpressionPtr body) {
   names.push_back(std::move(name));
   bodies.push_back(std::move(body));
   return int(names.size()) - 1;
+}
+
+namespace {
+
+// A copy whose rules are numbered from `first`; parts that stand in several places stay shared.
+ExpressionPtr moved(const ExpressionPtr& e, int first,
+                    std::map<const Expression*, ExpressionPtr>& known) {
+  if (!e) return e;
+  if (const auto it = known.find(e.get()); it != known.end()) return it->second;
+  auto copy = std::make_shared<Expression>(*e);
+  if (copy->kind == Expression::kRule) copy->rule += first;
+  for (ExpressionPtr& part : copy->parts) part = moved(part, first, known);
+  known[e.get()] = copy;
+  return copy;
+}
+
+}  // namespace
+
+int GrammarRules::append(const GrammarRules& other) {
+  const int first = int(names.size());
+  std::map<const Expression*, ExpressionPtr> known;
+  for (size_t i = 0; i < other.bodies.size(); ++i)
+    add(other.names[i], moved(other.bodies[i], first, known));
+  return first + other.root;
 }
 
 }  // namespace tutti::text

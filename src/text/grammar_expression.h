@@ -43,6 +43,8 @@ struct GrammarRules {
 
   // The index of a new rule.
   int add(std::string name, ExpressionPtr body = nullptr);
+  // The rules of another grammar after these; the index of what was its root.
+  int append(const GrammarRules& other);
 };
 
 }  // namespace tutti::text

@@ -4,6 +4,7 @@
 #include "text/gbnf.h"
 #include "text/json_schema_grammar.h"
 #include "text/regex_grammar.h"
+#include "text/tool_call_grammar.h"
 
 namespace tutti::text {
 
@@ -28,6 +29,8 @@ GrammarRules rules_of(const GrammarSource& source) {
       } catch (const nlohmann::json::parse_error&) {
         throw Error(ErrorKind::kUsage, "schema: is no JSON");
       }
+    case GrammarSource::kToolCalls:
+      return tool_call_rules(ToolCallRule::parse(source.text));
     case GrammarSource::kChoice:
       break;
   }

@@ -10,8 +10,9 @@
 namespace tutti::text {
 
 struct GrammarSource {
-  enum Kind : uint8_t { kGbnf, kRegex, kJsonSchema, kJsonObject, kChoice } kind = kGbnf;
-  std::string text;                  // kGbnf, kRegex; kJsonSchema: JSON
+  enum Kind : uint8_t { kGbnf, kRegex, kJsonSchema, kJsonObject, kChoice, kToolCalls } kind = kGbnf;
+  // kGbnf, kRegex; kJsonSchema: JSON; kToolCalls: what ToolCallRule::text() writes
+  std::string text;
   std::vector<std::string> choices;  // kChoice: one of these, as it stands
 
   auto operator<=>(const GrammarSource&) const = default;

@@ -21,13 +21,13 @@ MODEL = "smollm2"
 class Server:
     """`tutti serve` at a free port; its log is read to the end."""
 
-    def __init__(self, *arguments):
-        self.process = subprocess.Popen([TUTTI, "serve", "-m", MODEL, "--port", "0", *map(str, arguments)],
+    def __init__(self, *arguments, model=MODEL, scheme="http"):
+        self.process = subprocess.Popen([TUTTI, "serve", "-m", model, "--port", "0", *map(str, arguments)],
                                         stderr=subprocess.PIPE, text=True)
         self.log = ""
         for line in self.process.stderr:
             self.log += line
-            if found := re.search(r"listening at http://127\.0\.0\.1:(\d+)/v1", line):
+            if found := re.search(rf"listening at {scheme}://127\.0\.0\.1:(\d+)/v1", line):
                 self.port = int(found[1])
                 break
         else:
@@ -217,7 +217,9 @@ def test_models_and_health(server, client):
     ({"messages": [{"role": "user", "content": "a"}], "logit_bias": {"999999999": 1}}, 400, None, "vocabulary"),
     ({"messages": [{"role": "user", "content": "a"}], "method": "magic"}, 400, "method", "magic"),
     ({"messages": [{"role": "user", "content": "a"}], "method_options": {"x": 1}}, 400, None, "has no option x"),
-    ({"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]}, 501, "tools", "not supported"),
+    ({"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]}, 400, "tools", "tools[0]"),
+    ({"messages": [{"role": "user", "content": "a"}], "tool_choice": "required"}, 400, "tool_choice", "goes with tools"),
+    ({"messages": [{"role": "user", "content": "a"}], "functions": [{"name": "f"}]}, 501, "functions", "not supported"),
     ({"messages": [{"role": "user", "content": "a"}], "model": "gpt"}, 404, "model", "not served"),
     ({"messages": [{"role": "user", "content": "word " * 9000}]}, 400, "messages", "do not fit the context of 8192"),
 ])

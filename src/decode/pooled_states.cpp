@@ -1,0 +1,88 @@
+#include "decode/pooled_states.h"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/deferred.hpp>
+#include <boost/asio/experimental/parallel_group.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace tutti::decode {
+namespace {
+
+constexpr size_t kAtATime = 32;
+
+// Adds the normalised state to `sum`.
+void add_state(const std::vector<float>& state, const std::vector<float>& weight, float epsilon,
+               std::vector<double>& sum) {
+  double squares = 0;
+  for (const float x : state) squares += double(x) * x;
+  const double scale = 1.0 / std::sqrt(squares / double(state.size()) + epsilon);
+  for (size_t i = 0; i < state.size(); ++i) sum[i] += double(state[i]) * scale * weight[i];
+}
+
+std::vector<float> unit(const std::vector<double>& sum) {
+  double squares = 0;
+  for (const double x : sum) squares += x * x;
+  const double scale = squares > 0 ? 1.0 / std::sqrt(squares) : 0;
+  std::vector<float> out;
+  for (const double x : sum) out.push_back(float(x * scale));
+  return out;
+}
+
+Task<void> pool(engine::Engine& engine, std::shared_ptr<engine::Request> request,
+                const std::vector<int32_t>& tokens, const std::vector<float>& norm,
+                std::vector<float>& out) {
+  const models::Config& config = engine.model().config();
+  engine::Context context(engine, request);
+  engine::Rows rows = engine::Rows::append(tokens, 0, std::nullopt);
+  for (engine::Row& row : rows.rows) row.want.emplace().hidden = {config.layers};
+  const engine::Answer answer = co_await engine.forward(context, std::move(rows));
+  std::vector<double> sum(size_t(config.hidden), 0);
+  for (const engine::RowAnswer& row : answer.rows)
+    add_state(row.hidden.front(), norm, config.norm_eps, sum);
+  out = unit(sum);
+}
+
+}  // namespace
+
+Task<std::vector<std::vector<float>>> pooled_states(engine::Engine& engine,
+                                                    std::shared_ptr<engine::Request> request,
+                                                    std::vector<std::vector<int32_t>> inputs) {
+  const models::Config& config = engine.model().config();
+  models::require_causal(config, "embeddings");
+  for (const auto& input : inputs) {
+    if (input.empty()) throw Error(ErrorKind::kUsage, "input: is empty; give at least one token");
+    if (int(input.size()) > config.context_length)
+      throw Error(ErrorKind::kLimit, "input: " + std::to_string(input.size()) +
+                                         " tokens do not fit the context of " +
+                                         std::to_string(config.context_length) + "; shorten it");
+  }
+  const std::vector<float> norm = engine.model().checkpoint().weights().output_norm.floats();
+  std::vector<std::vector<float>> out(inputs.size());
+  const auto executor = co_await asio::this_coro::executor;
+  const auto start = [&](size_t i) {
+    return asio::co_spawn(
+        executor,
+        [&engine, request, &tokens = inputs[i], &norm, &vector = out[i]]() -> Task<void> {
+          co_await pool(engine, request, tokens, norm, vector);
+        },
+        asio::deferred);
+  };
+  for (size_t first = 0; first < inputs.size(); first += kAtATime) {
+    std::vector<decltype(start(0))> running;
+    for (size_t i = first; i < std::min(inputs.size(), first + kAtATime); ++i)
+      running.push_back(start(i));
+    auto [order, errors] =
+        co_await asio::experimental::make_parallel_group(std::move(running))
+            .async_wait(asio::experimental::wait_for_one_error(), asio::use_awaitable);
+    for (const size_t i : order) {
+      if (errors[i]) std::rethrow_exception(errors[i]);
+    }
+  }
+  for (const auto& input : inputs) request->statistics.prompt_tokens += input.size();
+  co_return out;
+}
+
+}  // namespace tutti::decode

@@ -1,0 +1,125 @@
+#include "serve/embeddings.h"
+
+#include <charconv>
+
+#include "base/base64.h"
+#include "decode/pooled_states.h"
+#include "formats/json_text.h"
+#include "serve/api_error.h"
+
+namespace tutti::serve {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// What an engine's thread works on.
+struct EmbeddingJob {
+  engine::Engine* engine;
+  std::vector<std::vector<int32_t>> inputs;
+  std::vector<std::vector<float>> vectors;  // written before the run ends, read after
+};
+
+Task<std::vector<decode::Completion>> work(std::shared_ptr<EmbeddingJob> job,
+                                           std::shared_ptr<engine::Request> request) {
+  job->vectors = co_await decode::pooled_states(*job->engine, request, job->inputs);
+  co_return std::vector<decode::Completion>();
+}
+
+// The shortest decimal that is this float again.
+double shortest(float x) {
+  char text[32];
+  const auto end = std::to_chars(text, text + sizeof text, x).ptr;
+  double out = 0;
+  std::from_chars(text, end, out);
+  return out;
+}
+
+Json vector_of(const std::vector<float>& vector, bool as_base64) {
+  if (as_base64) return base64(std::as_bytes(std::span(vector)));
+  Json list = Json::array();
+  for (const float x : vector) list.push_back(shortest(x));
+  return list;
+}
+
+std::vector<std::vector<int32_t>> tokens_of(const ServedModel& model,
+                                            const EmbeddingRequest& request) {
+  const text::Tokenizer& t = *model.tokenizer;
+  text::EncodeOptions encode;
+  encode.add_bos = t.add_bos_default();
+  const size_t most = size_t(model.config().context_length);
+  std::vector<std::vector<int32_t>> inputs;
+  for (const TextRequest::Prompt& p : request.inputs) {
+    inputs.push_back(p.ids ? *p.ids : t.encode(p.text, encode));
+    for (const int32_t id : inputs.back()) {
+      if (id >= t.vocab_size())
+        throw invalid("input: token " + std::to_string(id) + " is not in the vocabulary", "input");
+    }
+    if (inputs.back().empty()) throw invalid("input: is empty; give at least one token", "input");
+    if (inputs.back().size() > most)
+      throw ApiError(400, "invalid_request_error",
+                     "input: " + std::to_string(inputs.back().size()) +
+                         " tokens do not fit the context of " + std::to_string(most) +
+                         " tokens; shorten it",
+                     "input", "context_length_exceeded");
+  }
+  return inputs;
+}
+
+}  // namespace
+
+EmbeddingRequest read_embedding_request(std::string_view body, const RequestLimits& limits,
+                                        FieldLog* log) {
+  const Json json = read_body(body, limits.depth);
+  Fields fields(json, log);
+  EmbeddingRequest request;
+  request.model = fields.text("model");
+  request.inputs = read_prompts(fields, "input", size_t(limits.inputs));
+  const std::string format = fields.text("encoding_format", "float");
+  if (format != "float" && format != "base64")
+    throw invalid("encoding_format: must be float or base64", "encoding_format");
+  request.base64 = format == "base64";
+  request.dimensions = int(fields.integer({"dimensions"}, 1, 1 << 20).value_or(0));
+  fields.text("user");  // checked, and read by nobody
+  if (const auto unknown = fields.unknown(); limits.strict && !unknown.empty())
+    throw invalid(unknown.front() + ": is not known; leave it out", unknown.front());
+  return request;
+}
+
+void answer_embeddings(std::shared_ptr<HttpExchange> exchange, ServedModel& model,
+                       const EmbeddingRequest& request) {
+  const int hidden = model.config().hidden;
+  if (request.dimensions != 0 && request.dimensions != hidden)
+    throw invalid("dimensions: this model's vectors have " + std::to_string(hidden) +
+                      " numbers, and were not trained to be cut; leave it out",
+                  "dimensions");
+  models::require_causal(model.config(), "embeddings");
+  const auto job = std::make_shared<EmbeddingJob>();
+  job->engine = &model.worker->engine();
+  job->inputs = tokens_of(model, request);
+  const auto run = model.worker->start(
+      [job](std::shared_ptr<engine::Request> r, const decode::PieceSink&) { return work(job, r); },
+      {},
+      [exchange, job, name = model.name, as_base64 = request.base64](const RunResult& result) {
+        exchange->on_gone({});
+        if (result.error) return exchange->respond(error_response(api_error(result.error)));
+        Json data = Json::array();
+        for (size_t i = 0; i < job->vectors.size(); ++i)
+          data.push_back({{"object", "embedding"},
+                          {"index", i},
+                          {"embedding", vector_of(job->vectors[i], as_base64)}});
+        size_t tokens = 0;
+        for (const auto& input : job->inputs) tokens += input.size();
+        HttpResponse response;
+        response.body =
+            formats::print_json({{"object", "list"},
+                                 {"data", std::move(data)},
+                                 {"model", name},
+                                 {"usage", {{"prompt_tokens", tokens}, {"total_tokens", tokens}}}});
+        exchange->respond(std::move(response));
+      });
+  exchange->on_gone([worker = model.worker, weak = std::weak_ptr<Run>(run)] {
+    if (const auto run = weak.lock()) worker->cancel(run);
+  });
+}
+
+}  // namespace tutti::serve
