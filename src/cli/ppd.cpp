@@ -163,55 +163,72 @@ void build_tree(const PpdCommand& o) {
   }
 }
 
+// The acceptance: measured on texts, or that of the file which is there.
+speculative::AcceptanceTable acceptance_of(const PpdCommand& o, Session& session,
+                                           const ppd::PromptTokens& prompts,
+                                           const std::filesystem::path& file) {
+  if (!o.texts.empty()) return accuracy_of(o, session, prompts).table();
+  auto acceptance = speculative::read_tree_file(file).acceptance;
+  if (int(acceptance.size()) != prompts.count())
+    throw Error(ErrorKind::kUsage, file.string() + ": is of other prompt tokens; give --texts");
+  return acceptance;
+}
+
+ppd::RowTable measured_rows(const PpdCommand& o, Session& session) {
+  if (o.rounds == 0) return {};
+  std::vector<int> rows;
+  for (const int r : {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256}) {
+    if (r <= o.rows) rows.push_back(r);
+  }
+  return run_on<ppd::RowTable>(session, [&](std::shared_ptr<engine::Request> request) {
+    return ppd::measure_rows(session.engine(), request, o.keys, rows, o.rounds);
+  });
+}
+
 void tune(const PpdCommand& o) {
-  const std::filesystem::path folder = o.prompt_tokens, out = o.out.empty()
-                                                                  ? folder / "tree.json"
-                                                                  : std::filesystem::path(o.out);
+  const std::filesystem::path folder = o.prompt_tokens;
+  const std::filesystem::path out =
+      o.out.empty() ? folder / "tree.json" : std::filesystem::path(o.out);
   const auto prompts = ppd::PromptTokens::read(folder);
   Session session(o.model);
   prompts.check(session.model().config());
   speculative::TreeFile file;
-  if (o.texts.empty()) {
-    file = speculative::read_tree_file(out);
-    if (file.prompts() != prompts.count())
-      throw Error(ErrorKind::kUsage, out.string() + ": is of other prompt tokens; give --texts");
-  } else {
-    file.acceptance = accuracy_of(o, session, prompts).table();
-  }
   file.method = "ppd";
-  file.keys = o.keys;
-  std::vector<int> rows;
-  for (const int r : {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256}) {
-    if (r <= std::max(o.rows, 2)) rows.push_back(r);
-  }
-  file.seconds = run_on<ppd::RowTable>(session, [&](std::shared_ptr<engine::Request> request) {
-    return ppd::measure_rows(session.engine(), request, o.keys, rows, o.rounds);
-  });
-  const speculative::RowSeconds seconds = ppd::rising(file.seconds);
+  file.acceptance = acceptance_of(o, session, prompts, out);
+  file.seconds = measured_rows(o, session);
+  file.keys = o.rounds > 0 ? o.keys : 0;
   file.trees = speculative::trees_by_price(file.acceptance, o.rows);
-  // The best of all for the costs as they were measured, where these prices missed it.
-  speculative::DynamicTree best =
-      speculative::best_trees(file.acceptance, seconds, {o.rows, o.ranks});
-  double most = 1;
-  for (const auto& t : file.trees) most = std::max(most, judge(t, seconds).gain);
-  if (judge(best, seconds).gain > most) file.trees.push_back(best);
+  speculative::RowSeconds seconds;
+  Json best;
+  if (!file.seconds.empty()) {
+    seconds = ppd::rising(file.seconds);
+    // The best of all for the costs as they were measured, where these prices missed it.
+    double most = 1;
+    for (const auto& t : file.trees) most = std::max(most, judge(t, seconds).gain);
+    const auto trees = speculative::best_trees(file.acceptance, seconds, {o.rows, o.ranks});
+    if (judge(trees, seconds).gain > most) file.trees.push_back(trees);
+    best = judged_json({trees}, &seconds).front();
+  }
   if (file.trees.empty())
     throw Error(ErrorKind::kUsage, folder.string() + ": with this acceptance no tree ever pays");
   write_file_atomically(out, speculative::print_tree_file(file));
+  const auto* costs = file.seconds.empty() ? nullptr : &seconds;
   if (o.json) {
     std::cout << print_json(Json{{"acceptance", file.acceptance},
                                  {"keys", file.keys},
                                  {"seconds", file.seconds},
-                                 {"best", judged_json({best}, &seconds).front()},
-                                 {"trees", judged_json(file.trees, &seconds)}})
+                                 {"best", best},
+                                 {"trees", judged_json(file.trees, costs)}})
               << '\n';
     return;
   }
   for (const auto& [r, s] : file.seconds) std::printf("%4d rows  %8.3f ms\n", r, s * 1e3);
-  print_trees(file.trees, &seconds);
-  const Judged b = judge(best, seconds);
-  std::printf("best: %.1f rows, %.3f tokens a forward, %.3f of plain decoding's tokens/s: %s\n",
-              b.rows, b.tokens, b.gain, out.c_str());
+  print_trees(file.trees, costs);
+  if (costs) {
+    std::printf("best: %.1f rows, %.3f tokens a forward, %.3f of plain decoding's tokens/s\n",
+                best["rows_per_forward"].get<double>(), best["tokens_per_forward"].get<double>(),
+                best["gain"].get<double>());
+  }
 }
 
 void add_measured(CLI::App& command, PpdCommand& o, bool texts_required) {
@@ -248,8 +265,10 @@ void add_ppd(CLI::App& app) {
   tuned->add_option("--rows", t->rows, "of a forward, at most")
       ->check(CLI::Range(2, 1024))
       ->capture_default_str();
-  tuned->add_option("--rounds", t->rounds, "forwards of each size")
-      ->check(CLI::Range(1, 10000))
+  tuned
+      ->add_option("--rounds", t->rounds,
+                   "forwards of each size; 0: rows are not measured, trees for all prices alone")
+      ->check(CLI::Range(0, 10000))
       ->capture_default_str();
   tuned->add_option("-o,--out", t->out,
                     "the file of trees; tree.json of the folder when not given");

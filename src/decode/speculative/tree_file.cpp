@@ -165,14 +165,14 @@ std::string print_tree_file(const TreeFile& file) {
 
 std::vector<DynamicTree> trees_by_price(const AcceptanceTable& acceptance, int rows) {
   std::vector<DynamicTree> all;
-  std::string last;
+  double most = 1;  // tokens a forward so far
   constexpr double kFirst = 0.6, kFactor = 0.75, kLast = 0.002;
   for (double price = kFirst; price > kLast; price *= kFactor) {
     DynamicTree trees =
         best_trees(acceptance, [&](int r) { return 1 + price * (r - 1); }, {rows, 10});
-    std::string text = json_of(trees).dump();
-    if (steady_state(trees).tokens <= 1 || text == last) continue;
-    last = std::move(text);
+    const double tokens = steady_state(trees).tokens;
+    if (tokens <= most + 1e-6) continue;
+    most = tokens;
     all.push_back(std::move(trees));
   }
   return all;
