@@ -27,5 +27,6 @@ void add_completion(CLI::App& app);
 void add_train_filter(CLI::App& app);
 void add_image(CLI::App& app);
 void add_train_vision(CLI::App& app);
+void add_ppd(CLI::App& app);
 
 }  // namespace tutti::cli

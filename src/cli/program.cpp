@@ -58,6 +58,7 @@ int program(int argc, char** argv) {
   add_train(app);
   add_train_filter(app);
   add_train_vision(app);
+  add_ppd(app);
   add_methods(app);
   add_infill(app);
   add_score(app);

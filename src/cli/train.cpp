@@ -108,12 +108,17 @@ class Narrator {
   double seconds_ = 0;
 };
 
+// The part of the run's folder that holds what was trained.
+const char* kept_in(const train::Recipe& recipe) {
+  return recipe.loss.kind == train::LossKind::kPromptTokens ? "adapter" : "model";
+}
+
 nlohmann::ordered_json json_of(const train::Recipe& recipe, const std::filesystem::path& folder,
                                const train::TrainingResult& result, const Narrator& n) {
   nlohmann::ordered_json j{
       {"recipe", recipe.name},
       {"folder", folder.string()},
-      {"model", (folder / "model").string()},
+      {"model", (folder / kept_in(recipe)).string()},
       {"parameters", result.parameters},
       {"trained_parameters", result.trained_parameters},
       {"first_step", result.first_step},
@@ -173,7 +178,7 @@ void train_command(const TrainOptions& o) {
   } else {
     std::printf("step %lld of %lld, %s, %.0f tokens/s: %s\n", static_cast<long long>(result.step),
                 static_cast<long long>(result.steps), duration(result.seconds).c_str(),
-                narrator->tokens_per_second(), (request.folder / "model").c_str());
+                narrator->tokens_per_second(), (request.folder / kept_in(recipe)).c_str());
   }
   if (result.stopped && interrupted) {
     throw Error(ErrorKind::kCancelled, "train: stopped after step " + std::to_string(result.step) +

@@ -14,6 +14,7 @@
 #include "decode/generation.h"
 #include "decode/pearl/pearl.h"
 #include "decode/plain/plain.h"
+#include "decode/ppd/ppd.h"
 #include "decode/speculative/draft.h"
 #include "decode/speculative/lookup.h"
 
@@ -61,6 +62,9 @@ std::span<const Method> methods() {
       {"pearl", "PEARL (arXiv 2408.11850): draft model and target at the same time",
        "any causal model, and a smaller one of the same vocabulary on cores of its own",
        Reads::kCausal, Guarantee::kLossless, pearl_options(), pearl},
+      {"ppd", "parallel prompt decoding (arXiv 2405.18628) with a dynamic tree",
+       "any causal model, and prompt tokens that were trained on it", Reads::kCausal,
+       Guarantee::kLossless, ppd_options(), ppd_method},
       {"diffusion",
        "masked diffusion: LLaDA, Dream, SDAR; Fast-dLLM and others by policy and cache",
        "a masked model", Reads::kMasked, Guarantee::kApproximate,

@@ -1,8 +1,9 @@
 // What a training loss is made of. Sources: sheet 00 (LLaDA, Dream, SDAR, BD3), sheet 22 (Dimple),
-// sheet 39 (dParallel), sheet 45 (ASSD).
+// sheet 39 (dParallel), sheet 40 (PPD), sheet 45 (ASSD).
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace tutti::train {
 
@@ -16,6 +17,8 @@ enum class LossKind : uint8_t {
   kAnySubset,  // of a share of the tokens given the rest and, in an order, each other, by an
                // any-order model's query stream (ASSD, sheet 45): the joint density of the masked
                // tokens
+  kPromptTokens,  // prompt tokens behind anchors of a text, on frozen weights (PPD, sheet 40): what
+                  // the network itself says that much further on
   kBlock,  // of masked tokens given their block and the clean blocks before (BD3, SDAR): [x_t |
            // x_0]
 };
@@ -53,7 +56,13 @@ struct LossOptions {
   double certainty_temperature = 0.5;  // of the entropy's softmax
   bool random_order = false;  // kAnySubset: masked tokens in any order, not from left to right
   bool independent = false;   // kAnySubset: each masked token given the rest alone (the paper's
-                             // parallel loss)
+                              // parallel loss)
+  int ahead = 3;              // kPromptTokens: prompt tokens behind an anchor
+  int anchors = 64;           // of a sequence, at most
+  double decay = 0.8;         // of the weight from one prompt token to the next
+  bool from_teacher = true;   // Kullback-Leibler divergence from the network's own distribution;
+                              // false: cross entropy of the text's token
+  std::string start;          // the text whose tokens' embeddings they start as
   double cut = 0;  // share of sequences cut to a random length (LLaDA's pre-training: 0.01)
 };
 

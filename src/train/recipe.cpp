@@ -73,15 +73,31 @@ DataRecipe read_data(StrictObject o, const std::filesystem::path& folder) {
   return d;
 }
 
+void read_prompt_tokens(StrictObject& o, LossOptions& l) {
+  const bool own = l.kind == LossKind::kPromptTokens;
+  l.ahead = int(o.integer("ahead", 1, 64, 3));
+  l.anchors = int(o.integer("anchors", 1, 1 << 20, 64));
+  l.decay = o.number("decay", 1e-6, 1, 0.8);
+  l.from_teacher = o.choice("teacher", {"model", "text"}, "model") == "model";
+  l.start = o.text("start", "Next 2 word Next 3 word Next 4 word");
+  for (const char* key : {"ahead", "anchors", "decay", "teacher", "start"}) {
+    if (o.has(key) && !own) o.bad(key, "belongs to the kind \"prompt-tokens\"");
+  }
+  for (const char* key : {"weight", "mean", "epsilon", "low", "high", "stratified", "cut"}) {
+    if (o.has(key) && own) o.bad(key, "does not go with the kind \"prompt-tokens\"");
+  }
+}
+
 LossOptions read_loss(StrictObject o) {
   LossOptions l;
-  const std::string kind =
-      o.choice("kind", {"next-token", "masked", "block", "certainty", "any-subset"});
-  l.kind = kind == "masked"       ? LossKind::kMasked
-           : kind == "block"      ? LossKind::kBlock
-           : kind == "certainty"  ? LossKind::kCertainty
-           : kind == "any-subset" ? LossKind::kAnySubset
-                                  : LossKind::kNextToken;
+  const std::string kind = o.choice(
+      "kind", {"next-token", "masked", "block", "certainty", "any-subset", "prompt-tokens"});
+  l.kind = kind == "masked"          ? LossKind::kMasked
+           : kind == "block"         ? LossKind::kBlock
+           : kind == "certainty"     ? LossKind::kCertainty
+           : kind == "any-subset"    ? LossKind::kAnySubset
+           : kind == "prompt-tokens" ? LossKind::kPromptTokens
+                                     : LossKind::kNextToken;
   const std::string weight = o.choice("weight", {"inverse", "one", "context"}, "inverse");
   l.weight = weight == "one"       ? TimeWeight::kOne
              : weight == "context" ? TimeWeight::kContext
@@ -122,6 +138,7 @@ LossOptions read_loss(StrictObject o) {
     if (o.has(key) && l.kind == LossKind::kAnySubset)
       o.bad(key, "does not go with the kind \"any-subset\"");
   }
+  read_prompt_tokens(o, l);
   if (l.time_per_block && l.kind != LossKind::kBlock)
     o.bad("time_per_block", "belongs to the kind \"block\"");
   if (l.weight == TimeWeight::kContext && l.kind != LossKind::kMasked) {
@@ -210,6 +227,8 @@ Recipe parse_recipe(std::string_view text, const std::string& place,
   r.bf16 = o.choice("precision", {"f32", "bf16"}, "f32") == "bf16";
   r.save_every = o.integer("save_every", 0, int64_t(1) << 40, 0);
   if (o.has("schedule")) r.schedule = read_schedule(o.object("schedule"), r.steps);
+  if (o.has("lora") && r.loss.kind == LossKind::kPromptTokens)
+    o.bad("lora", "does not go with the loss \"prompt-tokens\", which leaves all weights frozen");
   if (o.has("lora")) r.lora = read_lora(o.object("lora"));
   if (o.has("evaluation")) r.evaluation = read_evaluation(o.object("evaluation"));
   if (r.evaluation.problems > 0 && r.model.family == "xlnet") {

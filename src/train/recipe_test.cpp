@@ -91,6 +91,11 @@ TEST(Recipe, WhatIsWrongIsNamed) {
       {R"({"lora": {"rank": 4, "targets": ["q", "embedding"]}})",
        "lora: key \"targets\" names \"embedding\""},
       {R"({"schedule": {"kind": "cosine", "warmup": 11}})", "schedule: key \"warmup\" is 11"},
+      {R"({"loss": {"anchors": 4}})", "\"anchors\" belongs to the kind \"prompt-tokens\""},
+      {R"({"loss": {"kind": "prompt-tokens", "mean": "tokens"}})",
+       "\"mean\" does not go with the kind \"prompt-tokens\""},
+      {R"({"loss": {"kind": "prompt-tokens"}, "lora": {"rank": 2}})",
+       "\"lora\" does not go with the loss \"prompt-tokens\""},
       {R"({"precision": "fp8"})", "give one of f32, bf16"},
   };
   for (const auto& c : kCases) {

@@ -61,6 +61,16 @@ std::vector<RowRange> visible(const Sequence& s, int row) {
     case Sight::kBlockCausal:
       add(0, std::min(n, (row / s.block + 1) * s.block));
       break;
+    case Sight::kAnchored: {
+      const int text = n - int(s.anchors.size()) * s.ahead, chained = row - text;
+      if (chained < 0) {
+        add(0, row + 1);
+        break;
+      }
+      add(0, s.anchors[size_t(chained / s.ahead)] + 1);
+      add(text + chained / s.ahead * s.ahead, chained % s.ahead + 1);
+      break;
+    }
     case Sight::kOrder: {
       const int contents = int(s.ranks.size());
       const bool query = row >= contents;
@@ -109,6 +119,18 @@ Sequence plain_sequence(const models::Config& config, std::vector<int32_t> token
   return s;
 }
 
+void add_chains(Sequence& text, std::vector<int> anchors, int ahead) {
+  text.sight = Sight::kAnchored;
+  text.ahead = ahead;
+  for (const int anchor : anchors) {
+    for (int i = 1; i <= ahead; ++i) {
+      text.tokens.push_back(-1);
+      text.positions.push_back(text.positions[size_t(anchor)] + i);
+    }
+  }
+  text.anchors = std::move(anchors);
+}
+
 models::Batch plan_batch(const models::Config& config, std::span<const Sequence> sequences) {
   models::Batch batch;
   models::Epoch epoch;
@@ -121,6 +143,7 @@ models::Batch plan_batch(const models::Config& config, std::span<const Sequence>
       input.token = s.tokens[size_t(row)];
       if (s.sight == Sight::kOrder && row >= int(s.ranks.size()))
         input.kind = models::RowInput::kMask;
+      if (s.sight == Sight::kAnchored && input.token < 0) input.kind = models::RowInput::kVector;
       batch.inputs.push_back(std::move(input));
       batch.positions.emplace_back(s.positions[size_t(row)]);
       batch.segments.push_back(0);
@@ -137,6 +160,29 @@ models::Batch plan_batch(const models::Config& config, std::span<const Sequence>
   }
   batch.epochs.push_back(std::move(epoch));
   return batch;
+}
+
+models::Batch part_of(const models::Batch& whole, std::span<const int> rows) {
+  models::Batch part;
+  part.runs = whole.runs;
+  part.key_places = whole.key_places;
+  const models::Epoch& all = whole.epochs.front();
+  models::Epoch epoch;
+  epoch.first_layer = all.first_layer;
+  epoch.last_layer = all.last_layer;
+  for (const int row : rows) {
+    const size_t r = size_t(row);
+    epoch.rows.push_back(part.rows());
+    part.inputs.push_back(whole.inputs[r]);
+    part.positions.push_back(whole.positions[r]);
+    part.segments.push_back(whole.segments[r]);
+    part.active.push_back(whole.active[r]);
+    part.slots.push_back(whole.slots[r]);
+    epoch.full.push_back(all.full[r]);
+    if (!all.sliding.empty()) epoch.sliding.push_back(all.sliding[r]);
+  }
+  part.epochs.push_back(std::move(epoch));
+  return part;
 }
 
 }  // namespace tutti::train

@@ -29,31 +29,15 @@ int kind_of(int matched) {
 
 class Lookup final : public Drafter {
  public:
-  explicit Lookup(const Generation& g)
-      : g_(g),
-        least_(int_option(g, "prompt_lookup_min", 1, 1 << 20)),
-        most_(int_option(g, "prompt_lookup_max", 0, 1 << 20)),
-        longest_(int_option(g, "draft_max", 1, 256)),
-        shortest_(int_option(g, "draft_min", 0, 256)),
-        branches_(int_option(g, "branches", 1, 32)) {
-    if (most_ > 0 && most_ < least_) {
-      throw Error(ErrorKind::kUsage,
-                  "option prompt_lookup_max=" + std::to_string(most_) +
-                      ": is less than prompt_lookup_min=" + std::to_string(least_));
-    }
-    if (shortest_ > longest_) {
-      throw Error(ErrorKind::kUsage, "option draft_min=" + std::to_string(shortest_) +
-                                         ": is more than draft_max=" + std::to_string(longest_));
-    }
-  }
+  Lookup(const Generation& g, const LookupOptions& options) : g_(g), o_(options) {}
 
   Task<Tree> draft(engine::Context&, const Pace&, int depth) override {
     Tree tree(g_.last_token());
     if (!read()) co_return tree;
-    const auto matches = text_.matches(least_, most_, branches_);
-    const int length = std::min(longest_, depth);
+    const auto matches = text_.matches(o_.least, o_.most, o_.branches);
+    const int length = std::min(o_.longest, depth);
     for (size_t m = 0; m < matches.size(); ++m) follow(tree, matches[m], m == 0, length);
-    if (tree.depth() < shortest_) co_return Tree(g_.last_token());
+    if (tree.depth() < o_.shortest) co_return Tree(g_.last_token());
     co_return tree;
   }
 
@@ -89,12 +73,36 @@ class Lookup final : public Drafter {
   }
 
   const Generation& g_;
-  int least_, most_, longest_, shortest_, branches_;
+  LookupOptions o_;
   SuffixAutomaton text_;
   Acceptance acceptance_{kExpected};
 };
 
+LookupOptions options_of(const Generation& g) {
+  LookupOptions o;
+  o.least = int_option(g, "prompt_lookup_min", 1, 1 << 20);
+  o.most = int_option(g, "prompt_lookup_max", 0, 1 << 20);
+  o.longest = int_option(g, "draft_max", 1, 256);
+  o.shortest = int_option(g, "draft_min", 0, 256);
+  o.branches = int_option(g, "branches", 1, 32);
+  if (o.most > 0 && o.most < o.least) {
+    throw Error(ErrorKind::kUsage,
+                "option prompt_lookup_max=" + std::to_string(o.most) +
+                    ": is less than prompt_lookup_min=" + std::to_string(o.least));
+  }
+  if (o.shortest > o.longest) {
+    throw Error(ErrorKind::kUsage, "option draft_min=" + std::to_string(o.shortest) +
+                                       ": is more than draft_max=" + std::to_string(o.longest));
+  }
+  return o;
+}
+
 }  // namespace
+
+std::unique_ptr<Drafter> lookup_drafter(const Generation& g, const LookupOptions& options) {
+  return std::make_unique<Lookup>(g, options);
+}
+
 }  // namespace speculative
 
 std::vector<MethodOption> lookup_options() {
@@ -112,7 +120,7 @@ Task<void> lookup(Generation& g) {
   const auto verification = speculative::verification_option(g);
   const bool adaptive = speculative::adaptive_option(g);
   speculative::refuse_for_rejection(g, "branches", "1");
-  speculative::Lookup drafter(g);
+  speculative::Lookup drafter(g, speculative::options_of(g));
   co_await speculative::speculate(g, drafter, verification, adaptive);
 }
 

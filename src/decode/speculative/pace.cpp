@@ -65,6 +65,11 @@ Tree Pace::trim(const Tree& tree) const {
   return tree.best(probing_ ? std::max(best, kProbe) : best);
 }
 
+double Pace::rate(double tokens, double rows) const {
+  if (seconds(0) <= 0) return 0;
+  return (other_tokens_ + tokens) / seconds(std::max(int(rows + 0.5) - 1, 0));
+}
+
 void Pace::end(int rows, int tokens) {
   const uint64_t ticks = statistics_.ticks - ticks_;
   if (ticks > 0) {

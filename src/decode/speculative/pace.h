@@ -25,6 +25,9 @@ class Pace {
   double least_reach(int before, double seconds = 0) const;
   // The part of `tree` that makes the most tokens a second.
   Tree trim(const Tree& tree) const;
+  // Tokens a second that the engine writes, everybody's, when this request puts `rows` rows down
+  // and writes `tokens`; 0 while the cost of a row alone is not known.
+  double rate(double tokens, double rows) const;
   // After it: `rows` were put down, `tokens` emitted.
   void end(int rows, int tokens);
   // Whether the forward that begins tries a draft though it does not seem to pay: what one does not

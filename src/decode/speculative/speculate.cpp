@@ -27,6 +27,13 @@ void count(MethodStatistics& s, const Tree& tree, const Accepted& accepted) {
 
 }  // namespace
 
+void settle(Generation& g, engine::Context& context, int base, const Tree& tree,
+            const Accepted& accepted) {
+  context.keep(base, accepted.nodes);
+  count(g.statistics(), tree, accepted);
+  for (const engine::Picked& picked : accepted.picked) g.emit(picked);
+}
+
 Task<Accepted> verify(Generation& g, engine::Context& context, const Tree& tree,
                       Verification verification) {
   const int base = context.size(), position = context.next_position();
@@ -35,9 +42,7 @@ Task<Accepted> verify(Generation& g, engine::Context& context, const Tree& tree,
       by_match ? rows_of(tree, g.rule(), position) : rows_for_rejection(tree, g.rule(), position);
   const engine::Answer answer = co_await g.forward(context, std::move(rows));
   Accepted accepted = by_match ? match(tree, answer) : reject(tree, answer, g.rule(), position);
-  context.keep(base, accepted.nodes);
-  count(g.statistics(), tree, accepted);
-  for (const engine::Picked& picked : accepted.picked) g.emit(picked);
+  settle(g, context, base, tree, accepted);
   co_return accepted;
 }
 

@@ -25,6 +25,11 @@ class Drafter {
   virtual void learn(const Tree& tree, const Accepted& accepted) = 0;
 };
 
+// The end of a step: leaves in `context` what stands of the rows from slot `base` on, one per node
+// of `tree`, emits the picks and counts.
+void settle(Generation& g, engine::Context& context, int base, const Tree& tree,
+            const Accepted& accepted);
+
 // One forward: verifies `tree`, leaves what stands in `context`, emits the picks and counts.
 Task<Accepted> verify(Generation& g, engine::Context& context, const Tree& tree,
                       Verification verification);

@@ -153,7 +153,7 @@ AttentionBucket make_bucket(const Batch& batch, const Epoch& epoch,
     bucket.classes.push_back(make_class(batch, epoch, counts, id, rows));
   }
   if (!is_run(rows, 0, int64_t(epoch.rows.size()))) bucket.row_index = at::tensor(rows, at::kLong);
-  if (!is_run(keys, slots, batch.rows())) bucket.key_index = at::tensor(keys, at::kLong);
+  if (slots > 0 || !is_run(keys, 0, batch.rows())) bucket.key_index = at::tensor(keys, at::kLong);
   return bucket;
 }
 

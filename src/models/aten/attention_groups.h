@@ -26,7 +26,7 @@ struct AttentionBucket {
   int64_t groups = 0, rows = 0, keys = 0;
   at::Tensor row_index;  // [G * r] into the epoch's active rows; undefined: all of them, in order
   at::Tensor key_index;  // [G * k] into earlier slots followed by the batch's rows; undefined: the
-                         // batch's rows, in order
+                         // batch's rows, in order, and there are no earlier slots
   std::vector<Class> classes;  // those in use; at least one
 };
 

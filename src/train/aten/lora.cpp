@@ -28,17 +28,17 @@ const Part kParts[] = {
     {"down", &Layer::down, &models::TensorLayout::down},
 };
 
-// The product of the layers' matrices in bfloat16 rounds them first: done once here instead.
-void round_layers(models::TensorWeights& weights) {
+}  // namespace
+
+models::TensorWeights rounded_layers(models::TensorWeights weights) {
   for (auto& layer : weights.layers) {
     for (const Part& part : kParts) {
       at::Tensor& w = (layer.*part.linear).weight;
       if (w.defined()) w = w.to(at::kBFloat16);
     }
   }
+  return weights;
 }
-
-}  // namespace
 
 Lora::Lora(const LoraRecipe& recipe, const models::TensorWeights& frozen,
            const models::TensorLayout& layout, uint64_t seed, bool bf16)
@@ -56,7 +56,7 @@ Lora::Lora(const LoraRecipe& recipe, const models::TensorWeights& frozen,
            at::zeros({w.size(0), recipe.rank}, at::kFloat)});
     }
   }
-  if (bf16) round_layers(frozen_);
+  if (bf16) frozen_ = rounded_layers(std::move(frozen_));
 }
 
 std::vector<Parameter> Lora::parameters() const {

@@ -10,6 +10,10 @@
 
 namespace tutti::train {
 
+// The matrices of the layers in bfloat16, where each product in bfloat16 would round them first:
+// done once. The other weights as they are.
+models::TensorWeights rounded_layers(models::TensorWeights weights);
+
 class Lora {
  public:
   // A starts normal with deviation in^-1/2, B at 0: the first forward is the frozen network's.

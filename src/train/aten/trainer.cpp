@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
 
 #include <chrono>
@@ -13,6 +12,8 @@
 #include "base/files.h"
 #include "models/find_model.h"
 #include "models/weight_names.h"
+#include "train/aten/autocast.h"
+#include "train/aten/distil_loss.h"
 #include "train/aten/head_loss.h"
 #include "train/aten/reference_sampler.h"
 #include "train/problems.h"
@@ -25,26 +26,6 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
-
-// Matrix products in bfloat16 while it lives, when asked for.
-class Autocast {
- public:
-  explicit Autocast(bool on) : on_(on) {
-    if (!on_) return;
-    at::autocast::set_autocast_enabled(at::kCPU, true);
-    at::autocast::increment_nesting();
-  }
-  ~Autocast() {
-    if (!on_) return;
-    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
-    at::autocast::set_autocast_enabled(at::kCPU, false);
-  }
-  Autocast(const Autocast&) = delete;
-  Autocast& operator=(const Autocast&) = delete;
-
- private:
-  bool on_;
-};
 
 ModelShape shape_from(const Recipe& recipe, const Vocabulary& vocabulary,
                       const std::optional<models::Checkpoint>& checkpoint) {
@@ -155,7 +136,11 @@ Trainer::Trainer(const Recipe& recipe)
                                          std::to_string(shape_.layers) + " layers; lower it");
     }
   }
-  trained_ = lora_ ? lora_->parameters() : parameters_of(weights_, shaped_.layout);
+  if (recipe_.loss.kind == LossKind::kPromptTokens)
+    prompts_.emplace(recipe_.loss, weights_, vocabulary_, recipe_.bf16);
+  trained_ = prompts_ ? prompts_->parameters()
+             : lora_  ? lora_->parameters()
+                      : parameters_of(weights_, shaped_.layout);
   optimiser_.emplace(recipe_.optimiser, trained_);
   for (const Parameter& p : trained_) {
     values_.push_back(p.tensor);
@@ -167,6 +152,7 @@ int64_t Trainer::parameters() const { return elements(parameters_of(weights_, sh
 int64_t Trainer::trained_parameters() const { return elements(trained_); }
 
 models::TensorWeights Trainer::weights_of(const std::vector<at::Tensor>& values) const {
+  if (prompts_) return weights_;
   if (lora_) return lora_->merged(weights_, values);
   models::TensorWeights w = weights_;
   size_t next = 0;
@@ -223,11 +209,22 @@ at::Tensor Trainer::loss_of(std::span<const LossSequence> sequences, at::Tensor 
   return head_loss(states, head, rows, options);
 }
 
+at::Tensor Trainer::prompt_loss(std::span<const LossSequence> sequences) const {
+  const PromptTokens::States states =
+      prompts_->states(shaped_.config, sequences, values_.front(), recipe_.bf16);
+  const HeadRows rows = head_rows(sequences);
+  const at::Tensor& head = weights_.head.defined() ? weights_.head : weights_.embedding;
+  return recipe_.loss.from_teacher ? distil_loss(states.student, states.teacher, head, rows.weights)
+                                   : head_loss(states.student, head, rows, {});
+}
+
 void Trainer::backward(std::span<const LossSequence> sequences, StepReport& report) {
   const bool any =
       std::ranges::any_of(sequences, [](const auto& s) { return !s.predicted.empty(); });
   if (!any) return;  // nothing was masked
-  const at::Tensor loss = loss_of(sequences, states_of(sequences).to(at::kFloat), report);
+  const at::Tensor loss = prompts_
+                              ? prompt_loss(sequences)
+                              : loss_of(sequences, states_of(sequences).to(at::kFloat), report);
   loss.backward();
   report.loss += loss.item<double>();
 }
@@ -363,6 +360,7 @@ void Trainer::restore(const RunState& state) {
 }
 
 void Trainer::save_model(const std::filesystem::path& folder) const {
+  if (prompts_) return;  // the network is as it was
   const models::TensorWeights weights = saved_weights();
   NamedTensors tensors;
   for (const Parameter& p : parameters_of(weights, shaped_.layout))
@@ -378,6 +376,7 @@ void Trainer::save_model(const std::filesystem::path& folder) const {
 }
 
 void Trainer::save_adapter(const std::filesystem::path& folder) const {
+  if (prompts_) prompts_->save(folder, saved_values().front(), recipe_.model.from);
   if (!lora_) return;
   std::filesystem::create_directories(folder);
   write_tensors(folder / "adapter_model.safetensors", lora_->peft_tensors(saved_values()),

@@ -6,6 +6,7 @@
 
 #include "train/aten/lora.h"
 #include "train/aten/optimiser.h"
+#include "train/aten/prompt_tokens.h"
 #include "train/aten/state.h"
 #include "train/loss_rows.h"
 #include "train/training.h"
@@ -34,9 +35,9 @@ class Trainer {
   // Throws Error(kBadFile) when the state is not of this recipe's network.
   void restore(const RunState& state);
   // A Hugging Face folder that the loader reads back bit for bit: the averaged weights where the
-  // recipe asks for an average, adapters merged.
+  // recipe asks for an average, adapters merged. With prompt tokens nothing: the network stays.
   void save_model(const std::filesystem::path& folder) const;
-  // With adapters: these alone, as peft reads them (lora.h). Without: nothing.
+  // With adapters or prompt tokens: these alone, as peft reads them. Without: nothing.
   void save_adapter(const std::filesystem::path& folder) const;
 
  private:
@@ -52,6 +53,7 @@ class Trainer {
                      StepReport& report) const;
   // The normed states of the rows that predict.
   at::Tensor states_of(std::span<const LossSequence> sequences) const;
+  at::Tensor prompt_loss(std::span<const LossSequence> sequences) const;  // of kPromptTokens
   // The network's weights when the trained tensors have these values, in the order of trained_.
   models::TensorWeights weights_of(const std::vector<at::Tensor>& values) const;
   const std::vector<at::Tensor>& saved_values() const;
@@ -65,6 +67,7 @@ class Trainer {
   ShapedConfig shaped_;
   models::TensorWeights weights_;
   std::optional<Lora> lora_;
+  std::optional<PromptTokens> prompts_;
   std::vector<Parameter> trained_;
   std::vector<at::Tensor> values_;    // theirs
   std::vector<at::Tensor> averages_;  // of values_, when the recipe asks for them

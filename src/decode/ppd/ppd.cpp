@@ -1,0 +1,241 @@
+#include "decode/ppd/ppd.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "base/error.h"
+#include "decode/generation.h"
+#include "decode/ppd/step.h"
+#include "decode/ppd/tree_choice.h"
+#include "decode/speculative/lookup.h"
+#include "decode/speculative/speculate.h"
+#include "decode/speculative/tree_file.h"
+
+namespace tutti::decode {
+
+namespace ppd {
+namespace {
+
+using speculative::Accepted;
+using speculative::Tree;
+
+speculative::TreeFile read_trees(const Generation& g, const std::filesystem::path& folder,
+                                 const PromptTokens& prompts) {
+  const std::string given = text_option(g, "tree");
+  const std::filesystem::path path =
+      given.empty() ? folder / "tree.json" : std::filesystem::path(given);
+  if (given.empty() && !std::filesystem::exists(path)) {
+    throw Error(
+        ErrorKind::kNotFound,
+        path.string() + ": is not there; make it (tutti ppd tune), or name one with option tree");
+  }
+  speculative::TreeFile file = speculative::read_tree_file(path);
+  if (file.prompts() != prompts.count()) {
+    throw Error(ErrorKind::kUsage, path.string() + ": is of " + std::to_string(file.prompts()) +
+                                       " prompt tokens, but there are " +
+                                       std::to_string(prompts.count()) +
+                                       "; give the tree of these");
+  }
+  return file;
+}
+
+std::filesystem::path folder_of(const Generation& g) {
+  std::string folder = text_option(g, "prompt_tokens");
+  if (folder.empty()) {
+    throw Error(
+        ErrorKind::kUsage,
+        "method ppd: needs prompt tokens that were trained on the model; name their folder with "
+        "option prompt_tokens");
+  }
+  return folder;
+}
+
+class Decoder {
+ public:
+  explicit Decoder(Generation& g)
+      : g_(g),
+        prompts_(PromptTokens::read(folder_of(g))),
+        file_(read_trees(g, folder_of(g), prompts_)),
+        choice_(file_.trees, int_option(g, "rows", 0, 1024)),
+        lazy_(lazy_option(g)),
+        widest_(widest_row(file_)) {
+    prompts_.check(g.engine().model().config());
+    speculative::LookupOptions lookup;
+    lookup.longest = int_option(g, "lookup", 0, 256);
+    if (lookup.longest > 0) lookup_ = speculative::lookup_drafter(g, lookup);
+  }
+
+  Task<void> run() {
+    speculative::Pace pace(g_.engine().cost(), g_.engine().statistics(), true);
+    engine::Context context = co_await g_.prefill();
+    if (!g_.output().empty()) ++g_.statistics().forwards;
+    while (!g_.done()) {
+      pace.begin(context.size() + 1);
+      const int room = g_.room() - 1;  // the forward itself picks one more
+      StepTree step = plan(pace, room);
+      const double expected = expected_of(step.tree);
+      Tree drafted(g_.last_token());
+      if (lookup_ && room > 0) {
+        drafted = co_await lookup_->draft(context, pace, room);
+        add(drafted, pace, step);
+      }
+      step = pruned(step, room, room - 1, g_.rule(), vocabulary(),
+                    [&](int32_t token) { return g_.is_end(token); });
+      const size_t before = g_.output().size();
+      const Accepted accepted = co_await forward(context, step);
+      const int rows = rows_in(step);
+      pace.end(rows, int(g_.output().size() - before));
+      if (expected > 0) choice_.learn(expected, accepted.drafts());
+      if (lookup_) lookup_->learn(drafted, along(drafted, accepted));
+    }
+  }
+
+ private:
+  static bool lazy_option(const Generation& g) {
+    const std::string text = text_option(g, "head");
+    if (text != "all" && text != "lazy")
+      throw Error(ErrorKind::kUsage, "option head=" + text + ": wants all or lazy");
+    return text == "lazy";
+  }
+  static int widest_row(const speculative::TreeFile& file) {
+    size_t most = 1;
+    for (const auto& row : file.acceptance) most = std::max(most, row.size());
+    return int(most);
+  }
+  static double expected_of(const Tree& tree) {
+    double sum = 0;
+    for (int i = 1; i < tree.size(); ++i) sum += tree[i].reach;
+    return sum;
+  }
+  static int rows_in(const StepTree& step) {
+    int rows = step.tree.size();
+    for (const int n : step.prompts) rows += n;
+    return rows;
+  }
+  int vocabulary() const { return g_.engine().model().config().vocab; }
+
+  StepTree plan(const speculative::Pace& pace, int room) {
+    const speculative::DynamicTree* trees = room > 0 ? choice_.choose(pace) : nullptr;
+    if (!trees) return {Tree(g_.last_token()), {0}};
+    return place((*trees)[std::min(ahead_.size(), trees->size() - 1)], g_.last_token(), ahead_);
+  }
+
+  // Lookup's drafts beside the others, as far as they pay. Nothing looks ahead behind them.
+  void add(const Tree& drafted, const speculative::Pace& pace, StepTree& step) const {
+    std::vector<int> now(size_t(drafted.size()), -1);
+    now[0] = Tree::kRoot;
+    int rows = rows_in(step) - 1;
+    for (int i = 1; i < drafted.size(); ++i) {
+      const Tree::Node& node = drafted[i];
+      const int parent = now[size_t(node.parent)];
+      if (parent < 0 || node.reach < pace.least_reach(rows)) continue;
+      const double before = drafted[node.parent].reach;
+      now[size_t(i)] = step.tree.add(parent, node.token, 0, before > 0 ? node.reach / before : 0);
+      if (size_t(step.tree.size()) > step.prompts.size()) {
+        step.prompts.push_back(0);
+        ++rows;
+      }
+    }
+  }
+
+  // The part of what stands that `tree` had drafted.
+  static Accepted along(const Tree& tree, const Accepted& accepted) {
+    Accepted part;
+    int node = Tree::kRoot;
+    for (size_t i = 0; i < accepted.picked.size() && node >= 0; ++i) {
+      part.nodes.push_back(node);
+      part.picked.push_back(accepted.picked[i]);
+      node = tree.child(node, accepted.picked[i].token);
+    }
+    return part;
+  }
+
+  // The tokens of a prompt row as the request would draw them there. What the text says until then
+  // is not known, so penalties are those of the node, and a constraint's state is nobody's.
+  engine::Want ranked(const PickRule& rule, int position) const {
+    engine::Want want;
+    want.pick = true;
+    want.sampling = g_.options().sampling;
+    want.sampling.ranked = std::min(widest_, vocabulary());
+    want.sampling.logprobs = -1;
+    if (rule.history()) want.history = std::make_shared<const engine::History>(*rule.history());
+    want.key = rule.key(position);
+    return want;
+  }
+
+  Task<Accepted> forward(engine::Context& context, const StepTree& step) {
+    const int base = context.size(), position = context.next_position();
+    const int layers = g_.engine().model().config().layers;
+    const PickRule rule = g_.rule();
+    const auto want = [&](const PickRule& r, int p) {
+      if (!lazy_) return ranked(r, p);
+      engine::Want state;
+      state.hidden = {layers};
+      return state;
+    };
+    engine::Answer answer =
+        co_await g_.forward(context, rows_of(step, prompts_, rule, position, want));
+    const Accepted accepted = speculative::match(step.tree, answer);
+    const int node = accepted.nodes.back();
+    speculative::settle(g_, context, base, step.tree, accepted);
+    const size_t first = size_t(first_prompt(step, node)),
+                 count = size_t(step.prompts[size_t(node)]);
+    ahead_.clear();
+    if (count == 0 || g_.done()) co_return accepted;
+    if (lazy_) answer = co_await read_states(context, answer, first, count);
+    for (size_t j = 0; j < count; ++j)
+      ahead_.push_back(std::move(answer.rows[(lazy_ ? 0 : first) + j].picked.ranked));
+    co_return accepted;
+  }
+
+  // The head alone, on the states of the prompts behind the node that stands.
+  Task<engine::Answer> read_states(engine::Context& context, const engine::Answer& answer,
+                                   size_t first, size_t count) {
+    const int layers = g_.engine().model().config().layers, position = context.next_position();
+    engine::Rows rows;
+    for (size_t j = 0; j < count; ++j) {
+      engine::Row row;
+      row.in.kind = engine::RowInput::kVector;
+      row.in.vector = answer.rows[first + j].hidden.front();
+      // The token that was picked stands at `position`, those that the prompts see behind it.
+      row.position = position + int(j);
+      row.active = {layers, layers};
+      row.write = engine::Write::none();
+      row.want = ranked(g_.rule(), position + int(j) + 1);
+      rows.rows.push_back(std::move(row));
+    }
+    co_return co_await g_.forward(context, std::move(rows));
+  }
+
+  Generation& g_;
+  PromptTokens prompts_;
+  speculative::TreeFile file_;
+  TreeChoice choice_;
+  std::unique_ptr<speculative::Drafter> lookup_;
+  Candidates ahead_;
+  bool lazy_;
+  int widest_;
+};
+
+}  // namespace
+}  // namespace ppd
+
+std::vector<MethodOption> ppd_options() {
+  return {{"prompt_tokens", "", "folder of the trained prompt tokens (peft's prompt tuning)"},
+          {"tree", "", "file of the dynamic trees; empty: tree.json of that folder"},
+          {"rows", "0",
+           "0: the tree that pays most by the engine's measured costs; n: the one that "
+           "writes the most of those with forwards of n rows at most, 1 to 1024"},
+          {"lookup", "0", "tokens that lookup drafts beside, at most; 0: none, to 256"},
+          {"head", "all",
+           "all: every prompt row takes the head in its forward; lazy: those behind the "
+           "node that stands, in one more"}};
+}
+
+Task<void> ppd_method(Generation& g) {
+  ppd::Decoder decoder(g);
+  co_await decoder.run();
+}
+
+}  // namespace tutti::decode
