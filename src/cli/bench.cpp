@@ -246,8 +246,7 @@ void bench(const BenchOptions& o) {
     const models::Config& config = model.config();
     double slots = 0;  // the mean over layers
     for (int layer = 0; layer < config.layers; ++layer) {
-      const bool slides =
-          config.window > 0 && !config.sliding.empty() && config.sliding[size_t(layer)];
+      const bool slides = config.window > 0 && config.is_sliding(layer);
       const double own = o.tokens / 2.0, seen = slides ? config.window : p.depth + own;
       const double last = std::min(own, seen), prompt = std::min(double(p.depth), seen - last);
       slots += (p.streams * last + (p.forks ? 1 : p.streams) * prompt) / config.layers;
