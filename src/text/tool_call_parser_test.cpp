@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/draws.h"
 #include "base/error.h"
+#include "base/files.h"
 #include "text/grammar.h"
 #include "text/tool_call_grammar.h"
 
@@ -316,6 +318,33 @@ TEST(ToolFormat, IsReadOffTheTemplate) {
   EXPECT_EQ(tool_format_of("{% if tools %} something else"), std::nullopt);
   for (const std::string& one : tool_format_names()) EXPECT_EQ(name(*find_tool_format(one)), one);
   EXPECT_EQ(find_tool_format("xml"), std::nullopt);
+}
+
+// Templates as their models were published with, where llama.cpp's sources are.
+TEST(ToolFormat, OfPublishedTemplates) {
+  const std::filesystem::path folder =
+      std::filesystem::path(TUTTI_SOURCE_DIR) / ".cache/peers/llama.cpp/models/templates";
+  if (!std::filesystem::exists(folder)) GTEST_SKIP() << "run bench/peers/llama.cpp/fetch.sh";
+  const std::vector<std::pair<const char*, std::optional<ToolFormat>>> expected{
+      {"Qwen-Qwen2.5-7B-Instruct", kHermes},
+      {"Qwen-Qwen3-0.6B", kHermes},
+      {"NousResearch-Hermes-3-Llama-3.1-8B-tool_use", kHermes},
+      {"ibm-granite-granite-4.0", kHermes},
+      {"meta-llama-Llama-3.1-8B-Instruct", kLlama3},
+      {"meta-llama-Llama-3.2-3B-Instruct", kLlama3},
+      {"mistralai-Mistral-Nemo-Instruct-2407", kMistral},
+      {"Mistral-Small-3.2-24B-Instruct-2506", kMistralArgs},
+      {"deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", kDeepSeekV3},
+      {"llama-cpp-deepseek-r1", kDeepSeekV3},
+      {"deepseek-ai-DeepSeek-V3.1", kDeepSeekV31},
+      {"microsoft-Phi-3.5-mini-instruct", kNone},
+      {"Qwen3-Coder", std::nullopt},
+      {"GLM-4.6", std::nullopt},
+      {"openai-gpt-oss-120b", std::nullopt},
+      {"meetkai-functionary-medium-v3.1", std::nullopt},
+  };
+  for (const auto& [model, format] : expected)
+    EXPECT_EQ(tool_format_of(read_file(folder / (std::string(model) + ".jinja"))), format) << model;
 }
 
 }  // namespace
