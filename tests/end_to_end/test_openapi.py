@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from table_model import TableModel
-from test_serve import Server
+from server import Server
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
