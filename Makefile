@@ -3,7 +3,7 @@ JOBS ?= $(shell nproc)
 BUILD := build/release
 TUTTI := $(BUILD)/tutti
 
-.PHONY: help setup setup-dev build demo test bench bench-llama bench-traffic bench-diffusion study sanitize format lint clean
+.PHONY: help setup setup-dev build demo test bench bench-llama bench-serve bench-traffic bench-diffusion study sanitize format lint clean
 
 help:
 	@echo "make setup        install missing apt packages and the Python wheels of .venv"
@@ -12,6 +12,7 @@ help:
 	@echo "make test         set up, build, run all tests"
 	@echo "make bench        throughput by rows and streams of this machine"
 	@echo "make bench-llama  the same beside llama.cpp (builds it once; JSON=1 for one machine-readable line)"
+	@echo "make bench-serve  tutti serve beside llama-server under the same load (builds it once; 12 minutes)"
 	@echo "make bench-traffic  requests that arrive over time, under five schedulers (hours)"
 	@echo "make bench-diffusion  masked models: policies, caches, FreeDave, and beside llama.cpp (half an hour)"
 	@echo "make study        what takes long: all windows of the conformance tests, speculation on a thousand prompts, the tables beside the peer"
@@ -44,6 +45,10 @@ bench: build
 bench-llama: setup-dev build
 	@bench/peers/llama.cpp/build.sh
 	@bench/peers/llama.cpp/compare.sh $(if $(JSON),--json)
+
+bench-serve: setup-dev build
+	@bench/peers/llama.cpp/serve.sh
+	@bench/peers/llama.cpp/serve.sh --kv i8
 
 bench-traffic: build
 	@bench/traffic.sh

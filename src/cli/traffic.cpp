@@ -1,7 +1,6 @@
 // tutti traffic: a trace of requests under several schedulers, side by side.
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <iostream>
 #include <memory>
@@ -13,7 +12,9 @@
 #include "cli/commands.h"
 #include "cli/json_text.h"
 #include "cli/progress_line.h"
+#include "cli/relative_time.h"
 #include "cli/session.h"
+#include "eval/distribution.h"
 #include "eval/plot.h"
 #include "eval/traffic/schedule_oracle.h"
 #include "eval/traffic/tick_cost.h"
@@ -23,6 +24,8 @@
 namespace tutti::cli {
 namespace {
 
+using eval::mean;
+using eval::quantile;
 using Json = nlohmann::ordered_json;
 
 constexpr int kMostMeasuredKeys = 2048;
@@ -98,20 +101,6 @@ std::vector<Line> lines_of(const TrafficCommand& o) {
   return lines;
 }
 
-// "0.25" seconds, or "0.5x" of a lone request's time.
-double seconds_of(const std::string& text, const char* option, double lone) {
-  double value = 0;
-  const auto read = std::from_chars(text.data(), text.data() + text.size(), value);
-  const std::string_view rest(read.ptr, size_t(text.data() + text.size() - read.ptr));
-  if (read.ec != std::errc() || (!rest.empty() && rest != "x") || !(value >= 0) || value > 1e6) {
-    throw Error(
-        ErrorKind::kUsage,
-        std::string(option) + " " + text +
-            ": give seconds, such as 0.25, or a multiple of a lone request's time, such as 0.5x");
-  }
-  return rest == "x" ? value * lone : value;
-}
-
 eval::ArrivalOptions arrivals_of(const TrafficCommand& o) {
   eval::ArrivalOptions a;
   a.requests = o.requests;
@@ -122,18 +111,6 @@ eval::ArrivalOptions arrivals_of(const TrafficCommand& o) {
   a.ignore_eos = !o.eos;
   a.seed = o.seed;
   return a;
-}
-
-double quantile(std::vector<double> values, double q) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[std::min(values.size() - 1, size_t(q * double(values.size())))];
-}
-
-double mean(const std::vector<double>& values) {
-  double sum = 0;
-  for (const double v : values) sum += v;
-  return values.empty() ? 0 : sum / double(values.size());
 }
 
 // What a request's latency is held against: itself, alone on the machine.

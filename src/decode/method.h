@@ -44,6 +44,7 @@ struct Method {
   Guarantee guarantee;
   std::vector<MethodOption> options;
   std::function<Task<void>(Generation&)> run;
+  bool more_weights = false;  // needs GenerationOptions::draft_model, or prompt tokens
 };
 
 std::span<const Method> methods();

@@ -62,6 +62,9 @@ const Api::Entry Api::kRoutes[] = {
     {"GET", "/metrics", &Api::metrics, false},
     {"POST", "/tokenize", &Api::tokenize, false},
     {"POST", "/detokenize", &Api::detokenize, false},
+    {"GET", "/", &Api::page, true},
+    {"GET", "/v1/methods", &Api::methods, false},
+    {"GET", "/tutti/events", &Api::events, false},
 };
 
 Api::Api(ApiOptions options, std::vector<ServedModel*> models)

@@ -21,6 +21,8 @@ struct ApiOptions {
   nlohmann::ordered_json server_options;  // for /openapi.json: an array, or null
 };
 
+class ScoreFeed;
+
 class Api {
  public:
   // `models` must not be empty, and outlive this; the first answers requests that name none.
@@ -29,7 +31,9 @@ class Api {
   void handle(std::shared_ptr<HttpExchange> exchange);
   // A request with a body and a wrong key, before its body is read: the answer that refuses it.
   std::optional<HttpResponse> refuse_early(const HttpRequest& request) const;
-  void begin_drain() { draining_ = true; }  // /health says 503 from now on
+  void begin_drain();  // /health says 503 from now on
+  // Null: no page, and no score. It must outlive this.
+  void show_page(ScoreFeed* feed) { feed_ = feed; }
   // One line about each answered request.
   void on_log(
       std::function<void(const HttpRequest&, const std::string& id, int status, double seconds)>
@@ -63,8 +67,13 @@ class Api {
   void tokenize(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void detokenize(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
 
+  void page(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  void methods(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  void events(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+
   ApiOptions options_;
   std::vector<ServedModel*> models_;
+  ScoreFeed* feed_ = nullptr;
   bool draining_ = false;
   std::function<void(const HttpRequest&, const std::string&, int, double)> log_;
 };

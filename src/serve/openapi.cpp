@@ -129,6 +129,9 @@ const char* summary_of(const std::string& path) {
       {"/openapi.json", "This document"},
       {"/tokenize", "Text to token ids"},
       {"/detokenize", "Token ids to text"},
+      {"/", "A page with a chat and the score"},
+      {"/v1/methods", "The table of methods, and which of them each model runs"},
+      {"/tutti/events", "The score, a stream of events that does not end: forwards as they happen"},
   };
   const auto it = kSummaries.find(path);
   return it == kSummaries.end() ? "" : it->second;
@@ -137,8 +140,10 @@ const char* summary_of(const std::string& path) {
 Json responses(const std::string& path, bool takes_body, bool open, bool keys) {
   const Json error{{"application/json", {{"schema", {{"$ref", "#/components/schemas/Error"}}}}}};
   Json content;
-  if (path == "/metrics") {
-    content = {{"text/plain", {{"schema", {{"type", "string"}}}}}};
+  static const std::map<std::string, const char*> kTexts{
+      {"/metrics", "text/plain"}, {"/", "text/html"}, {"/tutti/events", "text/event-stream"}};
+  if (const auto text = kTexts.find(path); text != kTexts.end()) {
+    content = {{text->second, {{"schema", {{"type", "string"}}}}}};
   } else {
     content = {{"application/json", {{"schema", {{"type", "object"}}}}}};
     if (path.ends_with("completions"))

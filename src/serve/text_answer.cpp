@@ -25,6 +25,7 @@ int64_t code_points(std::string_view text) {
 // thread's is in here.
 struct PromptJob {
   engine::Engine* engine;
+  Score* score;
   const text::Tokenizer* tokenizer;
   std::vector<int32_t> prompt;
   decode::GenerationOptions options;
@@ -45,6 +46,9 @@ Task<std::vector<decode::Completion>> work(std::shared_ptr<PromptJob> job,
       co_return std::vector<decode::Completion>(size_t(job->options.n), nothing);
     }
   }
+  job->options.on_canvas = [score = job->score, id = request->id](const decode::CanvasStep& step) {
+    score->wrote(id, step);
+  };
   co_return co_await decode::generate(*job->engine, *job->tokenizer, request, job->prompt,
                                       job->options, sink);
 }
@@ -150,6 +154,7 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
   Program program(size_t p) {
     const auto job = std::make_shared<PromptJob>();
     job->engine = &model_.worker->engine();
+    job->score = &model_.worker->score();
     job->tokenizer = model_.tokenizer;
     job->prompt = prompts_[p];
     job->options = request_.options;

@@ -13,6 +13,7 @@ Worker::Worker(asio::io_context& net, engine::Engine& engine, WorkerLimits limit
     : net_(net),
       engine_(engine),
       limits_(limits),
+      score_(engine),
       outbox_(net),
       metrics_(engine.model().config().context_length) {}
 
@@ -87,7 +88,9 @@ void Worker::begin(const std::shared_ptr<Run>& run) {
   asio::post(engine_.io(), [this, run] {
     run->request = engine_.new_request();
     auto result = std::make_shared<RunResult>();
+    score_.began(run->request);
     const auto sink = [this, run](const decode::Piece& piece) {
+      score_.wrote(run->request->id, piece);
       outbox_.post([this, run, piece] { this->piece(*run, piece); });
     };
     engine_.spawn(
@@ -99,6 +102,7 @@ void Worker::begin(const std::shared_ptr<Run>& run) {
         [this, run, result](std::exception_ptr error) {
           result->error = error;
           result->statistics = run->request->statistics;
+          score_.ended(run->request->id);
           outbox_.post([this, run, result] { end(run, std::move(*result)); });
         });
   });

@@ -15,6 +15,7 @@
 #include "engine/engine.h"
 #include "serve/metrics.h"
 #include "serve/outbox.h"
+#include "serve/score.h"
 
 namespace tutti::serve {
 
@@ -95,6 +96,7 @@ class Worker {
   int queued() const { return int(queue_.size()); }
   const WorkerMetrics& metrics() const { return metrics_; }
   engine::Engine& engine() { return engine_; }
+  Score& score() { return score_; }
 
  private:
   using Clock = Run::Clock;
@@ -109,6 +111,7 @@ class Worker {
   boost::asio::io_context& net_;
   engine::Engine& engine_;
   WorkerLimits limits_;
+  Score score_;
   Outbox outbox_;
   std::deque<std::shared_ptr<Run>> queue_;
   std::vector<std::shared_ptr<Run>> active_;

@@ -6,7 +6,7 @@ import json
 import jinja2
 import pytest
 from table_model import Control, TableModel, cuts
-from test_serve import Server
+from server import Server
 
 # `say` may stand anywhere: the model looks for it.
 TEMPLATE = """{{ say }}{% if tools %}TOOLS {{ tools | tojson }}

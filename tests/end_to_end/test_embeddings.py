@@ -8,7 +8,8 @@ import openai
 import pytest
 import real_models
 from independent_forward import IndependentForward
-from test_serve import MODEL, Server, tokens_of
+from server import MODEL, Server
+from test_serve import tokens_of
 
 TEXTS = ["The quick brown fox jumps over the lazy dog.", "Grüße", "A"]
 

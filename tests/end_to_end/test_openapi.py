@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from server import Server
 from table_model import TableModel
-from test_serve import Server
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
@@ -22,7 +22,7 @@ def test_no_body_is_the_servers_fault(tmp_path):
     try:
         done = subprocess.run(
             [SCHEMATHESIS, "run", f"http://127.0.0.1:{server.port}/openapi.json", "--checks", CHECKS, "--max-time", "25",
-             "--phases", "coverage,fuzzing", "--seed", "1", "--request-timeout", "20", "--no-color",
+             "--phases", "coverage,fuzzing", "--exclude-path", "/tutti/events", "--seed", "1", "--request-timeout", "20", "--no-color",
              "--suppress-health-check", "all", "--continue-on-failure"],
             capture_output=True, text=True, cwd=tmp_path, timeout=170)
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -9,7 +9,8 @@ import subprocess
 import httpx2
 import openai
 import pytest
-from test_serve import MODEL, Server, ask, wait_until
+from server import MODEL, Server
+from test_serve import ask, wait_until
 from user import tutti
 
 

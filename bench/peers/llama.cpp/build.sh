@@ -6,13 +6,13 @@
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 root="$(cd "$here/../../.." && pwd)"
-source="$root/.cache/peers/llama.cpp"
+source="$(realpath -m "$root/.cache/peers/llama.cpp")"  # its build holds paths
 build="$source/build"
 jobs="${JOBS:-1}"
-targets=(llama-bench llama-batched-bench llama-perplexity llama-completion llama-quantize llama-tokenize)
+targets=(llama-bench llama-batched-bench llama-perplexity llama-completion llama-quantize llama-tokenize llama-server)
 
 "$here/fetch.sh"
-[ -f "$build/.built" ] && exit 0
+[ -f "$build/.built" ] && [ "$(cat "$build/.built")" = "${targets[*]}" ] && exit 0
 
 compiler=clang-19
 command -v $compiler >/dev/null || compiler=clang
@@ -21,11 +21,11 @@ if ! command -v $compiler >/dev/null; then
   exit 1
 fi
 
-if [ ! -f "$build/build.ninja" ]; then
+if [ ! -f "$build/build.ninja" ] || [ -f "$build/.built" ]; then  # a build of other targets is configured anew
   cmake -S "$source" -B "$build" -G Ninja -Wno-dev \
     -DCMAKE_BUILD_TYPE=Release -DCMAKE_C_COMPILER=$compiler -DCMAKE_CXX_COMPILER=${compiler/clang/clang++} \
     -DGGML_NATIVE=ON -DGGML_OPENMP="${PEER_OPENMP:-ON}" -DGGML_BLAS=OFF -DGGML_CCACHE=ON \
-    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF \
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_APP=OFF \
     -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_ALL_WARNINGS=OFF \
     >"$source/configure.log" 2>&1 || {
     tail -n 30 "$source/configure.log" >&2
@@ -39,5 +39,5 @@ nice -n 19 ninja -C "$build" -j "$jobs" "${targets[@]}" >"$source/build.log" 2>&
   echo "peer: the build failed" >&2
   exit 1
 }
-touch "$build/.built"
+echo "${targets[*]}" >"$build/.built"
 echo "peer: llama.cpp is built in .cache/peers/llama.cpp/build/bin"

@@ -24,7 +24,8 @@ enum Draw : uint32_t {
   kSeed,
   kSeedLow,
   kCancelled,
-  kCancelTime
+  kCancelTime,
+  kLong
 };
 
 DrawKey key_of(uint64_t seed, uint32_t request, bool prompt) {
@@ -86,6 +87,9 @@ Trace make_trace(const ArrivalOptions& o, int vocab) {
   };
   share(o.sampled_share, "sampled share");
   share(o.cancelled_share, "cancelled share");
+  share(o.long_share, "long share");
+  if (o.long_share > 0) check(o.long_prompt_tokens, "long prompt tokens");
+  if (o.burst < 1) throw Error(ErrorKind::kUsage, "burst: at least 1");
   if (o.requests < 1) throw Error(ErrorKind::kUsage, "requests: at least 1");
   if (!(o.interval >= 0) || !(o.cancel_within >= 0) || !std::isfinite(o.interval) ||
       !std::isfinite(o.cancel_within)) {
@@ -99,11 +103,24 @@ Trace make_trace(const ArrivalOptions& o, int vocab) {
     if (i > 0) {
       // 1 - u lies in (0, 1]: its logarithm is finite.
       const double u = uniform53(draw_word(key, kGap), draw_word(key, kGapLow));
-      now += o.process == ArrivalOptions::kPoisson ? -o.interval * std::log(1 - u) : o.interval;
+      switch (o.process) {
+        case ArrivalOptions::kConstant:
+          now += o.interval;
+          break;
+        case ArrivalOptions::kPoisson:
+          now -= o.interval * std::log(1 - u);
+          break;
+        case ArrivalOptions::kBursts:
+          if (i % o.burst == 0) now += o.interval * o.burst;
+          break;
+      }
     }
     request.arrival = now;
+    request.is_long = double(uniform_open(draw_word(key, kLong))) < o.long_share;
     request.prompt = random_prompt(o.seed, uint32_t(i),
-                                   pick(o.prompt_tokens, draw_word(key, kPromptLength)), vocab);
+                                   pick(request.is_long ? o.long_prompt_tokens : o.prompt_tokens,
+                                        draw_word(key, kPromptLength)),
+                                   vocab);
     request.output_tokens = pick(o.output_tokens, draw_word(key, kOutputLength));
     request.ignore_eos = o.ignore_eos;
     if (double(uniform_open(draw_word(key, kSampled))) < o.sampled_share) {

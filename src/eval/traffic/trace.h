@@ -17,6 +17,7 @@ struct TrafficRequest {
   std::vector<int32_t> prompt;
   int output_tokens = 1;    // at most
   bool ignore_eos = false;  // an end token does not end it
+  bool is_long = false;     // of the share with long prompts
   engine::Sampling sampling;
   uint64_t seed = 0;
 
@@ -35,10 +36,17 @@ Between parse_between(std::string_view text, const std::string& option);
 
 struct ArrivalOptions {
   int requests = 32;
-  enum Process { kConstant, kPoisson } process = kConstant;
+  enum Process {
+    kConstant,
+    kPoisson,
+    kBursts  // so many at once, at the constant pace of all
+  } process = kConstant;
   double interval = 0;  // seconds between two arrivals, or their mean
+  int burst = 8;        // of kBursts
   Between prompt_tokens{16, 16};
   Between output_tokens{128, 128};
+  double long_share = 0;  // of the requests have long prompts instead
+  Between long_prompt_tokens{1024, 1024};
   double sampled_share =
       0;  // of the requests draw at temperature 0.8, top-p 0.95, a seed each; the others are greedy
   double cancelled_share = 0;  // of the requests' clients go away

@@ -29,6 +29,35 @@ TEST(Trace, ConstantIntervals) {
   EXPECT_NE(trace[0].prompt, trace[1].prompt);
 }
 
+TEST(Trace, BurstsComeAtTheSamePaceTogether) {
+  ArrivalOptions o;
+  o.requests = 10;
+  o.process = ArrivalOptions::kBursts;
+  o.interval = 0.5;
+  o.burst = 4;
+  const Trace trace = make_trace(o, 50);
+  for (size_t i = 0; i < trace.size(); ++i) EXPECT_EQ(trace[i].arrival, 2.0 * double(i / 4));
+}
+
+TEST(Trace, LongPromptsAreAShare) {
+  ArrivalOptions o;
+  o.requests = 2000;
+  const Trace before = make_trace(o, 50);
+  o.long_share = 0.1;
+  o.long_prompt_tokens = {100, 200};
+  const Trace trace = make_trace(o, 50);
+  int longs = 0;
+  for (size_t i = 0; i < trace.size(); ++i) {
+    longs += trace[i].is_long ? 1 : 0;
+    EXPECT_EQ(trace[i].is_long, trace[i].prompt.size() >= 100);
+    EXPECT_LE(trace[i].prompt.size(), 200u);
+    if (!trace[i].is_long) EXPECT_EQ(trace[i].prompt, before[i].prompt);
+  }
+  EXPECT_NEAR(longs, 200, 40);  // three deviations
+  o.long_share = 1.5;
+  EXPECT_THROW(make_trace(o, 50), Error);
+}
+
 TEST(Trace, PoissonGapsAreExponentialAndLengthsUniform) {
   ArrivalOptions o;
   o.requests = 20000;
