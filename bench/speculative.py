@@ -15,6 +15,9 @@ does nothing else; prompts come from bench/prompts.py. Columns:
     of roof         speed-up over tokens/forward * L(1)/L(rows), where L(n) is the measured time of a forward of n rows:
                     what drafting itself costs is missing to 1
     memory          peak resident MiB
+
+--counts prints what does not depend on the clock alone, of one round at batch 1: for a machine that is busy, and methods that
+do not choose by measured times (`-o adaptive=0`).
 """
 
 import argparse
@@ -113,20 +116,23 @@ def table(o, name, prompts, batch, cost):
             runs[method].append(run)
     tokens = sum(map(len, plain[0].ids))
     rate = statistics.median(tokens / r.seconds for r in plain)
-    print(f"\n{name}, batch {batch}: {len(plain[0].ids)} prompts, {tokens} tokens; plain {rate:.0f} tok/s, "
-          f"{plain[0].memory:.0f} MiB\n")
-    print("| method | tokens/forward | rows | stands at 1, 2, 3, 4 | speed-up | of roof | memory |")
-    print("|---|---|---|---|---|---|---|")
+    print(f"\n{name}, batch {batch}: {len(plain[0].ids)} prompts, {tokens} tokens"
+          + ("" if o.counts else f"; plain {rate:.0f} tok/s, {plain[0].memory:.0f} MiB") + "\n")
+    times = [] if o.counts else ["speed-up", "of roof", "memory"]
+    print("| " + " | ".join(["method", "tokens/forward", "rows", "stands at 1, 2, 3, 4", *times]) + " |")
+    print("|---" * (4 + len(times)) + "|")
     for method, rounds in runs.items():
         ratios = [p.seconds / r.seconds for p, r in zip(plain, rounds)]
         r = rounds[len(rounds) // 2]
         stands = ", ".join(f"{a / d:.2f}" if d else "-" for a, d in
                            list(zip(r.positions("accepted_by_position"), r.positions("drafted_by_position")))[:4])
         speed = statistics.median(ratios)
-        roof = r.tokens_per_forward * between(cost, 1) / between(cost, r.rows) if batch == 1 else None
-        print(f"| {method.replace(str(ROOT) + '/', '')} | {r.tokens_per_forward:.2f} | {r.rows:.2f} | {stands or '-'} | "
-              f"{speed:.2f} ({min(ratios):.2f}-{max(ratios):.2f}) | {f'{speed / roof:.2f}' if roof else ''} | "
-              f"{r.memory:.0f} |", flush=True)
+        cells = [method.replace(str(ROOT) + "/", ""), f"{r.tokens_per_forward:.2f}", f"{r.rows:.2f}", stands or "-"]
+        if not o.counts:
+            roof = r.tokens_per_forward * between(cost, 1) / between(cost, r.rows) if batch == 1 else None
+            cells += [f"{speed:.2f} ({min(ratios):.2f}-{max(ratios):.2f})", f"{speed / roof:.2f}" if roof else "",
+                      f"{r.memory:.0f}"]
+        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def main():
@@ -140,13 +146,16 @@ def main():
     parser.add_argument("--count", type=int, default=10 ** 6, help="prompts of a set at most")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--temp", type=float, default=0.0)
+    parser.add_argument("--counts", action="store_true", help="what does not depend on the clock")
     o = parser.parse_args()
+    if o.counts:
+        o.batch, o.rounds = (1,), 1
     if not (o.prompts / f"{o.sets[0]}.jsonl").exists():
         sys.exit(f"bench/speculative.py: no prompts in {o.prompts}; make them with bench/prompts.py --out {o.prompts}")
     cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text()).group(1)
-    print(f"{time.strftime('%Y-%m-%d')}, {cpu}, {o.threads} threads, model {o.model}, KV f16, temperature {o.temp:g}, "
-          f"{o.rounds} rounds in turns, medians (least-most).")
-    cost = forward_seconds(o) if 1 in o.batch else {}
+    print(f"{time.strftime('%Y-%m-%d')}, {cpu}, {o.threads} threads, model {o.model}, KV f16, temperature {o.temp:g}"
+          + ("." if o.counts else f", {o.rounds} rounds in turns, medians (least-most)."))
+    cost = forward_seconds(o) if 1 in o.batch and not o.counts else {}
     if cost:
         print("\nA forward of n rows, ms: " + ", ".join(f"{n}: {1000 * s:.2f}" for n, s in cost.items()) + ".")
     with tempfile.TemporaryDirectory() as folder:
