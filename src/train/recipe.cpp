@@ -244,6 +244,8 @@ Recipe parse_recipe(std::string_view text, const std::string& place,
         "evaluation",
         "is by a sampler that reads no family xlnet; remove it, and fill blanks with tutti infill");
   }
+  if (!r.model.draft_of.empty() && r.loss.kind != LossKind::kNextToken)
+    o.bad("loss", "is another than \"next-token\", which \"draft_of\" asks for");
   if (!r.model.draft_of.empty() && (r.lora.rank > 0 || r.evaluation.problems > 0)) {
     o.bad(r.lora.rank > 0 ? "lora" : "evaluation",
           "does not go with \"draft_of\": the model has no embeddings; remove it");

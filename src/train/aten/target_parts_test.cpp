@@ -137,6 +137,9 @@ TEST(TargetParts, RecipesSayWhatDoesNotGoTogether) {
     r[key] = value;
     EXPECT_THROW(parsed(r), Error) << key;
   }
+  nlohmann::json ahead = draft_recipe("target", "heads.json");
+  ahead["loss"] = {{"kind", "prompt-tokens"}};
+  EXPECT_THROW(parsed(ahead), Error);
   nlohmann::json masked = draft_recipe("target", "heads.json");
   masked["model"]["family"] = "llada";
   EXPECT_THROW(parsed(masked), Error);
