@@ -26,8 +26,9 @@ PEERS = {
     "llama-lookahead": [[]],
     "llama-speculative-simple, n-gram": [["--spec-type", "ngram-simple"], ["--spec-type", "ngram-mod"],
                                          ["--spec-type", "ngram-map-k"]],
-    "llama-speculative-simple, draft": [["--spec-draft-n-max", n, "--spec-draft-p-min", p]
-                                        for n, p in ((2, 0), (4, 0), (4, 0.5), (8, 0.75))],
+    "llama-speculative-simple, draft": [
+        ["--spec-type", "draft-simple", "--spec-draft-n-max", n, "--spec-draft-p-min", p]
+        for n, p in ((2, 0), (4, 0), (4, 0.5), (8, 0.75))],
 }
 
 
