@@ -83,14 +83,17 @@ DraftSession::DraftSession(const DraftModelOptions& options, Session& target,
   ModelOptions model = target.options();
   model.model = options.model;
   session_ = std::make_unique<Session>(model, engine::EngineOptions(), Session::Input::kText,
-                                       std::move(lease));
-  model_ = std::make_shared<const decode::speculative::DraftModel>(
-      session_->engine(), session_->tokenizer(), target.tokenizer());
+                                       std::move(lease), &target.model().checkpoint());
+  std::shared_ptr<decode::speculative::DraftCores> cores;
   if (options.cores > 0) {
     const auto split = split_cores(target.pool()->threads(), options.cores);
     target.engine().use_cores(split, 0);
     session_->engine().use_cores(split, 1);
+    cores = std::make_shared<decode::speculative::DraftCores>(split, 0, 1);
   }
+  model_ = std::make_shared<const decode::speculative::DraftModel>(
+      session_->engine(), session_->has_tokenizer() ? session_->tokenizer() : target.tokenizer(),
+      target.tokenizer(), std::move(cores));
   thread_ = std::thread([this] { session_->engine().serve(); });
 }
 

@@ -75,7 +75,10 @@ int program(int argc, char** argv) {
   std::vector<std::string> arguments;
   for (int i = 1; i < argc; ++i) {
     const std::string_view word = argv[i];
-    arguments.emplace_back(word == "-sys" ? "--system" : word == "-md" ? "--draft-model" : word);
+    arguments.emplace_back(word == "-sys"  ? "--system"
+                           : word == "-md" ? "--draft-model"
+                           : word == "-np" ? "--parallel"
+                                           : word);
   }
   if (argv[1][0] != '-') {
     std::string names;

@@ -42,6 +42,7 @@ struct RunOptions {
   std::string file;
   std::string system;
   std::string prompts;
+  int parallel = 0;  // lines of --prompts that are answered at a time; 0: all
   std::vector<std::string> images;
   enum class From { kPrompt, kFile, kLines } from = From::kPrompt;
   std::string prompt_cache;
@@ -338,7 +339,6 @@ void run(const RunOptions& o) {
   const auto start = Clock::now();
   for (Job& job : jobs) {
     job.request = engine.new_request();
-    job.start = job.first = job.end = Clock::now();
     try {
       job.prompt = encode(session, o, job.line);
       if (!job.line.images.empty()) {
@@ -351,8 +351,12 @@ void run(const RunOptions& o) {
       if (o.verify_only) fix_seed(job.line.options);
     } catch (const Error&) {
       job.error = std::current_exception();
-      continue;
     }
+  }
+  size_t waiting = 0;  // the first job that was not begun
+  std::function<void()> begin_next;
+  const auto begin_job = [&](Job& job) {
+    job.start = job.first = job.end = Clock::now();
     engine.spawn(
         job.request,
         [&]() -> Task<void> {
@@ -375,8 +379,17 @@ void run(const RunOptions& o) {
               });
           job.end = Clock::now();
         },
-        [&job](std::exception_ptr error) { job.error = error; });
-  }
+        [&job, &begin_next](std::exception_ptr error) {
+          job.error = error;
+          begin_next();
+        });
+  };
+  begin_next = [&] {
+    while (waiting < jobs.size()) {
+      if (Job& job = jobs[waiting++]; !job.error) return begin_job(job);
+    }
+  };
+  for (size_t i = 0; i < (o.parallel > 0 ? size_t(o.parallel) : jobs.size()); ++i) begin_next();
   const auto total_now = [&] {
     Total total;
     total.seconds = std::chrono::duration<double>(Clock::now() - start).count();
@@ -506,6 +519,12 @@ void add_run(CLI::App& app) {
                           "a .jsonl file: {\"prompt\" | \"messages\", \"seed\", \"temp\", \"n\" "
                           "(tokens), \"method\" …} a line; all run in one "
                           "engine, one JSON line each, in order; -: standard input");
+  command
+      ->add_option("--parallel", o->parallel,
+                   "lines of --prompts that are answered at a time (also -np); 0: all")
+      ->check(CLI::Range(0, 1 << 20))
+      ->needs(lines)
+      ->capture_default_str();
   command
       ->add_option("--image", o->images,
                    "a PNG or JPEG file that the prompt is about, for models that read images; "

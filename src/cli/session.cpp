@@ -132,12 +132,16 @@ text::Tokenizer load_tokenizer(const std::string& model) {
 }
 
 Session::Session(const ModelOptions& options, engine::EngineOptions engine_options, Input input,
-                 std::shared_ptr<engine::CoreLease> lease)
+                 std::shared_ptr<engine::CoreLease> lease, const models::Checkpoint* target)
     : options_(options) {
   const auto start = std::chrono::steady_clock::now();
   pool_ = std::make_shared<ComputePool>(options.threads > 0 ? options.threads : available_cores());
   auto checkpoint = std::make_shared<models::Checkpoint>(
       models::Checkpoint::open(models::find_model(options.model)));
+  if (target && checkpoint->config().embedding_width > 0) {
+    checkpoint->take_embeddings(target->weights().embedding);
+    input = Input::kIds;
+  }
   // The tokenizer is made beside the weights, which need memory more than cores.
   std::future<text::Tokenizer> tokenizer;
   if (input == Input::kText) {

@@ -42,14 +42,17 @@ class Session {
   enum class Input { kText, kIds };
   // Opens, packs (with a progress line on stderr when it takes long and stderr is a terminal) and
   // starts an engine, which takes turns by `lease` with others on the same cores. Throws Error.
+  // A draft model that has no embeddings takes those of `target`, and its tokens, too.
   explicit Session(const ModelOptions& options, engine::EngineOptions engine_options = {},
-                   Input input = Input::kText, std::shared_ptr<engine::CoreLease> lease = {});
+                   Input input = Input::kText, std::shared_ptr<engine::CoreLease> lease = {},
+                   const models::Checkpoint* target = nullptr);
 
   const models::Model& model() const { return *model_; }
   std::shared_ptr<const models::Model> shared_model() const { return model_; }
   std::shared_ptr<ComputePool> pool() const { return pool_; }
   engine::Engine& engine() { return *engine_; }
   const text::Tokenizer& tokenizer() const { return *tokenizer_; }  // of Input::kText
+  bool has_tokenizer() const { return tokenizer_ != nullptr; }
   const ModelOptions& options() const { return options_; }
   double load_seconds() const { return load_seconds_; }
 

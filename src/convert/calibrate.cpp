@@ -304,6 +304,13 @@ Source on_grid(const Source& source, const ConvertOptions& options,
                     ": has experts, whose inputs are not followed in calibration; convert it "
                     "without --method");
   }
+  if (config.embedding_width > 0) {
+    throw Error(
+        ErrorKind::kUnsupported,
+        source.place +
+            ": has no embeddings to calibrate with, being a draft model; convert it without "
+            "--method");
+  }
   const models::TensorLayout layout = models::gguf_layout(source.facts.architecture);
   const std::map<std::string, size_t> places = wanted(source, options, layout);
   const int pairs = layout.interleaved ? int(config.rope.inverse_frequency.size()) : 0;

@@ -148,6 +148,8 @@ std::string difference(const Config& a, const Config& b) {
       a.shifted_logits != b.shifted_logits) {
     return "what a masked token sees";
   }
+  if (a.embedding_width != b.embedding_width || a.head_tokens != b.head_tokens)
+    return "what a draft model takes from its target";
   if (!near(a.embedding_scale, b.embedding_scale)) return "the scale of the embedding";
   if (!near(a.attention_scale, b.attention_scale)) return "the scale of attention scores";
   if (!near(a.attention_cap, b.attention_cap)) return "the cap of attention scores";
@@ -221,6 +223,8 @@ FolderMetadata folder_metadata(const models::Checkpoint& checkpoint) {
   put_sliding(keys, c);
   put_experts(keys, c, folder.architecture);
   put_masked(keys, c, folder.metadata);
+  if (c.embedding_width > 0) keys.integer("draft.embedding_width", c.embedding_width);
+  if (!c.head_tokens.empty()) keys.put("draft.head_tokens", GgufValue::i32s(c.head_tokens));
   if (const auto usual = float(1.0 / std::sqrt(double(c.head_dim))); c.attention_scale != usual) {
     keys.number("attention.scale", double(c.attention_scale));
   }

@@ -42,7 +42,7 @@ class Namer {
         t_(models::gguf_layout(architecture)) {}
 
   void name_all() {
-    add(t_.embedding, {&w_.embedding});
+    add(c_.embedding_width > 0 ? t_.embedding_map : t_.embedding, {&w_.embedding});
     for (int l = 0; l < c_.layers; ++l)
       name_layer(t_.layer_prefix + std::to_string(l) + ".", w_.layers[size_t(l)]);
     add(t_.output_norm, {&w_.output_norm}, true);
@@ -178,11 +178,14 @@ Source from_folder(const std::filesystem::path& path) {
   source.facts = {folder.architecture, config.layers,        config.heads,
                   config.kv_heads,     config.experts.count, true};
   source.metadata = std::move(folder.metadata);
-  TokenizerMetadata tokenizer = tokenizer_metadata(*source.checkpoint->folder(), config.vocab);
-  source.metadata.insert(source.metadata.end(), std::make_move_iterator(tokenizer.metadata.begin()),
-                         std::make_move_iterator(tokenizer.metadata.end()));
+  if (config.embedding_width == 0) {  // a draft model's tokens are its target's
+    TokenizerMetadata tokenizer = tokenizer_metadata(*source.checkpoint->folder(), config.vocab);
+    source.metadata.insert(source.metadata.end(),
+                           std::make_move_iterator(tokenizer.metadata.begin()),
+                           std::make_move_iterator(tokenizer.metadata.end()));
+    source.notes = std::move(tokenizer.notes);
+  }
   name_mask(source.metadata, config);
-  source.notes = std::move(tokenizer.notes);
   Namer(source, *source.checkpoint, folder.architecture).name_all();
   if (folder.rope_factors.empty()) return source;
   const auto bytes =

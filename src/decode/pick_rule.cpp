@@ -51,7 +51,7 @@ engine::Want PickRule::want(int position) const {
   return want;
 }
 
-bool PickRule::leaves_some(int vocabulary) const {
+bool PickRule::leaves_some(int vocabulary, const std::vector<uint64_t>* among) const {
   if (!sampling_.allowed) return true;
   const auto forbidden = [this](int32_t id) {
     if (std::ranges::find(sampling_.suppressed, id) != sampling_.suppressed.end()) return true;
@@ -60,7 +60,9 @@ bool PickRule::leaves_some(int vocabulary) const {
   };
   const auto& words = *sampling_.allowed;
   for (int32_t id = 0; id < vocabulary && size_t(id / 64) < words.size(); ++id) {
-    if ((words[size_t(id / 64)] >> (id % 64) & 1) && !forbidden(id)) return true;
+    const size_t word = size_t(id / 64);
+    const uint64_t set = among && word < among->size() ? words[word] & (*among)[word] : words[word];
+    if ((set >> (id % 64) & 1) && !forbidden(id)) return true;
   }
   return false;
 }

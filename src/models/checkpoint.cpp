@@ -16,6 +16,8 @@
 #include "models/tensor_table.h"
 #include "models/weight_loader.h"
 #include "tensor/grid.h"
+#include "tensor/kernels.h"
+#include "tensor/quantise.h"
 
 namespace tutti::models {
 namespace {
@@ -155,7 +157,8 @@ Checkpoint Checkpoint::from_gguf(std::shared_ptr<const formats::Gguf> gguf) {
   TensorTable table = table_of(*gguf);
   refuse_latent_attention(table);
   c.config_ = gguf_config(*gguf);
-  const TensorLayout layout = gguf_layout(c.config_.architecture);
+  TensorLayout layout = gguf_layout(c.config_.architecture);
+  if (c.config_.embedding_width > 0) layout.embedding = layout.embedding_map;
   c.weights_ = load_weights(c.config_, layout, table, c.owned_);
   const auto pairs = int64_t(c.config_.rope.inverse_frequency.size());
   const StoredTensor factors = table.take_if("rope_freqs.weight", {pairs});
@@ -175,7 +178,7 @@ Checkpoint Checkpoint::from_folder(std::shared_ptr<const formats::ModelFolder> f
   TensorLayout layout;
   c.config_ = hf_config(folder->config(), (folder->path() / "config.json").string(), layout);
   if (const auto shape = table.shape(layout.embedding);
-      shape.size() == 2 && shape[0] <= INT32_MAX) {
+      c.config_.embedding_width == 0 && shape.size() == 2 && shape[0] <= INT32_MAX) {
     // Some folders pad the embedding beyond the stated vocabulary.
     c.config_.vocab = int(shape[0]);
     check_config(c.config_, place);
@@ -188,6 +191,36 @@ Checkpoint Checkpoint::from_folder(std::shared_ptr<const formats::ModelFolder> f
   table.check_all_taken();
   c.folder_ = std::move(folder);
   return c;
+}
+
+void Checkpoint::take_embeddings(const StoredTensor& table) {
+  if (config_.embedding_width == 0) return;
+  const int vocab = config_.vocab, hidden = config_.hidden, width = config_.embedding_width;
+  if (table.rows != vocab || table.cols != width) {
+    throw Error(ErrorKind::kUnsupported,
+                "draft model: maps embeddings of " + std::to_string(vocab) + " tokens, " +
+                    std::to_string(width) + " wide, but the model's are " +
+                    std::to_string(table.rows) + ", " + std::to_string(table.cols) +
+                    " wide; use it with the model that it was trained for");
+  }
+  const StoredTensor& stored = weights_.embedding;
+  const auto map =
+      tensor::Matrix::pack(stored.type, stored.data, hidden, width, tensor::Arithmetic::kExactF32);
+  const size_t row = tensor::row_bytes(tensor::Type::kF16, hidden);
+  const auto bytes = std::make_shared<std::vector<std::byte>>(size_t(vocab) * row);
+  constexpr int kRows = 64;  // at a time
+  std::vector<float> out(size_t(kRows) * size_t(hidden));
+  for (int first = 0; first < vocab; first += kRows) {
+    const int rows = std::min(kRows, vocab - first);
+    const std::vector<float> in = table.slice(first, rows).floats();
+    tensor::kernels().matmul_dense(map, in.data(), size_t(width), rows, 0, map.tiles(), out.data(),
+                                   size_t(hidden));
+    tensor::quantise(tensor::Type::kF16, std::span(out).first(size_t(rows) * size_t(hidden)),
+                     std::span(*bytes).subspan(size_t(first) * row, size_t(rows) * row));
+  }
+  owned_.push_back(bytes);
+  weights_.embedding = {tensor::Type::kF16, vocab, hidden, *bytes, stored.name};
+  config_.embedding_width = 0;
 }
 
 const std::vector<std::shared_ptr<MappedFile>>& Checkpoint::files() const {

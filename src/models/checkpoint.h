@@ -33,7 +33,13 @@ class Checkpoint {
   static Checkpoint from_folder(std::shared_ptr<const formats::ModelFolder> folder);
 
   const Config& config() const { return config_; }
+  // Of a draft model without embeddings (Config::embedding_width) `embedding` is the map, until
+  // take_embeddings.
   const StoredWeights& weights() const { return weights_; }
+  // Of such a model: its embeddings become the target's `table` [vocab, embedding_width] times its
+  // map, rounded to fp16, and embedding_width 0. Others stay as they are. Throws
+  // Error(kUnsupported) when the table has another shape.
+  void take_embeddings(const StoredTensor& table);
   // What it was opened from: exactly one is set. The tokenizer is read from there.
   const std::shared_ptr<const formats::Gguf>& gguf() const { return gguf_; }
   const std::shared_ptr<const formats::ModelFolder>& folder() const { return folder_; }

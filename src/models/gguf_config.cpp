@@ -265,6 +265,23 @@ void read_masked(const Keys& keys, const Gguf& gguf, Config& config) {
   }
 }
 
+// What a draft model trained here says by keys of ours, others by the shape of their embeddings.
+void read_vocabulary(const Keys& keys, const Gguf& gguf, Config& config) {
+  config.embedding_width = keys.integer_or("draft.embedding_width", 0);
+  if (config.embedding_width > 0) {
+    config.vocab = keys.integer("vocab_size");
+  } else {
+    const formats::GgufTensor& embedding = gguf.tensor("token_embd.weight");
+    config.vocab =
+        embedding.dims.size() == 2 && embedding.dims[1] <= INT32_MAX ? int(embedding.dims[1]) : 0;
+  }
+  const std::string name = keys.full("draft.head_tokens");
+  for (const int64_t token : gguf.integers(name).value_or(std::vector<int64_t>())) {
+    if (token < 0 || token > INT32_MAX) keys.unsupported(name, "holds something else than tokens");
+    config.head_tokens.push_back(int32_t(token));
+  }
+}
+
 }  // namespace
 
 Config gguf_config(const Gguf& gguf) {
@@ -284,9 +301,7 @@ Config gguf_config(const Gguf& gguf) {
   if (keys.integer_or("attention.value_length", config.head_dim) != config.head_dim) {
     keys.unsupported(keys.full("attention.value_length"), "differs from the key length");
   }
-  const formats::GgufTensor& embedding = gguf.tensor("token_embd.weight");
-  config.vocab =
-      embedding.dims.size() == 2 && embedding.dims[1] <= INT32_MAX ? int(embedding.dims[1]) : 0;
+  read_vocabulary(keys, gguf, config);
   config.tied_head = !gguf.find_tensor("output.weight");
   // Sizes that later arithmetic relies on; the rest is checked at the end.
   if (config.layers < 1 || config.layers > 4096 || config.heads < 1 || config.head_dim < 1 ||

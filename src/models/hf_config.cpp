@@ -415,6 +415,20 @@ void read_layout(const Keys& keys, const Config& config, TensorLayout& layout) {
   if (a == "llama") layout.mlp_bias = when(keys.boolean_or("mlp_bias", false));
 }
 
+// What only draft models trained here have; the keys are ours.
+void read_draft(const Keys& keys, Config& config) {
+  if (config.architecture != "llama") return;
+  config.embedding_width = keys.integer_or("draft_embedding_width", 0);
+  const json* tokens = keys.find("draft_head_tokens");
+  if (!tokens) return;
+  if (!tokens->is_array() || tokens->empty()) keys.bad("draft_head_tokens", "is no list of tokens");
+  for (const json& token : *tokens) {
+    if (!token.is_number_integer() || token < 0 || token >= config.vocab)
+      keys.bad("draft_head_tokens", "holds something else than tokens of the vocabulary");
+    config.head_tokens.push_back(token.get<int32_t>());
+  }
+}
+
 // transformers reads none of mem_len, reuse_len, same_length and dropout for one whole sequence.
 Config xlnet_config(Keys keys, const std::string& place) {
   keys.use_names(kXlnetNames);
@@ -493,7 +507,9 @@ Config hf_config(const json& object, const std::string& place, TensorLayout& lay
   read_experts(keys, config);
   read_masked(keys, config);
   read_axes(keys, config);
+  read_draft(keys, config);
   read_layout(keys, config, layout);
+  if (config.embedding_width > 0) layout.embedding = layout.embedding_map;
   check_config(config, place);
   return config;
 }

@@ -2,15 +2,28 @@
 
 #include <utility>
 
+#include "base/error.h"
 #include "base/hash.h"
 #include "models/transformer.h"
 #include "models/xlnet.h"
 
 namespace tutti::models {
 
+namespace {
+
+std::shared_ptr<const Checkpoint> with_embeddings(std::shared_ptr<const Checkpoint> checkpoint) {
+  if (checkpoint->config().embedding_width == 0) return checkpoint;
+  throw Error(ErrorKind::kUnsupported,
+              "model " + checkpoint->config().name +
+                  ": has no embeddings of its own, it drafts with those of another model; name it "
+                  "as --draft-model beside that one");
+}
+
+}  // namespace
+
 Model::Model(std::shared_ptr<const Checkpoint> checkpoint, tensor::Arithmetic arithmetic,
              ComputePool& pool, const LoadProgress& progress, const PackCache* cache)
-    : checkpoint_(std::move(checkpoint)),
+    : checkpoint_(with_embeddings(std::move(checkpoint))),
       arithmetic_(arithmetic),
       packed_(pack_weights(*checkpoint_, arithmetic, pool, progress, cache)) {
   if (config().relative)

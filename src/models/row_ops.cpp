@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "models/expert_choice.h"
 #include "tensor/quantise.h"
@@ -14,6 +15,23 @@ using tensor::kTileOutputs;
 template <class T>
 void grow(std::vector<T>& v, size_t n) {
   if (v.size() < n) v.resize(n);
+}
+
+// From logits by row of the head, at the front, to logits by token, in place: tokens ascend, so
+// none lies before its row.
+void spread(const std::vector<int32_t>& tokens, std::span<float> logits) {
+  if (tokens.empty()) return;
+  size_t end = logits.size();
+  for (size_t row = tokens.size(); row-- > 0;) {
+    const auto token = size_t(tokens[row]);
+    const float logit = logits[row];
+    std::fill(logits.begin() + ptrdiff_t(token) + 1, logits.begin() + ptrdiff_t(end),
+              -std::numeric_limits<float>::infinity());
+    logits[token] = logit;
+    end = token;
+  }
+  std::fill(logits.begin(), logits.begin() + ptrdiff_t(end),
+            -std::numeric_limits<float>::infinity());
 }
 
 void compute_cos_sin(const tensor::Kernels& k, const Rope& rope, const Position& position,
@@ -612,7 +630,8 @@ void RowOps::head(Rows, const RowVector& norm, const tensor::Matrix& head, const
     for (int i = worker_.index(); i < rows; i += worker_.count()) {
       const std::span<float> logits(space_.logits.data() + size_t(i) * size_t(vocab),
                                     size_t(vocab));
-      if (config_.logit_cap > 0) k_.soft_cap(config_.logit_cap, vocab, logits.data());
+      if (config_.logit_cap > 0) k_.soft_cap(config_.logit_cap, config_.head_rows(), logits.data());
+      spread(config_.head_tokens, logits);
       shared_.consume(worker_.index(), first + i, logits);
     }
     worker_.barrier();

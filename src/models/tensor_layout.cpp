@@ -84,6 +84,7 @@ void name_llada2_moe(TensorLayout& t) {
 TensorLayout gguf_layout(std::string_view architecture) {
   TensorLayout t;
   t.embedding = "token_embd.weight";
+  t.embedding_map = "token_embd_map.weight";
   t.output_norm = "output_norm.weight";
   t.head = "output.weight";
   t.layer_prefix = "blk.";
@@ -131,6 +132,7 @@ TensorLayout hf_layout(std::string_view architecture) {
   if (architecture == "xlnet") return xlnet_layout();
   TensorLayout t;
   t.embedding = "model.embed_tokens.weight";
+  t.embedding_map = "model.embed_map.weight";
   t.output_norm = "model.norm.weight";
   t.head = "lm_head.weight";
   t.layer_prefix = "model.layers.";

@@ -14,6 +14,8 @@ enum class Presence : uint8_t { kNever, kOptional, kRequired };
 struct TensorLayout {
   // Whole names.
   std::string embedding, output_norm, head;
+  std::string embedding_map;  // whole, too: what `embedding` becomes for draft models that have a
+                              // map in its place
   // Before and after a layer's number: "blk." + "7" + ".".
   std::string layer_prefix;
   // Within a layer, without ".weight" or ".bias".

@@ -29,9 +29,11 @@ class Loader {
 
   StoredWeights load() {
     StoredWeights w;
-    w.embedding = table_.take(t_.embedding, {c_.vocab, c_.hidden});
+    w.embedding = c_.embedding_width > 0
+                      ? table_.take(t_.embedding, {c_.hidden, c_.embedding_width})
+                      : table_.take(t_.embedding, {c_.vocab, c_.hidden});
     w.output_norm = norm(t_.output_norm, c_.hidden);
-    if (!c_.tied_head) w.head = table_.take(t_.head, {c_.vocab, c_.hidden});
+    if (!c_.tied_head) w.head = table_.take(t_.head, {c_.head_rows(), c_.hidden});
     for (int l = 0; l < c_.layers; ++l) w.layers.push_back(load_layer(l));
     return w;
   }

@@ -125,6 +125,8 @@ nlohmann::ordered_json common_json(const ModelShape& s) {
                            {"attention_bias", false},
                            {"eos_token_id", s.eos_token},
                            {"use_cache", true}};
+  if (s.embedding_width > 0) j["draft_embedding_width"] = s.embedding_width;
+  if (!s.head_tokens.empty()) j["draft_head_tokens"] = s.head_tokens;
   if (s.family == "dream" || s.family == "sdar") j["mask_token_id"] = s.mask_token;
   if (s.family == "sdar") j["block_size"] = s.block;
   return j;
@@ -204,6 +206,7 @@ ModelShape shape_of(const models::Checkpoint& checkpoint, const std::string& fam
   if (!c.sliding.empty()) refuse("has sliding windows");
   if (c.attention_cap > 0 || c.logit_cap > 0) refuse("caps its scores or logits");
   if (c.experts.count > 0) refuse("has experts");
+  if (c.embedding_width > 0 || !c.head_tokens.empty()) refuse("is a draft model of another");
   const bool usual =
       c.activation == (c.relative ? tensor::Activation::kGelu : tensor::Activation::kSilu);
   if (!usual) refuse("has an activation other than its family's");

@@ -25,6 +25,9 @@ struct ModelShape {
   bool tied_head = false;
   int block = 0;  // of sdar
   int mask_token = -1, eos_token = -1;
+  // Of draft models, as Config's.
+  int embedding_width = 0;
+  std::vector<int32_t> head_tokens = {};
 };
 
 // Throws Error(kUsage) when the family cannot say it: qwen2, llada and dream derive the head

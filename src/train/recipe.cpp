@@ -10,7 +10,7 @@
 namespace tutti::train {
 namespace {
 
-ModelRecipe read_model(StrictObject o) {
+ModelRecipe read_model(StrictObject o, const std::filesystem::path& folder) {
   ModelRecipe m;
   m.from = o.text("from", "");
   const bool fresh = m.from.empty();
@@ -33,6 +33,14 @@ ModelRecipe read_model(StrictObject o) {
   m.rope_theta = o.number("rope_theta", 1.5, 1e12, 10000.0);
   m.norm_epsilon = o.number("norm_epsilon", 1e-12, 1e-2, 1e-5);
   m.tied_head = o.flag("tied_head", false);
+  m.draft_of = o.text("draft_of", "");
+  if (const std::string path = o.text("head_tokens", ""); !path.empty())
+    m.head_tokens = folder / path;
+  for (const char* key : {"draft_of", "head_tokens"}) {
+    if (!o.has(key)) continue;
+    if (!fresh || m.family != "llama") o.bad(key, "belongs to new weights of the family llama");
+    if (m.tied_head) o.bad(key, "does not go with \"tied_head\"");
+  }
   m.deviation = o.number("deviation", 1e-6, 10, 0.02);
   m.block = int(o.integer("block", 1, 1 << 20, 4));
   if (o.has("block") && !m.family.empty() && m.family != "sdar")
@@ -207,7 +215,7 @@ Recipe parse_recipe(std::string_view text, const std::string& place,
   r.text = text;
   r.name = o.text("name");
   r.seed = uint64_t(o.integer("seed", 0, INT64_MAX, 1));
-  r.model = read_model(o.object("model"));
+  r.model = read_model(o.object("model"), folder);
   r.tokenizer.from = r.model.from;
   if (r.model.from.empty() || o.has("tokenizer"))
     r.tokenizer = read_tokenizer(o.object("tokenizer"), r.model.from);
@@ -235,6 +243,12 @@ Recipe parse_recipe(std::string_view text, const std::string& place,
     o.bad(
         "evaluation",
         "is by a sampler that reads no family xlnet; remove it, and fill blanks with tutti infill");
+  }
+  if (!r.model.draft_of.empty() && r.loss.kind != LossKind::kNextToken)
+    o.bad("loss", "is another than \"next-token\", which \"draft_of\" asks for");
+  if (!r.model.draft_of.empty() && (r.lora.rank > 0 || r.evaluation.problems > 0)) {
+    o.bad(r.lora.rank > 0 ? "lora" : "evaluation",
+          "does not go with \"draft_of\": the model has no embeddings; remove it");
   }
   if (r.evaluation.problems > 0 && r.data.generator.empty()) {
     o.bad("evaluation", "needs data from a generator, which knows the right answers; remove it");

@@ -23,6 +23,10 @@ struct ModelRecipe {
   int context = 0;  // 0 with `from`: the folder's own
   double rope_theta = 10000, norm_epsilon = 1e-5;
   bool tied_head = false;
+  // A draft model (llama only): the model whose embeddings it takes through a map, and a JSON list
+  // of the tokens that its head has.
+  std::string draft_of;
+  std::filesystem::path head_tokens;
   int block = 0;            // sdar: the attention block
   double deviation = 0.02;  // of new matrices; those that add to the residual stream have deviation
                             // / sqrt(2 layers)

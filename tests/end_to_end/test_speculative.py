@@ -1,6 +1,7 @@
 """Speculation on the real model: the text of plain decoding, fewer forwards, and what users can ask for with it."""
 
 import json
+from pathlib import Path
 
 import pytest
 from user import jsonl, tutti
@@ -10,6 +11,7 @@ COPY = (
     "and watched the ships pass the reef until the sun rose over the harbour."
 )
 CHAT = "Name three uses of a brick."
+DRAFT = Path(__file__).resolve().parents[2] / "weights/smollm2-draft/model.gguf"
 
 
 def run(*arguments, prompt=COPY, tokens=40):
@@ -82,6 +84,33 @@ def test_methods_share_one_engine(tmp_path):
     lines = tutti("run", "-m", "smollm2", "--prompts", jsonl(tmp_path / "p.jsonl", rows), "-n", 32).lines()
     for i in (0, 4):
         assert all(line["ids"] == lines[i]["ids"] for line in lines[i:i + 4])
+
+
+def test_lines_can_be_answered_a_few_at_a_time(tmp_path):
+    rows = [{"prompt": COPY}, {"prompt": CHAT}, {"prompt": "Hi", "method": "no such"}, {"prompt": COPY, "method": "lookup"}]
+    path = jsonl(tmp_path / "p.jsonl", rows)
+    at_once, one, two = (tutti("run", "-m", "smollm2", "--prompts", path, "-n", 12, *more)
+                         for more in ([], ["--parallel", 1], ["-np", 2]))
+    wanted = [line.get("ids") for line in at_once.lines()]
+    assert wanted[0] and wanted[2] is None
+    assert [line.get("ids") for line in one.lines()] == [line.get("ids") for line in two.lines()] == wanted
+    assert one.lines()[3]["stats"]["forwards"] > 0
+
+
+@pytest.mark.parametrize("options", [["-t", 2], ["-t", 2, "--draft-cores", 1], ["--method", "pearl", "-o", "adaptive=0"],
+                                     ["--method", "pearl", "-t", 2, "--draft-cores", 1, "--temp", 0.8]])
+def test_our_draft_model_takes_embeddings_and_tokens_of_its_target(options):
+    done = run("-md", DRAFT, "--verify-only", *options, prompt=CHAT)
+    assert done.code == 0, done.err
+
+
+def test_our_draft_model_alone_says_what_it_is_for():
+    done = tutti("run", "-m", DRAFT, "-p", CHAT)
+    assert done.code == 1
+    assert "--draft-model beside" in done.err
+    other = tutti("run", "-m", "gemma3-270m", "-md", DRAFT, "-p", CHAT)
+    assert other.code == 1
+    assert "use it with the model that it was trained for" in other.err
 
 
 @pytest.mark.parametrize("arguments, code, words", [

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "decode/generation.h"
+#include "decode/pearl/pearl_pace.h"
 #include "decode/speculative/remote_draft.h"
 #include "decode/speculative/speculate.h"
 
@@ -29,7 +30,8 @@ class Pearl {
         gamma_(int_option(g, "gamma", 0, 256)),
         most_(int_option(g, "draft_max", 1, 256)),
         pre_(int_option(g, "pre_verify", 0, 1) != 0),
-        post_(int_option(g, "post_verify", 0, 1) != 0) {
+        post_(int_option(g, "post_verify", 0, 1) != 0),
+        pace_(remote_.model().times(), adaptive_option(g)) {
     const std::string noise = text_option(g, "draft_noise");
     if (noise != "target" && noise != "none") {
       throw Error(ErrorKind::kUsage, "option draft_noise=" + noise + ": wants target or none");
@@ -40,7 +42,7 @@ class Pearl {
   Task<void> run() {
     using namespace asio::experimental::awaitable_operators;
     engine::Context context;
-    if (pre_ && g_.room() > 1 && can_draft()) {
+    if (pace_.drafts() && pre_ && g_.room() > 1 && can_draft()) {
       // Both read the prompt, and the first draft is checked with the target's first pick.
       auto [read, drafted] = co_await (g_.prefill() && draft());
       context = std::move(read);
@@ -50,8 +52,11 @@ class Pearl {
       context = co_await g_.prefill();
     }
     if (!g_.output().empty()) ++g_.statistics().forwards;
+    auto began = Clock::now();
+    size_t before = g_.output().size();
     while (!g_.done()) {
-      bool drafts = can_draft() && (suffix_.empty() || post_);
+      if (!pace_.drafts() && suffix_.empty()) remote_.rest();
+      bool drafts = pace_.drafts() && can_draft() && (suffix_.empty() || post_);
       if (drafts && suffix_.empty() && !pre_) {
         // Without pre-verification the target waits for a whole draft.
         const DraftResult drafted = co_await draft();
@@ -61,6 +66,7 @@ class Pearl {
         drafts = false;  // the draft would end the text: the target says whether it does
       }
       const size_t unverified = suffix_.size();
+      const bool drafting = drafts || unverified > 0;
       const Tree tree = tree_of_suffix();
       Accepted accepted;
       DraftResult drafted;
@@ -82,6 +88,9 @@ class Pearl {
       if (all && drafts) take(drafted.tree, accepted.picked.back().token);
       // What is left out of the tree lies behind the end of the text.
       if (accepted.drafts() < tree.drafted()) end_run();
+      pace_.end(drafting, int(g_.output().size() - before), seconds(Clock::now() - began));
+      began = Clock::now();
+      before = g_.output().size();
     }
     if (run_ > 0) end_run();
   }
@@ -91,7 +100,8 @@ class Pearl {
     const int held = int(g_.prompt().size() + g_.output().size() + suffix_.size());
     return held < remote_.model().engine().model().config().context_length &&
            int(suffix_.size()) + 1 < g_.room() &&
-           rule_after_suffix().leaves_some(remote_.model().vocabulary());
+           rule_after_suffix().leaves_some(remote_.model().vocabulary(),
+                                           remote_.model().head_tokens().get());
   }
 
   PickRule rule_after_suffix() const {
@@ -115,6 +125,7 @@ class Pearl {
                             g_.room() - int(suffix_.size())});
     order.noise = noise_;
     order.vocabulary = std::min(g_.engine().model().config().vocab, remote_.model().vocabulary());
+    order.head_tokens = remote_.model().head_tokens();
     if (!g_.options().ignore_eos) order.ends = g_.tokenizer().end_ids();
     order.acceptance.assign(size_t(any_first_choice()) + 1, 1.0);
     co_return co_await remote_.run(known, std::move(order));
@@ -189,6 +200,7 @@ class Pearl {
   RemoteDraft remote_;
   int gamma_, most_;
   bool pre_, post_;
+  PearlPace pace_;
   DraftNoise noise_ = DraftNoise::kTarget;
   std::vector<int32_t> suffix_;              // drafted behind the last token, not verified
   size_t standing_ = 0;                      // tokens that stood when the last draft was asked for
@@ -208,7 +220,10 @@ std::vector<MethodOption> pearl_options() {
           {"pre_verify", "1", "0: the target waits for a draft when nothing is to be verified"},
           {"post_verify", "1", "0: the draft model waits while drafts are verified"},
           {"draft_noise", "target",
-           "target: ranked with the noise of the target's pick; none: the likeliest"}};
+           "target: ranked with the noise of the target's pick; none: the likeliest"},
+          {"adaptive", "1",
+           "1: drafts as long as that is faster by the clock than the target alone with all cores; "
+           "0: always"}};
 }
 
 Task<void> pearl(Generation& g) {

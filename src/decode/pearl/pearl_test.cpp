@@ -44,16 +44,45 @@ TEST(Pearl, TextIsThatOfPlainWhateverDrafts) {
     const auto plain =
         speculative::run_plain(world, jobs_of(50, temperature, 64, "plain", {}, nullptr));
     for (const ServedDraft* draft : {&itself, &close, &hostile}) {
-      for (const Options& options : {Options{{"gamma", "3"}}, Options{{"gamma", "1"}}, Options{},
-                                     Options{{"gamma", "4"}, {"pre_verify", "0"}},
-                                     Options{{"gamma", "4"}, {"post_verify", "0"}},
-                                     Options{{"gamma", "2"}, {"draft_noise", "none"}}}) {
+      for (Options options : {Options{{"gamma", "3"}}, Options{{"gamma", "1"}}, Options{},
+                              Options{{"gamma", "4"}, {"pre_verify", "0"}},
+                              Options{{"gamma", "4"}, {"post_verify", "0"}},
+                              Options{{"gamma", "2"}, {"draft_noise", "none"}},
+                              Options{{"gamma", "3"}, {"adaptive", "1"}}}) {
+        options.emplace("adaptive", "0");
         const auto got = world.run(jobs_of(50, temperature, 64, "pearl", options, draft));
         for (size_t i = 0; i < got.size(); ++i)
           expect_same(plain[i], got[i], "prompt " + std::to_string(i));
       }
     }
     EXPECT_EQ(world.engine.pages().free(), world.engine.pages().total());
+  }
+}
+
+// The draft model's core is the target's before, between and after drafts.
+TEST(Pearl, LendsTheDraftModelsCoreWhereNothingIsDrafted) {
+  const auto split = std::make_shared<engine::CoreSplit>(std::vector<std::vector<int>>{{0}, {1}});
+  ServedDraft close(tensor::Type::kQ4_0, split);
+  TinyWorld world;
+  const auto plain = speculative::run_plain(world, jobs_of(12, 0.8f, 48, "plain", {}, nullptr));
+  world.engine.use_cores(split, 0);
+  EXPECT_EQ(split->cores(0).size(), 2u);
+  for (const std::string method : {"pearl", "draft"}) {
+    for (const std::string adaptive : {"0", "1"}) {
+      Jobs jobs = jobs_of(12, 0.8f, 48, method, {{"adaptive", adaptive}}, &close);
+      size_t most = 0;
+      for (auto& job : jobs) {
+        job.sink = [&](const Piece&, engine::Request&) {
+          most = std::max(most, split->cores(1).size());
+        };
+      }
+      const auto got = world.run(jobs);
+      for (size_t i = 0; i < got.size(); ++i)
+        expect_same(plain[i], got[i], method + ", prompt " + std::to_string(i));
+      if (adaptive == "0") EXPECT_EQ(most, 1u) << method;
+      EXPECT_EQ(split->cores(0).size(), 2u) << method;
+      EXPECT_EQ(split->cores(1).size(), 0u) << method;
+    }
   }
 }
 
@@ -78,7 +107,8 @@ TEST(Pearl, GoesWithEveryRequestAndOtherMethods) {
       job.options.method = methods[draws.below(4)];
       job.options.draft_model = close.model();
       if (job.options.method == "pearl")
-        job.options.method_options["gamma"] = std::to_string(draws.below(6));
+        job.options.method_options = {{"gamma", std::to_string(draws.below(6))},
+                                      {"adaptive", std::to_string(draws.below(2))}};
     }
     const auto got = tight.run(jobs);
     for (size_t i = 0; i < jobs.size(); ++i) {
@@ -196,7 +226,7 @@ TEST(Pearl, StepsAreThoseOfTheSimulation) {
       o.max_tokens = 24;
       o.ignore_eos = true;
       o.method = "pearl";
-      o.method_options = {{"gamma", std::to_string(gamma)}};
+      o.method_options = {{"gamma", std::to_string(gamma)}, {"adaptive", "0"}};
       o.draft_model = close.model();
       const Ids prompt = tiny_prompt(uint32_t(i), 1 + i % (gamma + 2));
       const auto done = world.run(prompt, o);

@@ -109,10 +109,14 @@ class SecondModel final : public ModelDrafter {
   Task<Tree> draft(engine::Context& context, const Pace& pace, int depth) override {
     const int room = remote_.model().engine().model().config().context_length -
                      int(g_.prompt().size() + g_.output().size());
-    if (room <= 0 || !worth(pace) || !g_.rule().leaves_some(remote_.model().vocabulary()))
+    if (room <= 0 || !worth(pace) ||
+        !g_.rule().leaves_some(remote_.model().vocabulary(), remote_.model().head_tokens().get())) {
+      remote_.rest();
       co_return Tree(g_.last_token());
+    }
     DraftOrder order = this->order(pace, context, std::min(depth, room));
     order.vocabulary = std::min(order.vocabulary, remote_.model().vocabulary());
+    order.head_tokens = remote_.model().head_tokens();
     // Tokens that stood when the last draft was asked for are there already.
     const auto& prompt = g_.prompt();
     const auto& output = g_.output();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 
@@ -33,6 +34,14 @@ int common_tokens(const text::Vocabulary& draft, const text::Vocabulary& target)
   return common;
 }
 
+std::shared_ptr<const std::vector<uint64_t>> bits_of(const std::vector<int32_t>& tokens,
+                                                     int vocabulary) {
+  if (tokens.empty()) return nullptr;
+  auto bits = std::make_shared<std::vector<uint64_t>>(size_t(vocabulary + 63) / 64);
+  for (const int32_t token : tokens) (*bits)[size_t(token / 64)] |= uint64_t(1) << (token % 64);
+  return bits;
+}
+
 std::string list(const std::vector<int32_t>& ids) {
   std::string text;
   for (const int32_t id : ids) text += (text.empty() ? "" : ", ") + std::to_string(id);
@@ -42,14 +51,17 @@ std::string list(const std::vector<int32_t>& ids) {
 }  // namespace
 
 DraftModel::DraftModel(engine::Engine& engine, const text::Tokenizer& tokenizer,
-                       const text::Tokenizer& target)
-    : engine_(engine), vocabulary_(common_tokens(tokenizer.vocabulary(), target.vocabulary())) {
+                       const text::Tokenizer& target, std::shared_ptr<DraftCores> cores)
+    : engine_(engine),
+      vocabulary_(common_tokens(tokenizer.vocabulary(), target.vocabulary())),
+      cores_(std::move(cores)) {
   const auto& config = engine.model().config();
   if (config.attention != models::AttentionKind::kCausal) {
     throw Error(ErrorKind::kUnsupported, "draft model: " + config.architecture +
                                              " fills in masked tokens; a causal one can draft");
   }
   vocabulary_ = std::min(vocabulary_, config.vocab);
+  head_tokens_ = bits_of(config.head_tokens, config.vocab);
   std::vector<int32_t> ends = tokenizer.end_ids(), target_ends = target.end_ids();
   std::sort(ends.begin(), ends.end());
   std::sort(target_ends.begin(), target_ends.end());

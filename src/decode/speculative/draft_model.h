@@ -1,26 +1,49 @@
 // A second, smaller model on an engine of its own, which drafts for a first.
 #pragma once
 
+#include <memory>
+#include <vector>
+
+#include "decode/speculative/draft_cores.h"
 #include "engine/engine.h"
 #include "text/tokenizer.h"
 
 namespace tutti::decode::speculative {
 
+// What the requests that draft with a model know together of its use beside the target. On the
+// target's thread.
+struct DraftTimes {
+  double plain = 0, drafting = 0;  // seconds of a request's step; 0: not measured
+  double tokens = 0;               // that a step with drafts writes
+  int drafted = 0;                 // such steps
+  int idle = 0;                    // steps without drafts since the last with some
+  int patience = 0;                // of them, until drafts are tried again; 0: not chosen yet
+};
+
 class DraftModel {
  public:
   // `engine` runs in serve() on a thread of its own as long as anybody drafts with it. Throws
   // Error(kUnsupported) when the models do not write the same tokens: the sizes of the vocabularies
-  // may differ by padding, their common ids may not, and the same ids end a text.
+  // may differ by padding, their common ids may not, and the same ids end a text. `cores`: null
+  // unless the engine has some of its own that it lends.
   DraftModel(engine::Engine& engine, const text::Tokenizer& tokenizer,
-             const text::Tokenizer& target);
+             const text::Tokenizer& target, std::shared_ptr<DraftCores> cores = nullptr);
 
   engine::Engine& engine() const { return engine_; }
   // Ids below are the same in both.
   int vocabulary() const { return vocabulary_; }
+  // Of a head that has some tokens only (Config::head_tokens): these, a bit each as of
+  // Sampling::allowed. Null: it has all.
+  const std::shared_ptr<const std::vector<uint64_t>>& head_tokens() const { return head_tokens_; }
+  const std::shared_ptr<DraftCores>& cores() const { return cores_; }
+  DraftTimes& times() const { return *times_; }
 
  private:
   engine::Engine& engine_;
   int vocabulary_;
+  std::shared_ptr<const std::vector<uint64_t>> head_tokens_;
+  std::shared_ptr<DraftCores> cores_;
+  std::unique_ptr<DraftTimes> times_ = std::make_unique<DraftTimes>();
 };
 
 }  // namespace tutti::decode::speculative

@@ -36,7 +36,7 @@ class Run {
   }
 
   Task<DraftResult> run() {
-    if (!order_.rule.leaves_some(order_.vocabulary)) co_return std::move(result_);
+    if (!leaves_some(order_.rule)) co_return std::move(result_);
     std::vector<int> level{Tree::kRoot};
     engine::Rows first =
         engine::Rows::append(order_.tokens, context_.next_position(), want(Tree::kRoot));
@@ -82,7 +82,21 @@ class Run {
       wider->resize(words, 0);
       s.allowed = std::move(wider);
     }
+    if (order_.head_tokens) s.allowed = in_both(s.allowed, order_.head_tokens);
     return want;
+  }
+
+  using Set = std::shared_ptr<const std::vector<uint64_t>>;
+  // `allowed` may be null, for all, or have more words than the draft model's vocabulary.
+  static Set in_both(const Set& allowed, const Set& head) {
+    if (!allowed) return head;
+    auto both = std::make_shared<std::vector<uint64_t>>(*head);
+    for (size_t i = 0; i < both->size(); ++i) (*both)[i] &= (*allowed)[i];
+    return both;
+  }
+
+  bool leaves_some(const PickRule& rule) const {
+    return rule.leaves_some(order_.vocabulary, order_.head_tokens.get());
   }
 
   // The rows of a level's nodes: each sees the root's Context, its ancestors and itself.
@@ -151,7 +165,7 @@ class Run {
       slots_.resize(size_t(result_.tree.size()), -1);
       if (std::ranges::find(order_.ends, c.token) != order_.ends.end()) continue;
       rules_[size_t(node)] = rules_[size_t(c.parent)].after(c.token);
-      if (rules_[size_t(node)].leaves_some(order_.vocabulary)) level.push_back(node);
+      if (leaves_some(rules_[size_t(node)])) level.push_back(node);
     }
     return level;
   }

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "decode/pick_rule.h"
@@ -33,8 +34,10 @@ struct DraftOrder {
   DraftNoise noise = DraftNoise::kTarget;
   bool distributions = false;  // Tree::drawn_from, for rejection
   int vocabulary = 0;          // ids from here on cannot be drafted
-  models::LayerRange layers;   // early exit: the layers that draft
-  std::vector<int32_t> ends;   // tokens that end a path
+  // DraftModel::head_tokens: others cannot be drafted either.
+  std::shared_ptr<const std::vector<uint64_t>> head_tokens;
+  models::LayerRange layers;  // early exit: the layers that draft
+  std::vector<int32_t> ends;  // tokens that end a path
   // The least expected reach of a draft after n others for which another forward pays; the last
   // holds from there on.
   std::vector<double> least_reach{0};

@@ -95,6 +95,77 @@ TEST(Draft, TextOfFiftyPromptsIsThatOfPlainWhateverDrafts) {
   }
 }
 
+// The tiny target with a head of every third token only.
+engine::TinyModel third_of_a_head(std::vector<int32_t>& tokens) {
+  models::DraftShape shape;
+  shape.head_dim = 16;
+  shape.wide = 128;
+  shape.vocab = kTinyVocab;
+  shape.context = 8192;
+  models::Draft draft = models::draft("qwen3", shape);
+  const std::vector<float> embedding = draft.load().weights().embedding.floats();
+  std::vector<float> rows;
+  for (int32_t token = 0; token < kTinyVocab; token += 3) {
+    tokens.push_back(token);
+    const auto row = embedding.begin() + token * shape.hidden;
+    rows.insert(rows.end(), row, row + shape.hidden);
+  }
+  draft.set("output.weight", {uint64_t(shape.hidden), tokens.size()}, rows, tensor::Type::kF32);
+  draft.keys["qwen3.draft.head_tokens"] = formats::GgufValue::i32s(tokens);
+  engine::TinyModel tiny;
+  tiny.pool = std::make_shared<ComputePool>(1);
+  tiny.model =
+      std::make_shared<models::Model>(std::make_shared<const models::Checkpoint>(draft.load()),
+                                      tensor::Arithmetic::kExactQ8, *tiny.pool);
+  return tiny;
+}
+
+// Allows the tokens whose number leaves `rest` when divided by 3.
+class OneInThree : public Constraint {
+ public:
+  explicit OneInThree(int rest) : rest_(rest) {}
+  std::shared_ptr<const std::vector<uint64_t>> allowed() const override {
+    auto bits = std::make_shared<std::vector<uint64_t>>(size_t(kTinyVocab + 63) / 64);
+    for (int id = rest_; id < kTinyVocab; id += 3)
+      (*bits)[size_t(id / 64)] |= uint64_t(1) << (id % 64);
+    return bits;
+  }
+  std::shared_ptr<const Constraint> after(int32_t token) const override {
+    return token % 3 == rest_ ? std::make_shared<OneInThree>(rest_) : nullptr;
+  }
+
+ private:
+  int rest_;
+};
+
+TEST(Draft, AHeadOfSomeTokensDraftsTheseAndNoOthers) {
+  std::vector<int32_t> tokens;
+  ServedDraft some(third_of_a_head(tokens));
+  ASSERT_NE(some.model()->head_tokens(), nullptr);
+  for (const float temperature : {0.0f, 0.8f}) {
+    TinyWorld world;
+    Jobs jobs = jobs_of(20, temperature, 48);
+    const auto plain = speculative::run_plain(world, jobs);
+    for (const std::string branches : {"1", "3"}) {
+      const Options four{{"adaptive", "0"}, {"draft_max", "4"}, {"branches", branches}};
+      const auto got = world.run(by(jobs, "draft", four, &some));
+      expect_all_same(plain, got, "branches " + branches);
+      // What it can say it says as the target does, so that a good share stands.
+      EXPECT_GT(speculative::total(got).accepted, 50u);
+    }
+    // Under a constraint that leaves it what it has, all stands; under another nothing is drafted.
+    for (const int rest : {0, 1}) {
+      for (auto& job : jobs) job.options.constraint = std::make_shared<OneInThree>(rest);
+      const auto wanted = speculative::run_plain(world, jobs);
+      const auto got = world.run(by(jobs, "draft", {{"adaptive", "0"}, {"draft_max", "4"}}, &some));
+      expect_all_same(wanted, got, "constraint " + std::to_string(rest));
+      const MethodStatistics sum = speculative::total(got);
+      EXPECT_EQ(sum.accepted, sum.proposed);
+      EXPECT_EQ(sum.proposed == 0, rest == 1);
+    }
+  }
+}
+
 TEST(Draft, SharedNoiseIsWhatMakesDraftsStandAtATemperature) {
   ServedDraft close(tensor::Type::kQ4_0);
   TinyWorld world;

@@ -10,7 +10,9 @@ namespace {
 // enough to cost little.
 constexpr int kFirstPatience = 16, kMostPatience = 128;
 constexpr int kProbe = 3;  // drafts of a probe
-// A gain below this share is noise of the clock, and not worth the rows.
+// Tokens that drafts must gain beyond their cost: less is noise of the clock, and not worth the
+// rows. It is a share of the request's own token: beside many others one request gains little of
+// the whole, but all of them together do not.
 constexpr double kMargin = 0.02;
 constexpr double kFresh = 0.25;  // share of a new sample in the means of the others
 
@@ -53,7 +55,7 @@ Tree Pace::trim(const Tree& tree) const {
   if (alone <= 0)
     return tree.best(probing_ ? kProbe : 0);  // first it must be known what none costs
   int best = 0;
-  double tokens = other_tokens_ + 1, most = tokens / alone * (1 + kMargin);
+  double tokens = other_tokens_ + 1, most = (tokens + kMargin) / alone;
   for (size_t k = 0; k < reach.size(); ++k) {
     tokens += reach[k];
     const double rate = tokens / seconds(int(k) + 1);

@@ -130,6 +130,28 @@ TEST(Pace, OthersRowsMakeDraftsDear) {
   EXPECT_EQ(chosen(31), 0);  // 0.8 tokens
 }
 
+TEST(Pace, ManyThatGainLittleEachGainMuchTogether) {
+  // Rows are nearly free. Beside 127 others a request's drafts are not a hundredth of all tokens.
+  engine::CostTable cost;
+  engine::EngineStatistics statistics;
+  for (const int rows : {1, 2, 4, 8, 16, 32, 64, 128, 256}) {
+    for (int i = 0; i < 20; ++i) cost.record(rows, 100, 0.004 + 0.000001 * rows);
+  }
+  Pace pace(cost, statistics, true);
+  for (int i = 0; i < 40; ++i) {
+    pace.begin(100);
+    ++statistics.ticks;
+    statistics.rows += 129;
+    statistics.tokens += 129;
+    pace.end(2, 2);
+  }
+  pace.begin(100);
+  Tree chain(1);
+  int node = Tree::kRoot;
+  for (int i = 0; i < kLongest; ++i) node = chain.add(node, 2 + i, 0, 0.5);
+  EXPECT_GE(pace.trim(chain).drafted(), 3);
+}
+
 TEST(Pace, DraftsThatTakeTimeMustBeMoreLikely) {
   engine::CostTable cost;
   engine::EngineStatistics statistics;

@@ -48,6 +48,7 @@ RemoteDraft::~RemoteDraft() {
 }
 
 Task<DraftResult> RemoteDraft::run(size_t known, DraftOrder order) {
+  if (!cores_ && model_->cores()) cores_.emplace(model_->cores());
   auto away = [model = model_, remote = remote_, known,
                order = std::move(order)]() mutable -> Task<DraftResult> {
     co_return co_await remote->run(*model, known, std::move(order));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "decode/speculative/draft_model.h"
 #include "decode/speculative/draft_run.h"
@@ -18,13 +19,16 @@ class RemoteDraft {
   const DraftModel& model() const { return *model_; }
   // Drafts after a text whose first `known` tokens stood when the last run was asked for (0: the
   // first run), and whose others are order.tokens. What an earlier run has fed of them is not fed
-  // again. Runs on the draft model's engine.
+  // again. Runs on the draft model's engine, which has its own cores from now on until rest().
   Task<DraftResult> run(size_t known, DraftOrder order);
+  // Nothing is drafted for a while: cores that nobody else drafts with go to the target.
+  void rest() { cores_.reset(); }
 
  private:
   struct Remote;
   std::shared_ptr<const DraftModel> model_;
   std::shared_ptr<Remote> remote_;  // lives and dies on its engine's thread
+  std::optional<DraftCores::Use> cores_;
 };
 
 }  // namespace tutti::decode::speculative

@@ -15,11 +15,22 @@ class ServedDraft {
   // like it; with another architecture its weights have nothing to do with it.
   explicit ServedDraft(tensor::Type type, const std::string& architecture = "qwen3",
                        int pages = 1024)
-      : tiny_(engine::tiny_model(type, tensor::Arithmetic::kExactQ8, 1, 0, architecture)),
+      : ServedDraft(engine::tiny_model(type, tensor::Arithmetic::kExactQ8, 1, 0, architecture),
+                    pages) {}
+  explicit ServedDraft(engine::TinyModel tiny, int pages = 1024,
+                       const std::shared_ptr<engine::CoreSplit>& split = nullptr)
+      : tiny_(std::move(tiny)),
         tokenizer_(tiny_tokenizer()),
         engine_(tiny_.model, tiny_.pool, options(pages)),
-        model_(std::make_shared<const DraftModel>(engine_, tokenizer_, tokenizer_)),
-        thread_([this] { engine_.serve(); }) {}
+        model_(std::make_shared<const DraftModel>(
+            engine_, tokenizer_, tokenizer_,
+            split ? std::make_shared<DraftCores>(split, 0, 1) : nullptr)) {
+    if (split) engine_.use_cores(split, 1);
+    thread_ = std::thread([this] { engine_.serve(); });
+  }
+  // Member 1 of `split`, whose cores member 0 has while nothing is drafted.
+  ServedDraft(tensor::Type type, const std::shared_ptr<engine::CoreSplit>& split)
+      : ServedDraft(engine::tiny_model(type, tensor::Arithmetic::kExactQ8, 1), 1024, split) {}
   ~ServedDraft() { end(); }
   void end() {
     if (!thread_.joinable()) return;

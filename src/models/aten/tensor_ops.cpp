@@ -403,6 +403,12 @@ void TensorOps::head(const at::Tensor& h, const at::Tensor& norm_weight, const a
     answer_.logits =
         at::tanh(answer_.logits / double(config_.logit_cap)) * double(config_.logit_cap);
   }
+  if (const auto& tokens = config_.head_tokens; !tokens.empty()) {
+    const at::Tensor ids = index_tensor(std::vector<int64_t>(tokens.begin(), tokens.end()));
+    answer_.logits =
+        at::full({answer_.logits.size(0), config_.vocab}, -INFINITY, answer_.logits.options())
+            .index_copy(1, ids, answer_.logits);
+  }
 }
 
 namespace {

@@ -71,9 +71,10 @@ models::TensorWeights initial_weights(const ShapedConfig& shaped, const ModelRec
   const auto ones = [](int64_t n) { return at::ones({n}, at::kFloat); };
   // Shapes first: every matrix empty, every norm 1.
   const auto matrix = [](int64_t out, int64_t in) { return at::empty({out, in}, at::kFloat); };
-  w.embedding = matrix(c.vocab, c.hidden);
+  w.embedding =
+      c.embedding_width > 0 ? matrix(c.hidden, c.embedding_width) : matrix(c.vocab, c.hidden);
   w.output_norm = ones(c.hidden);
-  if (!c.tied_head) w.head = matrix(c.vocab, c.hidden);
+  if (!c.tied_head) w.head = matrix(c.head_rows(), c.hidden);
   const bool bias = shaped.layout.qkv_bias == models::Presence::kRequired;
   if (c.relative) {
     w.output_norm = at::Tensor();

@@ -16,6 +16,7 @@
 #include "train/aten/distil_loss.h"
 #include "train/aten/head_loss.h"
 #include "train/aten/reference_sampler.h"
+#include "train/aten/target_parts.h"
 #include "train/problems.h"
 
 namespace tutti::train {
@@ -47,6 +48,7 @@ ModelShape shape_from(const Recipe& recipe, const Vocabulary& vocabulary,
          m.intermediate, m.context,       int(vocabulary.tokenizer.vocab_size()),
          m.rope_theta,   m.norm_epsilon,  m.tied_head,
          m.block,        vocabulary.mask, -1};
+    if (!m.head_tokens.empty()) s.head_tokens = read_head_tokens(m.head_tokens);
   }
   s.eos_token = vocabulary.end;
   if (recipe.data.length > s.context) {
@@ -123,11 +125,17 @@ Trainer::Trainer(const Recipe& recipe)
   if (!recipe.model.from.empty())
     checkpoint = models::Checkpoint::open(models::find_model(recipe.model.from));
   shape_ = shape_from(recipe_, vocabulary_, checkpoint);
+  if (!recipe.model.draft_of.empty()) {
+    target_embeddings_ = target_embeddings(recipe.model.draft_of);
+    shape_.embedding_width = int(target_embeddings_.size(1));
+    shape_.vocab = int(target_embeddings_.size(0));
+  }
   shaped_ = shaped_config(shape_);
   check_loss(recipe_.loss, shaped_.config);
   examples_ = make_examples(recipe_.data, recipe_.seed, vocabulary_);
   weights_ = checkpoint ? models::tensor_weights(*checkpoint, at::kFloat)
                         : initial_weights(shaped_, recipe_.model, recipe_.seed);
+  if (target_embeddings_.defined()) begin_with_target();
   add_biases(weights_, shaped_.layout);
   if (recipe_.lora.rank > 0) {
     lora_.emplace(recipe_.lora, weights_, shaped_.layout, recipe_.seed, recipe_.bf16);
@@ -146,6 +154,18 @@ Trainer::Trainer(const Recipe& recipe)
     values_.push_back(p.tensor);
     if (recipe_.ema > 0) averages_.push_back(p.tensor.detach().clone());
   }
+}
+
+// Tokens that the target embeds alike begin alike, in what the network reads and in what it says.
+void Trainer::begin_with_target() {
+  const int64_t hidden = shaped_.config.hidden;
+  if (hidden >= target_embeddings_.size(1)) return;  // there is nothing to choose
+  weights_.embedding = principal_directions(target_embeddings_, hidden);
+  at::Tensor said = target_embeddings_;
+  if (const auto& tokens = shaped_.config.head_tokens; !tokens.empty())
+    said = said.index_select(0, at::tensor(tokens, at::kInt));
+  const at::Tensor head = said.matmul(weights_.embedding.t());
+  weights_.head = head * (recipe_.model.deviation / head.std().item<double>());
 }
 
 int64_t Trainer::parameters() const { return elements(parameters_of(weights_, shaped_.layout)); }
@@ -184,6 +204,11 @@ at::Tensor Trainer::states_of(std::span<const LossSequence> sequences) const {
   batch.head_rows = std::move(predicted);
   models::TensorKv nothing(shaped_.config, 0);
   const Autocast autocast(recipe_.bf16);
+  if (target_embeddings_.defined()) {
+    models::TensorWeights weights = weights_of(values_);
+    weights.embedding = mapped_embeddings(target_embeddings_, weights.embedding, batch);
+    return models::tensor_states(shaped_.config, weights, batch, nothing);
+  }
   return lora_ ? models::tensor_states(shaped_.config, lora_->frozen(), batch, nothing,
                                        lora_->beside(values_))
                : models::tensor_states(shaped_.config, weights_of(values_), batch, nothing);
@@ -206,6 +231,7 @@ at::Tensor Trainer::loss_of(std::span<const LossSequence> sequences, at::Tensor 
     options.temperature = recipe_.loss.certainty_temperature;
     weigh_entropies(sequences, head_view(states, head, rows.targets, options), rows, report);
   }
+  if (!shaped_.config.head_tokens.empty()) name_head_rows(shaped_.config.head_tokens, rows);
   return head_loss(states, head, rows, options);
 }
 

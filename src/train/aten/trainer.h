@@ -41,6 +41,7 @@ class Trainer {
   void save_adapter(const std::filesystem::path& folder) const;
 
  private:
+  void begin_with_target();
   // The next step's examples; moves the cursor.
   struct Taken {
     std::vector<Example> examples;
@@ -65,6 +66,7 @@ class Trainer {
   std::unique_ptr<ExampleSource> examples_;
   ModelShape shape_;
   ShapedConfig shaped_;
+  at::Tensor target_embeddings_;  // of draft models: what weights_.embedding, a map, is applied to
   models::TensorWeights weights_;
   std::optional<Lora> lora_;
   std::optional<PromptTokens> prompts_;
