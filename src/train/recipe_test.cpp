@@ -98,7 +98,7 @@ TEST(Recipe, WhatIsWrongIsNamed) {
       {R"({"loss": {"enter": 4}})", "\"enter\" belongs to the kind \"transfer\""},
       {R"({"loss": {"kind": "transfer"}})", "\"enter\" is missing"},
       {R"({"loss": {"kind": "transfer", "enter": [1, 2]}})", "\"enter\" names 2 layers"},
-      {R"({"loss": {"kind": "transfer", "enter": -1}})", "\"enter\" holds -1"},
+      {R"({"loss": {"kind": "transfer", "enter": -1}})", "\"enter\" holds \"-1\""},
       {R"({"loss": {"kind": "transfer", "map": "medusa", "enter": 3}})",
        "\"enter\" does not go with the map \"medusa\""},
       {R"({"loss": {"kind": "transfer", "enter": 3}, "evaluation": {"problems": 4}})",

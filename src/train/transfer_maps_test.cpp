@@ -93,8 +93,8 @@ TEST_F(TransferMapsFile, WhatDoesNotFitIsNamed) {
   };
   EXPECT_NE(refused(), "");  // no folder
   says("hidden", 4, "transfer.1.weight is 3 x 3, but config.json makes it 4 x 4");
-  says("enter", {2, 3, 3}, "transfer.3.weight");
-  says("enter", {2, 5}, "\"enter\" holds 5; give a whole number from 0 to 4");
+  says("enter", {2, 3, 3}, "\"acceptance\" is no list");
+  says("enter", {2, 5}, "\"enter\" holds \"5\"; give a whole number from 0 to 4");
   says("enter", nlohmann::json::array(), "\"enter\" is empty");
   says("enter", std::vector<int>(17, 1), "more layers than there can be maps");
   says("acceptance", {{1.5}}, "\"acceptance\" is no list");
