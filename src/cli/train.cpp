@@ -83,6 +83,14 @@ class Narrator {
     evaluation_ = r;
     line_.clear();
     if (options_.json || options_.quiet) return;
+    if (r.guesses) {
+      std::printf("step %lld: loss %.4f, first guesses right by offset:",
+                  static_cast<long long>(r.step), last_.loss);
+      for (const auto& share : r.guesses->accuracy) std::printf(" %.3f", share[0]);
+      std::printf("\n");
+      std::fflush(stdout);
+      return;
+    }
     std::printf("step %lld: loss %.4f, solved %d of %d held-out problems (%.1f %%)\n",
                 static_cast<long long>(r.step), last_.loss, r.solved, r.problems,
                 100.0 * r.solved / r.problems);
@@ -110,7 +118,7 @@ class Narrator {
 
 // The part of the run's folder that holds what was trained.
 const char* kept_in(const train::Recipe& recipe) {
-  return recipe.loss.kind == train::LossKind::kPromptTokens ? "adapter" : "model";
+  return train::guesses(recipe.loss.kind) ? "adapter" : "model";
 }
 
 nlohmann::ordered_json json_of(const train::Recipe& recipe, const std::filesystem::path& folder,
@@ -129,7 +137,12 @@ nlohmann::ordered_json json_of(const train::Recipe& recipe, const std::filesyste
       {"tokens_per_second", n.tokens_per_second()},
       {"seconds", result.seconds},
       {"machine", result.machine}};
-  if (const auto& e = n.last_evaluation()) {
+  if (const auto& e = n.last_evaluation(); e && e->guesses) {
+    j["evaluation"] = {{"step", e->step},
+                       {"anchors", e->guesses->anchors},
+                       {"accuracy", e->guesses->accuracy},
+                       {"seconds", e->seconds}};
+  } else if (e) {
     j["evaluation"] = {{"step", e->step},      {"problems", e->problems},
                        {"solved", e->solved},  {"seconds", e->seconds},
                        {"prompt", e->prompt},  {"expected", e->expected},

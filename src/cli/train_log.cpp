@@ -91,6 +91,14 @@ void TrainLog::add(const train::StepReport& r) {
 }
 
 void TrainLog::add(const train::EvaluationReport& r) {
+  if (r.guesses) {
+    write(Json{{"step", r.step},
+               {"anchors", r.guesses->anchors},
+               {"accuracy", r.guesses->accuracy},
+               {"seconds", r.seconds}}
+              .dump());
+    return;
+  }
   solved_.emplace_back(double(r.step), percent(r.solved, r.problems));
   write(
       Json{{"step", r.step}, {"problems", r.problems}, {"solved", r.solved}, {"seconds", r.seconds}}

@@ -11,9 +11,13 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "base/files.h"
+#include "decode/hidden_transfer/random_maps.h"
 #include "decode/method.h"
 #include "decode/speculative/served_draft.h"
 #include "decode/tiny_text.h"
+#include "formats/safetensors.h"
+#include "formats/temporary_folder.h"
 
 namespace tutti::decode {
 namespace {
@@ -640,10 +644,44 @@ TEST(Generate, ACharacterUnfinishedAtTheEndIsReplaced) {
 
 // ---- the table of methods ----
 
+// What some methods read that was trained, for the tiny model: random numbers.
+class TrainedFiles {
+ public:
+  explicit TrainedFiles(const TinyWorld& world) {
+    Draws draws(31);
+    speculative::random_maps(world.tiny.model->checkpoint(), draws, {1, 1}, 0.1f, 1)
+        .write(folder_ / "maps", false);
+    auto blocks = speculative::random_maps(world.tiny.model->checkpoint(), draws, {2, 2}, 0.1f, 0);
+    blocks.kind = train::TransferMaps::Kind::kMedusa;
+    blocks.write(folder_ / "blocks", false);
+    std::vector<float> values;
+    for (int i = 0; i < 2 * 64; ++i) values.push_back(draws.uniform(-1, 1));
+    formats::SafetensorsTensor t;
+    t.name = "prompt_embeddings";
+    t.shape = {2, 64};
+    t.data = std::as_bytes(std::span(values));
+    std::filesystem::create_directories(folder_ / "prompts");
+    formats::write_safetensors(folder_ / "prompts/adapter_model.safetensors", {t});
+    write_file_atomically(folder_ / "prompts/adapter_config.json",
+                          R"({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2})");
+  }
+  // The options of `method` that have no default.
+  std::map<std::string, std::string> options(std::string_view method) const {
+    if (method == "hidden-transfer") return {{"maps", (folder_ / "maps").string()}};
+    if (method == "medusa") return {{"maps", (folder_ / "blocks").string()}};
+    if (method == "ppd") return {{"prompt_tokens", (folder_ / "prompts").string()}};
+    return {};
+  }
+
+ private:
+  formats::TemporaryFolder folder_;
+};
+
 TEST(Methods, TheTableTellsTheTruth) {
   TinyWorld causal, masked(engine::EngineOptions{}, "llada"),
       any_order(engine::EngineOptions{}, "xlnet");
   const speculative::ServedDraft drafting(tensor::Type::kQ4_0);
+  const TrainedFiles trained(causal);
   const Ids prompt = tiny_prompt(15, 33);
   std::vector<std::string_view> names;
   for (const Method& method : methods()) {
@@ -663,16 +701,18 @@ TEST(Methods, TheTableTellsTheTruth) {
     options.method = method.name;
     options.draft_model = drafting.model();
     options.max_tokens = 12;
+    options.method_options = trained.options(method.name);
     const Ids by_default = world.run(prompt, options).completions.front().ids;
     for (const MethodOption& o : method.options) {
       EXPECT_FALSE(o.help.empty());
-      options.method_options[std::string(o.name)] = o.default_value;
+      options.method_options.emplace(o.name, o.default_value);
     }
     EXPECT_EQ(world.run(prompt, options).completions.front().ids, by_default);
     if (method.guarantee != Guarantee::kLossless) continue;
     for (const float temperature : {0.0f, 1.0f}) {
       GenerationOptions lossless = sampled(8, 30);
       lossless.method = method.name;
+      lossless.method_options = trained.options(method.name);
       lossless.draft_model = drafting.model();
       lossless.sampling.temperature = temperature;
       if (method.reads == Reads::kMasked) {

@@ -12,6 +12,7 @@
 #include "decode/diffusion/diffusion.h"
 #include "decode/diffusion/options.h"
 #include "decode/generation.h"
+#include "decode/hidden_transfer/hidden_transfer.h"
 #include "decode/pearl/pearl.h"
 #include "decode/plain/plain.h"
 #include "decode/ppd/ppd.h"
@@ -65,6 +66,13 @@ std::span<const Method> methods() {
       {"ppd", "parallel prompt decoding (arXiv 2405.18628) with a dynamic tree",
        "any causal model, and prompt tokens that were trained on it", Reads::kCausal,
        Guarantee::kLossless, ppd_options(), ppd_method, true},
+      {"hidden-transfer",
+       "Hidden Transfer (arXiv 2404.12022): rows that enter between layers guess the next tokens",
+       "any causal model, and maps trained for it", Reads::kCausal, Guarantee::kLossless,
+       hidden_transfer_options(), hidden_transfer, true},
+      {"medusa", "Medusa (arXiv 2401.10774), blocks before the model's own head",
+       "any causal model, and blocks trained for it", Reads::kCausal, Guarantee::kLossless,
+       medusa_options(), medusa, true},
       {"diffusion",
        "masked diffusion: LLaDA, Dream, SDAR; Fast-dLLM and others by policy and cache",
        "a masked model", Reads::kMasked, Guarantee::kApproximate,

@@ -186,7 +186,7 @@ void read_method(Fields& fields, decode::GenerationOptions& o) {
   if (!options->is_object()) throw invalid("method_options: must be an object", "method_options");
   for (const auto& [name, value] : options->items()) {
     // A client must not name files of the server's.
-    if (name == "filter" || name == "prompt_tokens" || name == "tree")
+    if (name == "filter" || name == "prompt_tokens" || name == "tree" || name == "maps")
       throw invalid("method_options: " + name + " names a file, which a request may not",
                     "method_options");
     if (value.is_string()) {

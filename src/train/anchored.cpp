@@ -57,4 +57,26 @@ std::vector<int> teachers(const LossSequence& s) {
   return rows;
 }
 
+AnchoredParts split_anchored(const models::Config& config,
+                             std::span<const LossSequence> sequences) {
+  AnchoredParts parts;
+  std::vector<Sequence> all;
+  std::vector<int> texts, chains;
+  int base = 0;
+  for (const LossSequence& s : sequences) {
+    const int text = s.sequence.rows() - int(s.predicted.size()), first = int(texts.size());
+    for (const int anchor : s.sequence.anchors) parts.anchors.push_back(first + anchor);
+    for (const int row : teachers(s)) parts.taught_by.push_back(first + row);
+    for (int row = 0; row < s.sequence.rows(); ++row)
+      (row < text ? texts : chains).push_back(base + row);
+    all.push_back(s.sequence);
+    base += s.sequence.rows();
+  }
+  const models::Batch whole = plan_batch(config, all);
+  parts.texts = part_of(whole, texts);
+  parts.chains = part_of(whole, chains);
+  parts.pages = (base + tensor::kPageSlots - 1) / tensor::kPageSlots;
+  return parts;
+}
+
 }  // namespace tutti::train

@@ -28,4 +28,14 @@ void divide_by_predictions(std::span<LossSequence> sequences);
 // Of each of its predictions: the row of the text that predicts the same token.
 std::vector<int> teachers(const LossSequence& sequence);
 
+// One forward of texts with their chains, in two: the chains see the texts' keys and values, which
+// stay in a cache of `pages`.
+struct AnchoredParts {
+  models::Batch texts, chains;
+  std::vector<int> anchors;    // rows of `texts`, one per chain
+  std::vector<int> taught_by;  // of each row of `chains`: that of `texts` which says the same token
+  int pages = 0;
+};
+AnchoredParts split_anchored(const models::Config& config, std::span<const LossSequence> sequences);
+
 }  // namespace tutti::train

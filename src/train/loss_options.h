@@ -1,9 +1,10 @@
 // What a training loss is made of. Sources: sheet 00 (LLaDA, Dream, SDAR, BD3), sheet 22 (Dimple),
-// sheet 39 (dParallel), sheet 40 (PPD), sheet 45 (ASSD).
+// sheet 05 (Hidden Transfer), sheet 39 (dParallel), sheet 40 (PPD), sheet 45 (ASSD).
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace tutti::train {
 
@@ -19,8 +20,10 @@ enum class LossKind : uint8_t {
                // tokens
   kPromptTokens,  // prompt tokens behind anchors of a text, on frozen weights (PPD, sheet 40): what
                   // the network itself says that much further on
-  kBlock,  // of masked tokens given their block and the clean blocks before (BD3, SDAR): [x_t |
-           // x_0]
+  kTransfer,  // rows behind anchors of a text, on frozen weights, that enter between layers as maps
+              // of the anchor's state there (Hidden Transfer, sheet 05): likewise
+  kBlock,     // of masked tokens given their block and the clean blocks before (BD3, SDAR): [x_t |
+              // x_0]
 };
 
 // The factor of a masked token's cross entropy.
@@ -37,6 +40,21 @@ enum class LossMean : uint8_t {
                // SDAR)
   kTokens,     // the tokens of all answers, masked or not (LLaDA's pre-training)
   kMasked,     // the masked tokens (Dimple)
+};
+
+// Whether the loss trains what guesses beside a network that stays as it is.
+inline bool guesses(LossKind kind) {
+  return kind == LossKind::kPromptTokens || kind == LossKind::kTransfer;
+}
+
+// Of kTransfer.
+struct TransferOptions {
+  bool medusa = false;       // Medusa's blocks on the last state in place of linear maps
+  std::vector<int> enter;    // the layer of each offset, or one for all
+  bool refined = true;       // false: what the map gives goes straight to the head
+  bool see_previous = true;  // rows see those of smaller offsets
+  bool bias = true;
+  bool shared = false;  // one map for all offsets
 };
 
 struct LossOptions {
@@ -57,12 +75,13 @@ struct LossOptions {
   bool random_order = false;  // kAnySubset: masked tokens in any order, not from left to right
   bool independent = false;   // kAnySubset: each masked token given the rest alone (the paper's
                               // parallel loss)
-  int ahead = 3;              // kPromptTokens: prompt tokens behind an anchor
+  int ahead = 3;              // of losses that guess: rows behind an anchor
   int anchors = 64;           // of a sequence, at most
-  double decay = 0.8;         // of the weight from one prompt token to the next
+  double decay = 0.8;         // of the weight from one row to the next
   bool from_teacher = true;   // Kullback-Leibler divergence from the network's own distribution;
                               // false: cross entropy of the text's token
-  std::string start;          // the text whose tokens' embeddings they start as
+  std::string start;          // kPromptTokens: the text whose tokens' embeddings they start as
+  TransferOptions transfer;
   double cut = 0;  // share of sequences cut to a random length (LLaDA's pre-training: 0.01)
 };
 

@@ -223,8 +223,8 @@ void check_loss(const LossOptions& o, const models::Config& config) {
   if (o.kind == LossKind::kNextToken && config.attention != AttentionKind::kCausal) {
     refuse("\"next-token\" needs a causal model (llama, qwen2, qwen3)");
   }
-  if (o.kind == LossKind::kPromptTokens && config.attention != AttentionKind::kCausal) {
-    refuse("\"prompt-tokens\" needs a causal model (llama, qwen2, qwen3)");
+  if (guesses(o.kind) && config.attention != AttentionKind::kCausal) {
+    refuse("\"prompt-tokens\" and \"transfer\" need a causal model (llama, qwen2, qwen3)");
   }
   if (o.kind == LossKind::kCertainty && config.attention != AttentionKind::kBidirectional) {
     refuse("\"certainty\" needs a model that sees the whole sequence (llada, dream)");
@@ -238,8 +238,8 @@ void check_loss(const LossOptions& o, const models::Config& config) {
   if (o.kind == LossKind::kBlock && config.attention != AttentionKind::kBlockCausal) {
     refuse("\"block\" needs a block-causal model (sdar)");
   }
-  if (o.kind != LossKind::kNextToken && o.kind != LossKind::kAnySubset &&
-      o.kind != LossKind::kPromptTokens && config.mask_token < 0) {
+  if (o.kind != LossKind::kNextToken && o.kind != LossKind::kAnySubset && !guesses(o.kind) &&
+      config.mask_token < 0) {
     refuse("needs a mask token, and the model has none; name one in tokenizer.mask");
   }
 }
@@ -273,7 +273,7 @@ std::vector<LossSequence> loss_sequences(const LossOptions& o, const models::Con
   for (size_t i = 0; i < examples.size(); ++i) {
     const Example& e = cut_examples[i];
     answers.push_back(answer_tokens(o, config, e));
-    if (o.kind == LossKind::kPromptTokens) {
+    if (guesses(o.kind)) {
       out.push_back(anchored(o, config, e, seed, first + i));
     } else if (o.kind == LossKind::kCertainty) {
       certainty_pair(o, config, e, noises[i], examples.size(), out);
@@ -286,7 +286,7 @@ std::vector<LossSequence> loss_sequences(const LossOptions& o, const models::Con
           masked_tokens(o, config, e, draw_masking(o, config, e, noises[i], drawn, times)));
     }
   }
-  if (o.kind == LossKind::kPromptTokens) {
+  if (guesses(o.kind)) {
     divide_by_predictions(out);
   } else if (o.kind != LossKind::kCertainty) {
     divide(o, answers, out);

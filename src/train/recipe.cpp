@@ -81,30 +81,56 @@ DataRecipe read_data(StrictObject o, const std::filesystem::path& folder) {
   return d;
 }
 
-void read_prompt_tokens(StrictObject& o, LossOptions& l) {
-  const bool own = l.kind == LossKind::kPromptTokens;
-  l.ahead = int(o.integer("ahead", 1, 64, 3));
+void read_guesses(StrictObject& o, LossOptions& l) {
+  l.ahead = int(o.integer("ahead", 1, 16, 3));
   l.anchors = int(o.integer("anchors", 1, 1 << 20, 64));
   l.decay = o.number("decay", 1e-6, 1, 0.8);
   l.from_teacher = o.choice("teacher", {"model", "text"}, "model") == "model";
-  l.start = o.text("start", "Next 2 word Next 3 word Next 4 word");
-  for (const char* key : {"ahead", "anchors", "decay", "teacher", "start"}) {
-    if (o.has(key) && !own) o.bad(key, "belongs to the kind \"prompt-tokens\"");
+  for (const char* key : {"ahead", "anchors", "decay", "teacher"}) {
+    if (o.has(key) && !guesses(l.kind))
+      o.bad(key, "belongs to the kinds \"prompt-tokens\" and \"transfer\"");
   }
   for (const char* key : {"weight", "mean", "epsilon", "low", "high", "stratified", "cut"}) {
-    if (o.has(key) && own) o.bad(key, "does not go with the kind \"prompt-tokens\"");
+    if (o.has(key) && guesses(l.kind))
+      o.bad(key, "does not go with the kinds \"prompt-tokens\" and \"transfer\"");
+  }
+  l.start = o.text("start", "Next 2 word Next 3 word Next 4 word");
+  if (o.has("start") && l.kind != LossKind::kPromptTokens)
+    o.bad("start", "belongs to the kind \"prompt-tokens\"");
+}
+
+void read_transfer(StrictObject& o, LossOptions& l) {
+  TransferOptions& t = l.transfer;
+  const bool own = l.kind == LossKind::kTransfer;
+  t.medusa = o.choice("map", {"linear", "medusa"}, "linear") == "medusa";
+  t.refined = o.flag("refined", true);
+  t.see_previous = o.flag("see_previous", true);
+  t.bias = o.flag("bias", true);
+  t.shared = o.flag("shared", false);
+  for (const char* key : {"map", "enter", "refined", "see_previous", "bias", "shared"}) {
+    if (o.has(key) && !own) o.bad(key, "belongs to the kind \"transfer\"");
+  }
+  for (const char* key : {"enter", "refined", "see_previous"}) {
+    if (o.has(key) && t.medusa) o.bad(key, "does not go with the map \"medusa\"");
+  }
+  if (!own || t.medusa) return;
+  t.enter = o.integers("enter", 0, 4096);
+  if (t.enter.size() != 1 && t.enter.size() != size_t(l.ahead)) {
+    o.bad("enter", "names " + std::to_string(t.enter.size()) + " layers; give one, or one for " +
+                       "each of the " + std::to_string(l.ahead) + " rows (ahead)");
   }
 }
 
 LossOptions read_loss(StrictObject o) {
   LossOptions l;
-  const std::string kind = o.choice(
-      "kind", {"next-token", "masked", "block", "certainty", "any-subset", "prompt-tokens"});
+  const std::string kind = o.choice("kind", {"next-token", "masked", "block", "certainty",
+                                             "any-subset", "prompt-tokens", "transfer"});
   l.kind = kind == "masked"          ? LossKind::kMasked
            : kind == "block"         ? LossKind::kBlock
            : kind == "certainty"     ? LossKind::kCertainty
            : kind == "any-subset"    ? LossKind::kAnySubset
            : kind == "prompt-tokens" ? LossKind::kPromptTokens
+           : kind == "transfer"      ? LossKind::kTransfer
                                      : LossKind::kNextToken;
   const std::string weight = o.choice("weight", {"inverse", "one", "context"}, "inverse");
   l.weight = weight == "one"       ? TimeWeight::kOne
@@ -146,7 +172,8 @@ LossOptions read_loss(StrictObject o) {
     if (o.has(key) && l.kind == LossKind::kAnySubset)
       o.bad(key, "does not go with the kind \"any-subset\"");
   }
-  read_prompt_tokens(o, l);
+  read_guesses(o, l);
+  read_transfer(o, l);
   if (l.time_per_block && l.kind != LossKind::kBlock)
     o.bad("time_per_block", "belongs to the kind \"block\"");
   if (l.weight == TimeWeight::kContext && l.kind != LossKind::kMasked) {
@@ -196,10 +223,12 @@ LoraRecipe read_lora(StrictObject o) {
   return l;
 }
 
-EvaluationRecipe read_evaluation(StrictObject o) {
+EvaluationRecipe read_evaluation(StrictObject o, const std::filesystem::path& folder) {
   EvaluationRecipe e;
   e.every = int(o.integer("every", 0, 1 << 30, 0));
-  e.problems = int(o.integer("problems", 1, 1 << 20));
+  const std::string held_out = o.text("held_out", "");
+  if (!held_out.empty()) e.held_out = folder / held_out;
+  e.problems = int(o.integer(held_out.empty() ? "problems" : "texts", 1, 1 << 20));
   e.steps = int(o.integer("steps", 0, 1 << 20, 0));
   o.finish();
   return e;
@@ -235,10 +264,10 @@ Recipe parse_recipe(std::string_view text, const std::string& place,
   r.bf16 = o.choice("precision", {"f32", "bf16"}, "f32") == "bf16";
   r.save_every = o.integer("save_every", 0, int64_t(1) << 40, 0);
   if (o.has("schedule")) r.schedule = read_schedule(o.object("schedule"), r.steps);
-  if (o.has("lora") && r.loss.kind == LossKind::kPromptTokens)
-    o.bad("lora", "does not go with the loss \"prompt-tokens\", which leaves all weights frozen");
+  if (o.has("lora") && guesses(r.loss.kind))
+    o.bad("lora", "does not go with this loss, which leaves all weights frozen");
   if (o.has("lora")) r.lora = read_lora(o.object("lora"));
-  if (o.has("evaluation")) r.evaluation = read_evaluation(o.object("evaluation"));
+  if (o.has("evaluation")) r.evaluation = read_evaluation(o.object("evaluation"), folder);
   if (r.evaluation.problems > 0 && r.model.family == "xlnet") {
     o.bad(
         "evaluation",
@@ -250,7 +279,11 @@ Recipe parse_recipe(std::string_view text, const std::string& place,
     o.bad(r.lora.rank > 0 ? "lora" : "evaluation",
           "does not go with \"draft_of\": the model has no embeddings; remove it");
   }
-  if (r.evaluation.problems > 0 && r.data.generator.empty()) {
+  if (r.evaluation.problems > 0 && guesses(r.loss.kind) != !r.evaluation.held_out.empty())
+    o.bad("evaluation", guesses(r.loss.kind) ? "needs \"held_out\", lines of texts to guess in"
+                                             : "has \"held_out\", which belongs to losses that "
+                                               "train guesses");
+  if (r.evaluation.problems > 0 && !guesses(r.loss.kind) && r.data.generator.empty()) {
     o.bad("evaluation", "needs data from a generator, which knows the right answers; remove it");
   }
   o.finish();

@@ -63,11 +63,12 @@ struct LoraRecipe {
   std::vector<std::string> targets;  // of q k v o gate up down
 };
 
-// Held-out problems, solved by the reference sampler.
+// Held-out problems, solved by the reference sampler; of losses that train guesses, texts.
 struct EvaluationRecipe {
-  int every = 0;     // steps; 0: only after the last
-  int problems = 0;  // 0: none
-  int steps = 0;     // forwards of one answer; 0: one per token
+  int every = 0;                   // steps; 0: only after the last
+  std::filesystem::path held_out;  // of texts, lines as DataRecipe::jsonl has them
+  int problems = 0;                // or texts; 0: none
+  int steps = 0;                   // forwards of one answer; 0: one per token
 };
 
 struct Recipe {

@@ -133,6 +133,24 @@ std::vector<std::string> StrictObject::choices(const std::string& key,
   return out;
 }
 
+std::vector<int> StrictObject::integers(const std::string& key, int low, int high) {
+  const nlohmann::json* value = find(key);
+  const std::string wanted = "give a whole number from " + std::to_string(low) + " to " +
+                             std::to_string(high) + ", or a list of such";
+  if (!value) bad(key, "is missing; " + wanted);
+  std::vector<int> out;
+  for (const nlohmann::json& one : value->is_array() ? *value : nlohmann::json::array({*value})) {
+    const bool fits =
+        one.is_number_integer() &&
+        (one.is_number_unsigned() ? one.get<uint64_t>() <= uint64_t(INT64_MAX) : true);
+    if (!fits || one.get<int64_t>() < low || one.get<int64_t>() > high)
+      bad(key, "holds " + formats::shown(one.dump()) + "; " + wanted);
+    out.push_back(one.get<int>());
+  }
+  if (out.empty()) bad(key, "is empty; " + wanted);
+  return out;
+}
+
 StrictObject StrictObject::object(const std::string& key) {
   const nlohmann::json* value = find(key);
   if (!value) bad(key, "is missing; give an object");

@@ -9,6 +9,8 @@
 #include <optional>
 #include <string>
 
+#include "train/guess_report.h"
+
 namespace tutti::train {
 
 // One step. Losses are those before the weights move.
@@ -32,6 +34,8 @@ struct EvaluationReport {
   int problems = 0, solved = 0;
   double seconds = 0;
   std::string prompt, expected, written;  // the first that was not solved; empty when all were
+  // Of losses that train guesses: these on held-out texts, in place of problems.
+  std::optional<GuessReport> guesses;
 };
 
 struct TrainingRequest {

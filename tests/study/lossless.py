@@ -17,7 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TUTTI = os.environ.get("TUTTI", str(ROOT / "build/release/tutti"))
 METHODS = ["lookup", "lookup adaptive=0", "lookup adaptive=0 branches=4 draft_max=6",
-           "early-exit adaptive=0 draft_max=3 exit_layer=24", "draft draft_max=4"]
+           "early-exit adaptive=0 draft_max=3 exit_layer=24", "draft draft_max=4",
+           f"hidden-transfer maps={ROOT}/weights/smollm2-transfer adaptive=0"]
 BATCH = 16
 
 

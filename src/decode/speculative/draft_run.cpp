@@ -4,22 +4,13 @@
 #include <cmath>
 #include <utility>
 
+#include "check/guess_kind.h"
+
 namespace tutti::decode::speculative {
 
 namespace {
 
-// Lead of the first choice, in heights (logit + noise) over the second; lag of another choice
-// behind the first.
-constexpr double kLeads[] = {0.25, 0.5, 1, 2, 4};
-constexpr double kLags[] = {0.5, 1, 2, 4};
-constexpr int kLeadKinds = 6, kLagKinds = 5;
-constexpr int kAnyFirst = kLeadKinds + kLagKinds;
-
-int place(std::span<const double> limits, double value) {
-  int i = 0;
-  while (i < int(limits.size()) && value >= limits[size_t(i)]) ++i;
-  return i;
-}
+constexpr int kAnyFirst = check::kGuessKinds;
 
 struct Candidate {
   int parent;
@@ -140,10 +131,9 @@ class Run {
       if (order_.noise != DraftNoise::kOwn &&
           std::exp(double(ranked[r].log_probability)) < order_.p_min)
         continue;
-      const double lead = ranked.size() > 1
-                              ? double(ranked[0].height) - double(ranked[r == 0 ? 1 : r].height)
-                              : 1e9;
-      const int kind = r == 0 ? place(kLeads, lead) : kLeadKinds + place(kLags, lead);
+      const double first = ranked[0].height,
+                   second = ranked.size() > 1 ? ranked[1].height : first - 1e9;
+      const int kind = check::guess_kind(int(r), first, second, ranked[r].height);
       candidates.push_back({node, ranked[r].token, kind,
                             result_.tree[node].reach * order_.acceptance[size_t(kind)]});
     }

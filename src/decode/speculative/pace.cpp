@@ -27,15 +27,34 @@ void Pace::begin(double keys) {
   rows_ = statistics_.rows;
   tokens_ = statistics_.tokens;
   probing_ = adaptive_ && idle_ >= patience_;
+  carried_ = {};
 }
 
-double Pace::seconds(int drafts) const {
+double Pace::seconds_of(int rows) const {
   // Where nothing was measured the last measured number of rows stands in: so it is tried, and
   // measured.
-  for (int d = drafts; d >= 0; --d) {
-    if (const auto s = cost_.measured(int(other_rows_ + 0.5) + 1 + d, keys_)) return *s;
+  for (int r = rows; r >= 1; --r) {
+    if (const auto s = cost_.measured(int(other_rows_ + 0.5) + r, keys_)) return *s;
   }
   return 0;
+}
+
+Pace::Best Pace::best(const Carried& carried, std::span<const double> reach, double least) const {
+  Best best{0, least};
+  double tokens = other_tokens_ + 1;
+  for (size_t k = 0; k < reach.size(); ++k) {
+    tokens += reach[k];
+    const double rate = tokens / seconds_of(carried.rows(int(k) + 1));
+    if (rate > best.rate) best = {int(k) + 1, rate};
+  }
+  return best;
+}
+
+bool Pace::carrying_pays(Carried carried, std::span<const double> reach) const {
+  if (!adaptive_ || probing_) return true;
+  const double alone = seconds_of(1);
+  if (alone <= 0) return false;  // first it must be known what a forward without costs
+  return best(carried, reach, (other_tokens_ + 1 + kMargin) / alone).drafts > 0;
 }
 
 double Pace::least_reach(int before, double seconds_to_make) const {
@@ -54,16 +73,7 @@ Tree Pace::trim(const Tree& tree) const {
   const double alone = seconds(0);
   if (alone <= 0)
     return tree.best(probing_ ? kProbe : 0);  // first it must be known what none costs
-  int best = 0;
-  double tokens = other_tokens_ + 1, most = (tokens + kMargin) / alone;
-  for (size_t k = 0; k < reach.size(); ++k) {
-    tokens += reach[k];
-    const double rate = tokens / seconds(int(k) + 1);
-    if (rate > most) {
-      most = rate;
-      best = int(k) + 1;
-    }
-  }
+  const int best = this->best(carried_, reach, (other_tokens_ + 1 + kMargin) / alone).drafts;
   return tree.best(probing_ ? std::max(best, kProbe) : best);
 }
 
@@ -73,21 +83,22 @@ double Pace::rate(double tokens, double rows) const {
 }
 
 void Pace::end(int rows, int tokens) {
+  const int all_rows = carried_.rows(rows - 1);
   const uint64_t ticks = statistics_.ticks - ticks_;
   if (ticks > 0) {
     const auto others = [&](uint64_t all, int own) {
       return std::max(double(all) - own, 0.0) / double(ticks);
     };
-    other_rows_ += (others(statistics_.rows - rows_, rows) - other_rows_) * kFresh;
+    other_rows_ += (others(statistics_.rows - rows_, all_rows) - other_rows_) * kFresh;
     other_tokens_ += (others(statistics_.tokens - tokens_, tokens) - other_tokens_) * kFresh;
   }
-  if (rows == 1) {
+  if (all_rows == 1) {
     ++idle_;
     return;
   }
   if (probing_) {
     const bool paid =
-        (other_tokens_ + tokens) * seconds(0) > (other_tokens_ + 1) * seconds(rows - 1);
+        (other_tokens_ + tokens) * seconds_of(1) > (other_tokens_ + 1) * seconds(rows - 1);
     patience_ = paid ? kFirstPatience : std::min(2 * patience_, kMostPatience);
   }
   idle_ = 0;

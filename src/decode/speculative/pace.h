@@ -3,7 +3,9 @@
 // the text does not.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "decode/speculative/tree.h"
@@ -12,14 +14,25 @@
 
 namespace tutti::decode::speculative {
 
+// Rows of a forward beside those of its tree: `each` for each of `most` of them.
+struct Carried {
+  int each = 0, most = 0;
+  // With so many drafts beside the last token.
+  int rows(int drafts) const { return 1 + drafts + each * std::min(1 + drafts, most); }
+};
+
 class Pace {
  public:
   // `adaptive` false: everything that is drafted is worth its rows. The engine's tables are read at
   // each step.
   Pace(const engine::CostTable& cost, const engine::EngineStatistics& statistics, bool adaptive);
 
-  // Before a forward of a request whose next row sees `keys` slots.
+  // Before a forward of a request whose next row sees `keys` slots. Nothing is carried.
   void begin(double keys);
+  void carry(Carried carried) { carried_ = carried; }
+  // Whether forwards that carry as much, with as many drafts of these expected reaches, descending,
+  // as pay, are expected to write more tokens a second than forwards without. True unless adaptive.
+  bool carrying_pays(Carried carried, std::span<const double> reach) const;
   // The expected probability of acceptance from which on a draft after `before` others of this
   // forward pays, when making it takes `seconds`. 0: it pays anyhow; above 1: it never does.
   double least_reach(int before, double seconds = 0) const;
@@ -28,19 +41,29 @@ class Pace {
   // Tokens a second that the engine writes, everybody's, when this request puts `rows` rows down
   // and writes `tokens`; 0 while the cost of a row alone is not known.
   double rate(double tokens, double rows) const;
-  // After it: `rows` were put down, `tokens` emitted.
+  // After it: `rows` were put down beside what was carried, `tokens` emitted.
   void end(int rows, int tokens);
   // Whether the forward that begins tries a draft though it does not seem to pay: what one does not
   // try, one does not learn about.
   bool probing() const { return probing_; }
 
  private:
-  // Predicted seconds of a forward with `drafts` drafts beside the last token.
-  double seconds(int drafts) const;
+  // Predicted seconds of a forward with so many rows of ours.
+  double seconds_of(int rows) const;
+  // The same with `drafts` drafts beside the last token, and what is carried.
+  double seconds(int drafts) const { return seconds_of(carried_.rows(drafts)); }
+  // How many of the drafts make the most tokens a second, and how many that is; the rate counts
+  // only where it is more than `least`.
+  struct Best {
+    int drafts = 0;
+    double rate = 0;
+  };
+  Best best(const Carried& carried, std::span<const double> reach, double least) const;
 
   const engine::CostTable& cost_;
   const engine::EngineStatistics& statistics_;
   bool adaptive_;
+  Carried carried_;
   double keys_ = 0;
   bool probing_ = false;
   int idle_ = 0;  // forwards without drafts since the last with some

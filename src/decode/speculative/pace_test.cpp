@@ -167,5 +167,37 @@ TEST(Pace, DraftsThatTakeTimeMustBeMoreLikely) {
   EXPECT_EQ(all.least_reach(3, 1.0), 0);
 }
 
+engine::CostTable costs(double row) {
+  engine::CostTable cost;
+  for (int rows = 1; rows <= 64; rows *= 2) cost.record(rows, 100, 1 + row * rows);
+  return cost;
+}
+
+TEST(Pace, GuessesAreCarriedOnlyWhereTheyPay) {
+  const engine::EngineStatistics statistics;
+  const std::vector<double> reach{0.5, 0.3, 0.2};
+  for (const double row : {0.01, 1.0}) {
+    const engine::CostTable cost = costs(row);
+    Pace pace(cost, statistics, true);
+    pace.begin(100);
+    EXPECT_EQ(pace.carrying_pays({3, 2}, reach), row < 0.1);
+    EXPECT_TRUE(Pace(cost, statistics, false).carrying_pays({3, 2}, reach));
+  }
+}
+
+TEST(Pace, ADraftPaysForTheRowsBesideIt) {
+  const engine::EngineStatistics statistics;
+  const engine::CostTable cost = costs(0.1);
+  Tree tree(1);
+  tree.add(Tree::kRoot, 2, 0, 0.2);
+  Pace pace(cost, statistics, true);
+  pace.begin(100);
+  EXPECT_EQ(pace.trim(tree).drafted(), 1);  // 1.2 tokens in 1.2 seconds, else 1 in 1.1
+  pace.carry({3, 2});
+  EXPECT_EQ(pace.trim(tree).drafted(), 0);  // 1.2 in 1.8, else 1 in 1.4
+  pace.begin(100);
+  EXPECT_EQ(pace.trim(tree).drafted(), 1);
+}
+
 }  // namespace
 }  // namespace tutti::decode::speculative

@@ -35,14 +35,17 @@ void settle(Generation& g, engine::Context& context, int base, const Tree& tree,
 }
 
 Task<Accepted> verify(Generation& g, engine::Context& context, const Tree& tree,
-                      Verification verification) {
+                      Verification verification, Drafter* drafter) {
   const int base = context.size(), position = context.next_position();
   const bool by_match = verification == Verification::kMatch;
   engine::Rows rows =
       by_match ? rows_of(tree, g.rule(), position) : rows_for_rejection(tree, g.rule(), position);
-  const engine::Answer answer = co_await g.forward(context, std::move(rows));
+  if (drafter) drafter->add_rows(tree, position, rows);
+  engine::Answer answer = co_await g.forward(context, std::move(rows));
   Accepted accepted = by_match ? match(tree, answer) : reject(tree, answer, g.rule(), position);
   settle(g, context, base, tree, accepted);
+  if (drafter && !g.done())
+    co_await drafter->read_answer(context, tree, accepted, std::move(answer));
   co_return accepted;
 }
 
@@ -58,6 +61,7 @@ Task<void> speculate(Generation& g, Drafter& drafter, Verification verification,
   if (!g.output().empty()) ++g.statistics().forwards;
   while (!g.done()) {
     pace.begin(context.size() + 1);
+    pace.carry(drafter.carried(pace));
     Tree tree(g.last_token());
     const int depth = g.room() - 1;  // the forward itself picks one more
     if (depth > 0) {
@@ -68,7 +72,7 @@ Task<void> speculate(Generation& g, Drafter& drafter, Verification verification,
       if (!tree.drawn_from(Tree::kRoot)) tree = pace.trim(tree);
     }
     const size_t before = g.output().size();
-    const Accepted accepted = co_await verify(g, context, tree, verification);
+    const Accepted accepted = co_await verify(g, context, tree, verification, &drafter);
     pace.end(tree.size(), int(g.output().size() - before));
     drafter.learn(tree, accepted);
   }

@@ -21,6 +21,18 @@ class Drafter {
   // is that token. Pace says what pays. `context` holds all tokens but the last and is as it was
   // afterwards.
   virtual Task<Tree> draft(engine::Context& context, const Pace& pace, int depth) = 0;
+  // For drafters that guess from the model's own states. At the beginning of a step: rows that its
+  // forward carries beside those of the tree.
+  virtual Carried carried(const Pace& /*pace*/) { return {}; }
+  // Before the forward that verifies `tree`:
+  // its rows are rows.rows[0, tree.size()), the root's at `position`. Rows may be added behind them
+  // that write nothing, and more may be wanted of the tree's.
+  virtual void add_rows(const Tree& /*tree*/, int /*position*/, engine::Rows& /*rows*/) {}
+  // After it, once its tokens were emitted and the text goes on: what all these rows answered.
+  virtual Task<void> read_answer(engine::Context& /*context*/, const Tree& /*tree*/,
+                                 const Accepted& /*accepted*/, engine::Answer /*answer*/) {
+    co_return;
+  }
   // What came of it, once the tokens were emitted.
   virtual void learn(const Tree& tree, const Accepted& accepted) = 0;
 };
@@ -30,9 +42,10 @@ class Drafter {
 void settle(Generation& g, engine::Context& context, int base, const Tree& tree,
             const Accepted& accepted);
 
-// One forward: verifies `tree`, leaves what stands in `context`, emits the picks and counts.
+// One forward: verifies `tree`, leaves what stands in `context`, emits the picks and counts. Rows
+// of `drafter`, when given, go with it.
 Task<Accepted> verify(Generation& g, engine::Context& context, const Tree& tree,
-                      Verification verification);
+                      Verification verification, Drafter* drafter = nullptr);
 
 // The whole request. `adaptive`: drafts only as far as Pace finds that they pay.
 Task<void> speculate(Generation& g, Drafter& drafter, Verification verification, bool adaptive);

@@ -100,7 +100,7 @@ at::Tensor TensorOps::activate(const at::Tensor& x) const {
 }
 
 void TensorOps::add_rows(at::Tensor& h, const at::Tensor& delta) const {
-  h = active_.defined() ? h.index_add(0, active_, delta) : h + delta;
+  h = active_.defined() ? h.index_add(0, active_, delta.to(h.scalar_type())) : h + delta;
 }
 
 at::Tensor TensorOps::embed(const at::Tensor& embedding, float scale, const at::Tensor& mask) {
@@ -193,7 +193,8 @@ const TensorOps::Rotation& TensorOps::rotation(const Rope& rope, const at::Tenso
       angles.push_back(float(axis == 0 ? p.t : axis == 1 ? p.h : p.w) * rope.inverse_frequency[i]);
     }
   }
-  const at::Tensor angle = at::tensor(angles).view({-1, 1, pairs}).to(at::kDouble);
+  const at::Tensor angle =
+      at::tensor(angles).view({int64_t(epoch_->rows.size()), 1, pairs}).to(at::kDouble);
   const auto part = [&](const at::Tensor& x) {
     return (x * double(rope.magnitude)).to(like.dtype());
   };
@@ -443,9 +444,11 @@ TensorAnswer tensor_forward(const Config& config, const TensorWeights& weights, 
 }
 
 at::Tensor tensor_states(const Config& config, const TensorWeights& weights, const Batch& batch,
-                         TensorKv& kv, const TensorInputs& inputs) {
+                         TensorKv& kv, const TensorInputs& inputs,
+                         std::vector<at::Tensor>* hidden) {
   StateOps ops(config, batch, kv, inputs);
   run_network(ops, config, weights);
+  if (hidden) *hidden = std::move(ops.answer().hidden);
   return ops.states;
 }
 

@@ -152,8 +152,10 @@ TensorAnswer tensor_forward(const Config& config, const TensorWeights& weights, 
                             TensorKv& kv, const TensorInputs& inputs = {});
 
 // The same without the product of the head, for those who take it in parts: the normed states [head
-// rows, hidden] that it multiplies. The model has no cap of logits (Config::logit_cap).
+// rows, hidden] that it multiplies. The model has no cap of logits (Config::logit_cap). `hidden`,
+// when given, receives TensorAnswer::hidden.
 at::Tensor tensor_states(const Config& config, const TensorWeights& weights, const Batch& batch,
-                         TensorKv& kv, const TensorInputs& inputs = {});
+                         TensorKv& kv, const TensorInputs& inputs = {},
+                         std::vector<at::Tensor>* hidden = nullptr);
 
 }  // namespace tutti::models

@@ -29,42 +29,31 @@ std::vector<Parameter> PromptTokens::parameters() const {
   return {{"prompt_embeddings", embeddings_, true}};
 }
 
-PromptTokens::States PromptTokens::states(const models::Config& config,
-                                          std::span<const LossSequence> sequences,
-                                          const at::Tensor& embeddings, bool bf16) const {
-  std::vector<Sequence> all;
-  std::vector<int> texts, chains, taught_by;
+Guesser::States PromptTokens::states(const models::Config& config,
+                                     std::span<const LossSequence> sequences,
+                                     const std::vector<at::Tensor>& values, bool bf16) const {
+  const at::Tensor& embeddings = values.front();
+  AnchoredParts parts = split_anchored(config, sequences);
   models::TensorInputs inputs;
-  int base = 0;
-  for (const LossSequence& s : sequences) {
-    const int text = s.sequence.rows() - int(s.predicted.size());
-    for (const int row : teachers(s)) taught_by.push_back(int(texts.size()) + row);
-    for (int row = 0; row < s.sequence.rows(); ++row) {
-      (row < text ? texts : chains).push_back(base + row);
-      if (row >= text) inputs.rows.push_back(embeddings[(row - text) % s.sequence.ahead]);
-    }
-    all.push_back(s.sequence);
-    base += s.sequence.rows();
+  for (int row = 0; row < parts.chains.rows(); ++row) {
+    inputs.rows.push_back(embeddings[row % options_.ahead]);
+    parts.chains.head_rows.push_back(row);
   }
-  const models::Batch whole = plan_batch(config, all);
-  models::TensorKv kv(config, (base + tensor::kPageSlots - 1) / tensor::kPageSlots,
-                      bf16 ? at::kBFloat16 : at::kFloat);
+  parts.texts.head_rows = std::move(parts.taught_by);
+  models::TensorKv kv(config, parts.pages, bf16 ? at::kBFloat16 : at::kFloat);
   const Autocast autocast(bf16);
   States out;
   {
     const at::NoGradGuard no_gradients;
-    models::Batch batch = part_of(whole, texts);
-    batch.head_rows = std::move(taught_by);
-    out.teacher = models::tensor_states(config, frozen_, batch, kv).to(at::kFloat);
+    out.teacher = models::tensor_states(config, frozen_, parts.texts, kv).to(at::kFloat);
   }
-  models::Batch batch = part_of(whole, chains);
-  for (int row = 0; row < batch.rows(); ++row) batch.head_rows.push_back(row);
-  out.student = models::tensor_states(config, frozen_, batch, kv, inputs).to(at::kFloat);
+  out.student = models::tensor_states(config, frozen_, parts.chains, kv, inputs).to(at::kFloat);
   return out;
 }
 
-void PromptTokens::save(const std::filesystem::path& folder, const at::Tensor& embeddings,
-                        const std::string& base) const {
+void PromptTokens::save(const std::filesystem::path& folder, const std::vector<at::Tensor>& values,
+                        const std::string& base, const GuessReport&) const {
+  const at::Tensor& embeddings = values.front();
   std::filesystem::create_directories(folder);
   write_tensors(folder / "adapter_model.safetensors", {{"prompt_embeddings", embeddings}},
                 {{"format", "pt"}});

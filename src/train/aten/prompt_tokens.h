@@ -6,13 +6,12 @@
 #include <span>
 #include <vector>
 
-#include "train/aten/optimiser.h"
-#include "train/loss_rows.h"
+#include "train/aten/guesser.h"
 #include "train/vocabulary.h"
 
 namespace tutti::train {
 
-class PromptTokens {
+class PromptTokens final : public Guesser {
  public:
   // They start as the embeddings of the first tokens of LossOptions::start, which is repeated if it
   // is short. `bf16`: the frozen matrices are rounded once. Throws Error(kUsage): the text is
@@ -21,21 +20,14 @@ class PromptTokens {
                const Vocabulary& vocabulary, bool bf16);
 
   // [m, hidden], one parameter.
-  std::vector<Parameter> parameters() const;
+  std::vector<Parameter> parameters() const override;
 
-  // The normed states of the rows that predict, and of the text's rows that predict the same
-  // tokens. The texts go first, without a graph: they see no prompt token, so their keys and values
-  // are constants. Products in bfloat16 when `bf16`.
-  struct States {
-    at::Tensor student, teacher;  // [predictions, hidden] each
-  };
   States states(const models::Config& config, std::span<const LossSequence> sequences,
-                const at::Tensor& embeddings, bool bf16) const;
+                const std::vector<at::Tensor>& values, bool bf16) const override;
 
   // As the peft library stores prompt tuning: adapter_model.safetensors and adapter_config.json.
-  // `base` names the model that they belong to.
-  void save(const std::filesystem::path& folder, const at::Tensor& embeddings,
-            const std::string& base) const;
+  void save(const std::filesystem::path& folder, const std::vector<at::Tensor>& values,
+            const std::string& base, const GuessReport& report) const override;
 
  private:
   const LossOptions options_;

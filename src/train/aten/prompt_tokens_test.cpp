@@ -71,7 +71,7 @@ void compare_passes(size_t texts) {
   EXPECT_TRUE(same_bits(start[0], weights.embedding[1]));  // "1" is the second character
   const at::Tensor split = start.clone().set_requires_grad(true),
                    once = start.clone().set_requires_grad(true);
-  const auto states = prompts.states(shaped.config, sequences, split, false);
+  const auto states = prompts.states(shaped.config, sequences, {split}, false);
   EXPECT_FALSE(states.teacher.requires_grad());
 
   std::vector<Sequence> all;

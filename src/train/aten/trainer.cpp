@@ -15,6 +15,7 @@
 #include "train/aten/autocast.h"
 #include "train/aten/distil_loss.h"
 #include "train/aten/head_loss.h"
+#include "train/aten/judge.h"
 #include "train/aten/reference_sampler.h"
 #include "train/aten/target_parts.h"
 #include "train/problems.h"
@@ -144,9 +145,8 @@ Trainer::Trainer(const Recipe& recipe)
                                          std::to_string(shape_.layers) + " layers; lower it");
     }
   }
-  if (recipe_.loss.kind == LossKind::kPromptTokens)
-    prompts_.emplace(recipe_.loss, weights_, vocabulary_, recipe_.bf16);
-  trained_ = prompts_ ? prompts_->parameters()
+  guesser_ = make_guesser(recipe_, shaped_.config, weights_, vocabulary_);
+  trained_ = guesser_ ? guesser_->parameters()
              : lora_  ? lora_->parameters()
                       : parameters_of(weights_, shaped_.layout);
   optimiser_.emplace(recipe_.optimiser, trained_);
@@ -172,7 +172,7 @@ int64_t Trainer::parameters() const { return elements(parameters_of(weights_, sh
 int64_t Trainer::trained_parameters() const { return elements(trained_); }
 
 models::TensorWeights Trainer::weights_of(const std::vector<at::Tensor>& values) const {
-  if (prompts_) return weights_;
+  if (guesser_) return weights_;
   if (lora_) return lora_->merged(weights_, values);
   models::TensorWeights w = weights_;
   size_t next = 0;
@@ -235,9 +235,8 @@ at::Tensor Trainer::loss_of(std::span<const LossSequence> sequences, at::Tensor 
   return head_loss(states, head, rows, options);
 }
 
-at::Tensor Trainer::prompt_loss(std::span<const LossSequence> sequences) const {
-  const PromptTokens::States states =
-      prompts_->states(shaped_.config, sequences, values_.front(), recipe_.bf16);
+at::Tensor Trainer::guess_loss(std::span<const LossSequence> sequences) const {
+  const Guesser::States states = guesser_->states(shaped_.config, sequences, values_, recipe_.bf16);
   const HeadRows rows = head_rows(sequences);
   const at::Tensor& head = weights_.head.defined() ? weights_.head : weights_.embedding;
   return recipe_.loss.from_teacher ? distil_loss(states.student, states.teacher, head, rows.weights)
@@ -248,8 +247,8 @@ void Trainer::backward(std::span<const LossSequence> sequences, StepReport& repo
   const bool any =
       std::ranges::any_of(sequences, [](const auto& s) { return !s.predicted.empty(); });
   if (!any) return;  // nothing was masked
-  const at::Tensor loss = prompts_
-                              ? prompt_loss(sequences)
+  const at::Tensor loss = guesser_
+                              ? guess_loss(sequences)
                               : loss_of(sequences, states_of(sequences).to(at::kFloat), report);
   loss.backward();
   report.loss += loss.item<double>();
@@ -312,8 +311,16 @@ StepReport Trainer::train_step(std::vector<LossSequence>* noise) {
   return report;
 }
 
-EvaluationReport Trainer::evaluate() const {
+EvaluationReport Trainer::evaluate() {
   const auto start = Clock::now();
+  if (guesser_) {
+    judged_ = judge();
+    EvaluationReport report;
+    report.step = step_;
+    report.guesses = judged_;
+    report.seconds = seconds_since(start);
+    return report;
+  }
   const auto source = make_problems(recipe_.data.generator);
   EvaluationReport report;
   report.step = step_;
@@ -343,6 +350,17 @@ EvaluationReport Trainer::evaluate() const {
   }
   report.seconds = seconds_since(start);
   return report;
+}
+
+GuessReport Trainer::judge() const {
+  const at::Tensor& head = weights_.head.defined() ? weights_.head : weights_.embedding;
+  std::vector<Example> texts;
+  DataRecipe held_out = recipe_.data;
+  held_out.jsonl = recipe_.evaluation.held_out;
+  held_out.text.clear();
+  const auto source = make_examples(held_out, recipe_.seed, vocabulary_);
+  for (int i = 0; i < recipe_.evaluation.problems; ++i) texts.push_back(source->at(uint64_t(i)));
+  return judge_guesser(*guesser_, shaped_.config, recipe_, texts, saved_values(), head);
 }
 
 RunState Trainer::state() const {
@@ -386,7 +404,7 @@ void Trainer::restore(const RunState& state) {
 }
 
 void Trainer::save_model(const std::filesystem::path& folder) const {
-  if (prompts_) return;  // the network is as it was
+  if (guesser_) return;  // the network is as it was
   const models::TensorWeights weights = saved_weights();
   NamedTensors tensors;
   for (const Parameter& p : parameters_of(weights, shaped_.layout))
@@ -402,7 +420,7 @@ void Trainer::save_model(const std::filesystem::path& folder) const {
 }
 
 void Trainer::save_adapter(const std::filesystem::path& folder) const {
-  if (prompts_) prompts_->save(folder, saved_values().front(), recipe_.model.from);
+  if (guesser_) guesser_->save(folder, saved_values(), recipe_.model.from, judged_);
   if (!lora_) return;
   std::filesystem::create_directories(folder);
   write_tensors(folder / "adapter_model.safetensors", lora_->peft_tensors(saved_values()),

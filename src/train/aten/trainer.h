@@ -4,9 +4,9 @@
 #include <memory>
 #include <optional>
 
+#include "train/aten/guesser.h"
 #include "train/aten/lora.h"
 #include "train/aten/optimiser.h"
-#include "train/aten/prompt_tokens.h"
 #include "train/aten/state.h"
 #include "train/loss_rows.h"
 #include "train/training.h"
@@ -28,16 +28,16 @@ class Trainer {
   // Forward, backward and one move of the weights. `noise`, when given, receives the step's
   // sequences.
   StepReport train_step(std::vector<LossSequence>* noise = nullptr);
-  // Held-out problems by the saved weights.
-  EvaluationReport evaluate() const;
+  // Held-out problems by the saved weights; of a guesser, held-out texts.
+  EvaluationReport evaluate();
 
   RunState state() const;
   // Throws Error(kBadFile) when the state is not of this recipe's network.
   void restore(const RunState& state);
   // A Hugging Face folder that the loader reads back bit for bit: the averaged weights where the
-  // recipe asks for an average, adapters merged. With prompt tokens nothing: the network stays.
+  // recipe asks for an average, adapters merged. With a guesser nothing: the network stays.
   void save_model(const std::filesystem::path& folder) const;
-  // With adapters or prompt tokens: these alone, as peft reads them. Without: nothing.
+  // With adapters or a guesser: these alone. Without: nothing.
   void save_adapter(const std::filesystem::path& folder) const;
 
  private:
@@ -54,7 +54,8 @@ class Trainer {
                      StepReport& report) const;
   // The normed states of the rows that predict.
   at::Tensor states_of(std::span<const LossSequence> sequences) const;
-  at::Tensor prompt_loss(std::span<const LossSequence> sequences) const;  // of kPromptTokens
+  at::Tensor guess_loss(std::span<const LossSequence> sequences) const;  // of a guesser
+  GuessReport judge() const;                                             // on held-out texts
   // The network's weights when the trained tensors have these values, in the order of trained_.
   models::TensorWeights weights_of(const std::vector<at::Tensor>& values) const;
   const std::vector<at::Tensor>& saved_values() const;
@@ -69,7 +70,8 @@ class Trainer {
   at::Tensor target_embeddings_;  // of draft models: what weights_.embedding, a map, is applied to
   models::TensorWeights weights_;
   std::optional<Lora> lora_;
-  std::optional<PromptTokens> prompts_;
+  std::unique_ptr<const Guesser> guesser_;  // of losses that leave the network as it is
+  GuessReport judged_;                      // its last evaluation
   std::vector<Parameter> trained_;
   std::vector<at::Tensor> values_;    // theirs
   std::vector<at::Tensor> averages_;  // of values_, when the recipe asks for them

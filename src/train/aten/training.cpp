@@ -73,6 +73,7 @@ class Run {
     result.machine = machine_text();
     const int64_t last =
         request_.until > 0 ? std::min(request_.until, recipe_.steps) : recipe_.steps;
+    if (trainer_->step() == 0 && guesses(recipe_.loss.kind)) evaluate();  // untrained
     while (trainer_->step() < last && !stop_wanted()) one_step();
     result.stopped = trainer_->step() < last;
     save();
@@ -129,6 +130,7 @@ class Run {
     evaluated_ = trainer_->step();
     if (recipe_.evaluation.problems == 0) return;
     const EvaluationReport report = trainer_->evaluate();
+    if (report.guesses) trainer_->save_adapter(request_.folder / "adapter");  // with its chances
     if (request_.on_evaluation) request_.on_evaluation(report);
   }
 
