@@ -286,6 +286,34 @@ TEST(ToolCallGrammar, WritesWhatTheParserReads) {
   }
 }
 
+// Arguments are an object, whatever the schema leaves open.
+TEST(ToolCallGrammar, WritesObjectsWhereTheSchemaDoesNotSaySo) {
+  const auto tree = byte_tokens();
+  Draws draws(4);
+  for (const char* schema :
+       {"{}", R"({"title": "F"})", R"({"items": {}})", R"({"minimum": 3})",
+        R"({"type": "object", "nullable": true})", R"({"required": ["a"], "nullable": true})",
+        R"({"$ref": "#/$defs/a", "$defs": {"a": {"properties": {"n": {"$ref": "#/$defs/a"}}}}})",
+        R"({"anyOf": [{"type": "object"}, {"const": {"a": 1}}, {"enum": [{}, {"b": null}]}]})"}) {
+    for (const ToolFormat format :
+         {kHermes, kLlama3, kMistral, kMistralArgs, kDeepSeekV3, kDeepSeekV31}) {
+      ToolCallRule rule;
+      rule.format = format;
+      rule.functions = {{"search", Json::parse(schema)}};
+      Grammar grammar(tool_call_rules(rule), tree);
+      for (int i = 0; i < 20; ++i) {
+        // Where a value may be a number, or null, one is drawn at least now and then.
+        const std::string text = draw_text(grammar, draws, i % 2 ? "5n\"}" : "\"}");
+        ASSERT_NE(text, "") << schema;
+        const Parsed got = parse(format, {text}, rule.opened());
+        EXPECT_EQ(got.content, "") << text;
+        ASSERT_EQ(got.calls.size(), 1u) << text;
+        EXPECT_TRUE(Json::parse(got.calls.front().arguments).is_object()) << text;
+      }
+    }
+  }
+}
+
 TEST(ToolCallGrammar, NamesTheToolWhoseSchemaIsWrong) {
   const auto why = [](const Json& parameters) -> std::string {
     ToolCallRule rule;
@@ -297,8 +325,15 @@ TEST(ToolCallGrammar, NamesTheToolWhoseSchemaIsWrong) {
     }
     return "";
   };
-  EXPECT_EQ(why({{"type", "string"}}),
-            "tool search: parameters must be a schema of type \"object\"");
+  for (const char* other :
+       {R"({"type": "string"})", R"({"type": ["object", "null"]})", R"({"const": 5})",
+        R"({"enum": [{}, null]})", R"({"anyOf": [{"type": "object"}, {"type": "string"}]})",
+        R"({"allOf": [{"title": "F"}]})", R"({"oneOf": [{"type": "object", "nullable": true}]})",
+        R"({"$ref": "#/$defs/a", "$defs": {"a": {"type": "string"}}})",
+        R"({"$ref": "#/$defs/a", "$defs": {"a": {"items": {}}}})"})
+    EXPECT_EQ(why(Json::parse(other)),
+              "tool search: parameters must be a schema of type \"object\" and nothing else")
+        << other;
   EXPECT_NE(why({{"type", "object"}, {"not", Json::object()}}).find("tool search: schema"),
             std::string::npos);
   EXPECT_NE(why(Json::array()), "");
