@@ -31,9 +31,16 @@ def test_a_config_file_stands_behind_flags_and_variables(tmp_path, monkeypatch):
     assert '"GET" "/v1/models/two" 200' in server.log  # the variable's format
     monkeypatch.setenv("TUTTI_CONFIG", str(config))
     monkeypatch.delenv("TUTTI_LOG_FORMAT")
-    server = Server()
-    server.request("GET", "/health")
-    assert server.stop() == 0 and '"path":"/health"' in server.log.replace(" ", "")
+    # What a flag says of an option that may be repeated is not added to what the file says.
+    server = Server("-a", "three", "--api-key=new")
+    try:
+        assert server.error("GET", "/v1/models", headers=key)[0] == 401
+        models = json.loads(server.request("GET", "/v1/models", headers={"x-api-key": "new"})[2])
+        assert [m["id"] for m in models["data"]] == ["three"]
+        assert server.error("GET", "/v1/models/one", headers={"x-api-key": "new"})[0] == 404
+    finally:
+        assert server.stop() == 0
+    assert '"path":"/v1/models"' in server.log.replace(" ", "")
 
 
 @pytest.mark.parametrize("text, words", [
