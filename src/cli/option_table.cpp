@@ -55,6 +55,17 @@ void add_arguments(const OptionRow& row, const Json& value, const std::string& p
   }
 }
 
+// Whether the arguments name the option: "--port 1", "--port=1", "-p 1", "-p1".
+bool is_given(const OptionRow& row, const std::vector<std::string>& arguments) {
+  return std::ranges::any_of(arguments, [&](const std::string& word) {
+    return std::ranges::any_of(row.flags, [&](const std::string& flag) {
+      const bool is_long = flag.starts_with("--");
+      return word == flag || (is_long ? word.starts_with(flag + "=")
+                                      : word.starts_with(flag) && !word.starts_with("--"));
+    });
+  });
+}
+
 // The file that the arguments or the environment name; empty: none.
 std::string config_path(const std::vector<std::string>& arguments) {
   std::string path;
@@ -128,7 +139,7 @@ void apply_config(const CLI::App& app, std::vector<std::string>& arguments) {
       throw Error(ErrorKind::kUsage,
                   place + " is no option; 'tutti " + arguments.front() + " --help' lists them");
     const char* set = row->environment.empty() ? nullptr : std::getenv(row->environment.c_str());
-    if (set && *set) continue;
+    if ((set && *set) || is_given(*row, arguments)) continue;
     add_arguments(*row, value, place, added);
   }
   arguments.insert(arguments.begin() + 1, added.begin(), added.end());

@@ -29,8 +29,9 @@ struct OptionRow {
 std::vector<OptionRow> option_table(const CLI::App& command);
 
 // For a command with a --config option: puts what the file of it (or of TUTTI_CONFIG) says before
-// the other arguments, which begin with the command's name. A variable that is set goes before the
-// file, too. Throws Error(kUsage | kNotFound) naming file and key.
+// the other arguments, which begin with the command's name. What these, or a variable that is set,
+// say of an option goes before what the file says of it, also where an option may be repeated.
+// Throws Error(kUsage | kNotFound) naming file and key.
 void apply_config(const CLI::App& app, std::vector<std::string>& arguments);
 
 // A script for bash that completes commands, options and their words.

@@ -1,10 +1,12 @@
 #include "decode/pooled_states.h"
 
+#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/deferred.hpp>
 #include <boost/asio/experimental/parallel_group.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <cmath>
+#include <span>
 
 #include "base/error.h"
 
@@ -12,6 +14,9 @@ namespace tutti::decode {
 namespace {
 
 constexpr size_t kAtATime = 32;
+// Tokens of an input that are put down at a time. Rows and states of a query stay until it is
+// answered: some 700 bytes and a state a token, which whole contexts must not be kept in.
+constexpr size_t kPiece = 512;
 
 // Adds the normalised state to `sum`.
 void add_state(const std::vector<float>& state, const std::vector<float>& weight, float epsilon,
@@ -36,12 +41,15 @@ Task<void> pool(engine::Engine& engine, std::shared_ptr<engine::Request> request
                 std::vector<float>& out) {
   const models::Config& config = engine.model().config();
   engine::Context context(engine, request);
-  engine::Rows rows = engine::Rows::append(tokens, 0, std::nullopt);
-  for (engine::Row& row : rows.rows) row.want.emplace().hidden = {config.layers};
-  const engine::Answer answer = co_await engine.forward(context, std::move(rows));
   std::vector<double> sum(size_t(config.hidden), 0);
-  for (const engine::RowAnswer& row : answer.rows)
-    add_state(row.hidden.front(), norm, config.norm_eps, sum);
+  for (size_t at = 0; at < tokens.size(); at += kPiece) {
+    const auto piece = std::span(tokens).subspan(at, std::min(kPiece, tokens.size() - at));
+    engine::Rows rows = engine::Rows::append(piece, int(at), std::nullopt);
+    for (engine::Row& row : rows.rows) row.want.emplace().hidden = {config.layers};
+    const engine::Answer answer = co_await engine.forward(context, std::move(rows));
+    for (const engine::RowAnswer& row : answer.rows)
+      add_state(row.hidden.front(), norm, config.norm_eps, sum);
+  }
   out = unit(sum);
 }
 

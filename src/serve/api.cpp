@@ -73,9 +73,7 @@ Api::Api(ApiOptions options, std::vector<ServedModel*> models)
 void Api::handle(std::shared_ptr<HttpExchange> exchange) {
   const std::string id = id_of(exchange->request());
   const auto start = std::chrono::steady_clock::now();
-  exchange->add_header("x-request-id", id);
-  if (!options_.allowed_origin.empty())
-    exchange->add_header("access-control-allow-origin", options_.allowed_origin);
+  for (const auto& [name, value] : headers_of_every_answer(id)) exchange->add_header(name, value);
   // The exchange must not own itself through its listener.
   exchange->on_closed([this, weak = std::weak_ptr<HttpExchange>(exchange), id, start](int status) {
     const auto exchange = weak.lock();
@@ -90,18 +88,21 @@ void Api::handle(std::shared_ptr<HttpExchange> exchange) {
   }
 }
 
+Headers Api::headers_of_every_answer(const std::string& id) const {
+  Headers headers{{"x-request-id", id}};
+  if (!options_.allowed_origin.empty())
+    headers.emplace_back("access-control-allow-origin", options_.allowed_origin);
+  return headers;
+}
+
 std::optional<HttpResponse> Api::refuse_early(const HttpRequest& request) const {
-  const bool open = request.method == "OPTIONS" ||
-                    std::ranges::any_of(
-                        kRoutes, [&](const Entry& e) { return e.open && request.path == e.path; });
-  if (open) return std::nullopt;
   try {
     check_key(request);
     return std::nullopt;
   } catch (const ApiError& error) {
     HttpResponse response = error_response(error);
     const std::string id = id_of(request);
-    response.headers.emplace_back("x-request-id", id);
+    for (auto& header : headers_of_every_answer(id)) response.headers.push_back(std::move(header));
     if (log_) log_(request, id, response.status, 0);
     return response;
   }

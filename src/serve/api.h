@@ -29,7 +29,8 @@ class Api {
   Api(ApiOptions options, std::vector<ServedModel*> models);
 
   void handle(std::shared_ptr<HttpExchange> exchange);
-  // A request with a body and a wrong key, before its body is read: the answer that refuses it.
+  // A request with a body and a wrong key, before its body is read: the answer that refuses it. No
+  // path that is open to all takes a body, so that whoever sends one needs a key.
   std::optional<HttpResponse> refuse_early(const HttpRequest& request) const;
   void begin_drain();  // /health says 503 from now on
   // Null: no page, and no score. It must outlive this.
@@ -53,6 +54,7 @@ class Api {
 
   void route(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void check_key(const HttpRequest& request) const;
+  Headers headers_of_every_answer(const std::string& id) const;
   ServedModel& model_of(const std::string& name);
   void chat(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void completion(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);

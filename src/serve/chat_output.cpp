@@ -59,9 +59,17 @@ void ChatOutput::read(std::string_view text, ChatDelta& out) {
 ChatDelta ChatOutput::push(std::span<const int32_t> ids) {
   ChatDelta out;
   for (const int32_t id : ids) {
-    if (tokenizer_.is_control(id) && !is_mark(id)) continue;
+    const bool control = tokenizer_.is_control(id);
+    if (control && !is_mark(id)) continue;
     if (thinks_ && splitter_.inside()) ++reasoning_tokens_;
-    read(stops_.push(detokenizer_.push(id)), out);
+    const std::string text = detokenizer_.push(id);
+    if (!control) {
+      read(stops_.push(text), out);
+    } else if (!stops_.stopped()) {
+      // Stop strings are looked for in text, of which control tokens are no part.
+      read(stops_.flush(), out);
+      read(text, out);
+    }
   }
   drop_calls(out);
   return out;

@@ -1,9 +1,12 @@
 #include "serve/embeddings.h"
 
 #include <charconv>
+#include <cmath>
+#include <stop_token>
 
 #include "base/base64.h"
 #include "decode/pooled_states.h"
+#include "engine/crossing.h"
 #include "formats/json_text.h"
 #include "serve/api_error.h"
 
@@ -16,29 +19,53 @@ using Json = nlohmann::ordered_json;
 struct EmbeddingJob {
   engine::Engine* engine;
   std::vector<std::vector<int32_t>> inputs;
-  std::vector<std::vector<float>> vectors;  // written before the run ends, read after
+  bool as_base64 = false;
+  std::string data;  // the answer's array; written before the run ends, read after
 };
+
+// The shortest decimal that is this float again.
+void write_number(float x, std::string& out) {
+  if (!std::isfinite(x)) {
+    out += "null";
+    return;
+  }
+  char text[32];
+  out.append(text, std::to_chars(text, text + sizeof text, x).ptr);
+}
+
+void write_vector(const std::vector<float>& vector, bool as_base64, std::string& out) {
+  if (as_base64) {
+    out += '"' + base64(std::as_bytes(std::span(vector))) + '"';
+    return;
+  }
+  out += '[';
+  for (size_t i = 0; i < vector.size(); ++i) {
+    if (i > 0) out += ',';
+    write_number(vector[i], out);
+  }
+  out += ']';
+}
+
+std::string data_of(const std::vector<std::vector<float>>& vectors, bool as_base64,
+                    const std::stop_token& stop) {
+  std::string out = "[";
+  for (size_t i = 0; i < vectors.size() && !stop.stop_requested(); ++i) {
+    if (i > 0) out += ',';
+    out += R"({"object":"embedding","index":)" + std::to_string(i) + R"(,"embedding":)";
+    write_vector(vectors[i], as_base64, out);
+    out += '}';
+  }
+  return out + ']';
+}
 
 Task<std::vector<decode::Completion>> work(std::shared_ptr<EmbeddingJob> job,
                                            std::shared_ptr<engine::Request> request) {
-  job->vectors = co_await decode::pooled_states(*job->engine, request, job->inputs);
+  auto vectors = co_await decode::pooled_states(*job->engine, request, job->inputs);
+  // Millions of numbers take longer than a tick, or than streams of others may wait.
+  auto print = [vectors = std::move(vectors), as_base64 = job->as_base64](
+                   const std::stop_token& stop) { return data_of(vectors, as_base64, stop); };
+  job->data = co_await engine::offload(*job->engine, std::move(print));
   co_return std::vector<decode::Completion>();
-}
-
-// The shortest decimal that is this float again.
-double shortest(float x) {
-  char text[32];
-  const auto end = std::to_chars(text, text + sizeof text, x).ptr;
-  double out = 0;
-  std::from_chars(text, end, out);
-  return out;
-}
-
-Json vector_of(const std::vector<float>& vector, bool as_base64) {
-  if (as_base64) return base64(std::as_bytes(std::span(vector)));
-  Json list = Json::array();
-  for (const float x : vector) list.push_back(shortest(x));
-  return list;
 }
 
 std::vector<std::vector<int32_t>> tokens_of(const ServedModel& model,
@@ -96,25 +123,20 @@ void answer_embeddings(std::shared_ptr<HttpExchange> exchange, ServedModel& mode
   const auto job = std::make_shared<EmbeddingJob>();
   job->engine = &model.worker->engine();
   job->inputs = tokens_of(model, request);
+  job->as_base64 = request.base64;
   const auto run = model.worker->start(
       [job](std::shared_ptr<engine::Request> r, const decode::PieceSink&) { return work(job, r); },
       {},
-      [exchange, job, name = model.name, as_base64 = request.base64](const RunResult& result) {
+      [exchange, job, name = model.name](const RunResult& result) {
         exchange->on_gone({});
         if (result.error) return exchange->respond(error_response(api_error(result.error)));
-        Json data = Json::array();
-        for (size_t i = 0; i < job->vectors.size(); ++i)
-          data.push_back({{"object", "embedding"},
-                          {"index", i},
-                          {"embedding", vector_of(job->vectors[i], as_base64)}});
         size_t tokens = 0;
         for (const auto& input : job->inputs) tokens += input.size();
         HttpResponse response;
-        response.body =
-            formats::print_json({{"object", "list"},
-                                 {"data", std::move(data)},
-                                 {"model", name},
-                                 {"usage", {{"prompt_tokens", tokens}, {"total_tokens", tokens}}}});
+        response.body = R"({"object":"list","data":)" + std::move(job->data) + R"(,"model":)" +
+                        formats::print_json(name) + R"(,"usage":)" +
+                        formats::print_json({{"prompt_tokens", tokens}, {"total_tokens", tokens}}) +
+                        "}";
         exchange->respond(std::move(response));
       });
   exchange->on_gone([worker = model.worker, weak = std::weak_ptr<Run>(run)] {

@@ -138,6 +138,7 @@ class HttpConnection {
 template <class Stream>
 class HttpServer::Connection final : public HttpConnection {
   static constexpr bool kTls = !std::is_same_v<Stream, beast::tcp_stream>;
+  using Clock = std::chrono::steady_clock;
 
  public:
   // The buffer holds a header, or what is read of a body at a time; lines between chunks must fit,
@@ -346,21 +347,24 @@ class HttpServer::Connection final : public HttpConnection {
     co_await never.async_wait(asio::use_awaitable);
   }
 
-  // A client that is still sending would lose the answer to a reset.
+  // A client that is still sending would lose the answer to a reset: what it sends is taken, for as
+  // long as an answer may take, until it closes or is silent for a second.
   Awaitable<void> linger() {
-    boost::system::error_code ignored;
+    constexpr std::chrono::seconds kSilence(1);
+    boost::system::error_code closed;
     if constexpr (kTls) {
-      tcp_stream().expires_after(std::chrono::seconds(1));
+      // Says goodbye, and fails as soon as more of a body comes.
+      tcp_stream().expires_after(kSilence);
       co_await stream_.async_shutdown(asio::as_tuple(asio::use_awaitable));
-      co_return;
     }
-    tcp_stream().socket().shutdown(tcp::socket::shutdown_send, ignored);
-    if (ignored) co_return;
-    tcp_stream().expires_after(std::chrono::seconds(1));
+    tcp_stream().socket().shutdown(tcp::socket::shutdown_send, closed);
+    if (closed) co_return;
     std::array<char, 4096> bytes;
-    for (size_t taken = 0; taken < (size_t(64) << 20);) {
-      const auto [error, n] = co_await stream_.async_read_some(asio::buffer(bytes),
-                                                               asio::as_tuple(asio::use_awaitable));
+    const auto end = Clock::now() + milliseconds(server_.limits_.write_seconds);
+    for (size_t taken = 0; taken < (size_t(64) << 20) && Clock::now() < end;) {
+      tcp_stream().expires_after(kSilence);
+      const auto [error, n] = co_await tcp_stream().async_read_some(
+          asio::buffer(bytes), asio::as_tuple(asio::use_awaitable));
       if (error) co_return;
       taken += n;
     }

@@ -5,7 +5,11 @@
 
 namespace tutti::text {
 
-// Brackets and strings are followed; what stands between them is not checked.
+inline bool is_json_blank(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
+
+// Brackets and strings are followed; what stands between them is not checked, since models write
+// True and None, too. Only the marks behind a call ("<…>", "```") end a value whose brackets do
+// not.
 class JsonValueSpan {
  public:
   enum class Step {
@@ -16,11 +20,11 @@ class JsonValueSpan {
   };
   Step push(char c) {
     if (in_string_) return string_character(c);
-    const bool blank = c == ' ' || c == '\n' || c == '\r' || c == '\t';
     if (kind_ == 0) return first(c);
-    if (open_.empty()) return blank || c == ',' || c == '}' || c == ']' ? Step::kBehind
-                              : scalar(c)                               ? Step::kInside
-                                                                        : Step::kBad;
+    if (open_.empty())
+      return is_json_blank(c) || c == ',' || c == '}' || c == ']' ? Step::kBehind
+             : scalar(c)                                          ? Step::kInside
+                                                                  : Step::kBad;
     if (c == '"') {
       in_string_ = true;
     } else if (c == '{' || c == '[') {
@@ -30,7 +34,7 @@ class JsonValueSpan {
       if (open_.back() != (c == '}' ? '{' : '[')) return Step::kBad;
       open_.pop_back();
       if (open_.empty()) return Step::kLast;
-    } else if (!blank && c != ',' && c != ':' && !scalar(c)) {
+    } else if (c == '<' || c == '`') {
       return Step::kBad;
     }
     return Step::kInside;

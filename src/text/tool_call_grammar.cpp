@@ -1,5 +1,8 @@
 #include "text/tool_call_grammar.h"
 
+#include <algorithm>
+#include <set>
+
 #include "base/error.h"
 #include "text/json_schema_grammar.h"
 
@@ -17,20 +20,61 @@ bool name_first(ToolFormat format) {
          format == ToolFormat::kDeepSeekV31;
 }
 
+constexpr int kDeepest = 64;  // of references and choices, as json_schema_rules has it
+
+// Whether every value of `schema`, which json_schema_rules has taken, is an object. `seen`:
+// references that were followed; one that comes again adds no values.
+bool holds_objects_only(const Json& schema, const Json& document, std::set<std::string>& seen,
+                        int depth = 0) {
+  if (!schema.is_object() || depth > kDeepest) return false;
+  if (const auto null = schema.find("nullable"); null != schema.end() && *null == true)
+    return false;
+  const auto below = [&](const Json& one) {
+    return holds_objects_only(one, document, seen, depth + 1);
+  };
+  if (const auto ref = schema.find("$ref"); ref != schema.end()) {
+    const std::string target = ref->get<std::string>();
+    return !seen.insert(target).second || below(document.at(Json::json_pointer(target.substr(1))));
+  }
+  if (const auto value = schema.find("const"); value != schema.end()) return value->is_object();
+  if (const auto values = schema.find("enum"); values != schema.end())
+    return std::ranges::all_of(*values, [](const Json& value) { return value.is_object(); });
+  for (const char* key : {"anyOf", "oneOf", "allOf"}) {
+    if (const auto parts = schema.find(key); parts != schema.end())
+      return std::ranges::all_of(*parts, below);
+  }
+  if (const auto type = schema.find("type"); type != schema.end()) return *type == "object";
+  return schema.contains("properties") || schema.contains("required") ||
+         schema.contains("additionalProperties");
+}
+
+// The schema of a function's arguments, which are an object even where it does not say so.
+Json schema_of_object(Json schema, const std::string& place) {
+  if (!schema.is_object())
+    throw Error(ErrorKind::kUsage, place + "parameters must be a JSON schema of an object");
+  schema.erase("nullable");
+  const bool says_what = std::ranges::any_of(
+      std::initializer_list<const char*>{"$ref", "const", "enum", "anyOf", "oneOf", "allOf"},
+      [&](const char* key) { return schema.contains(key); });
+  if (!says_what && !schema.contains("type")) schema["type"] = "object";
+  return schema;
+}
+
 ExpressionPtr arguments_of(const ToolFunction& function, GrammarRules& rules) {
   if (function.parameters.is_null()) return literal("{}");
   const std::string place = "tool " + function.name + ": ";
-  if (!function.parameters.is_object())
-    throw Error(ErrorKind::kUsage, place + "parameters must be a JSON schema of an object");
-  if (const auto type = function.parameters.find("type");
-      type != function.parameters.end() && *type != "object")
-    throw Error(ErrorKind::kUsage, place + "parameters must be a schema of type \"object\"");
-  if (function.parameters.empty()) return rule(rules.append(json_object_rules()));
+  const Json schema = schema_of_object(function.parameters, place);
+  GrammarRules own;
   try {
-    return rule(rules.append(json_schema_rules(function.parameters)));
+    own = json_schema_rules(schema);
   } catch (const Error& e) {
     throw Error(e.kind(), place + e.what());
   }
+  std::set<std::string> seen;
+  if (!holds_objects_only(schema, schema, seen))
+    throw Error(ErrorKind::kUsage,
+                place + "parameters must be a schema of type \"object\" and nothing else");
+  return rule(rules.append(own));
 }
 
 ExpressionPtr call(const ToolCallRule& r, const ToolFunction& function, GrammarRules& rules) {

@@ -1,20 +1,10 @@
 #include "text/tool_call_parser.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
+#include <utility>
 
 namespace tutti::text {
 namespace {
-
-bool is_blank(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
-
-// The text of a JSON string, quotes included; false: it is none.
-bool unquote(const std::string& json, std::string& out) {
-  const auto value = nlohmann::json::parse(json, nullptr, false);
-  if (!value.is_string()) return false;
-  out = value.get<std::string>();
-  return true;
-}
 
 // Where the first of `literals` stands in `text`; else where a beginning of one stands at its end;
 // else its size.
@@ -41,47 +31,24 @@ std::pair<size_t, std::string_view> find_first(std::string_view text,
   return {at, {}};
 }
 
-std::vector<std::string_view> openers_of(ToolFormat format) {
-  switch (format) {
-    case ToolFormat::kNone:
-      return {};
-    case ToolFormat::kHermes:
-      return {kHermesOpen};
-    case ToolFormat::kLlama3:
-      return {kLlamaOpen};
-    case ToolFormat::kMistral:
-    case ToolFormat::kMistralArgs:
-      return {kMistralOpen};
-    case ToolFormat::kDeepSeekV3:
-    case ToolFormat::kDeepSeekV31:
-      return {kDeepSeekCalls, kDeepSeekCall};
-  }
-  return {};
-}
-
-// What may stand behind a call and says nothing.
-std::vector<std::string_view> closers_of(ToolFormat format) {
-  switch (format) {
-    case ToolFormat::kHermes:
-      return {kHermesClose};
-    case ToolFormat::kLlama3:
-      return {";"};
-    case ToolFormat::kDeepSeekV3:
-    case ToolFormat::kDeepSeekV31:
-      return {"```", kDeepSeekCallEnd, kDeepSeekCallsEnd};
-    default:
-      return {};
-  }
-}
-
 bool is_deepseek(ToolFormat format) {
   return format == ToolFormat::kDeepSeekV3 || format == ToolFormat::kDeepSeekV31;
+}
+
+// What may stand behind a call and says nothing there.
+std::vector<std::string_view> closers_of(ToolFormat format) {
+  std::vector<std::string_view> closers = tool_end_marks(format);
+  if (is_deepseek(format)) closers.push_back("```");
+  return closers;
 }
 
 }  // namespace
 
 ToolCallParser::ToolCallParser(ToolFormat format, std::vector<std::string> names, OpenedCall opened)
-    : format_(format), names_(names.begin(), names.end()), openers_(openers_of(format)) {
+    : format_(format),
+      names_(names.begin(), names.end()),
+      openers_(tool_openers(format)),
+      end_marks_(tool_end_marks(format)) {
   if (!opened.opened) return;
   state_ = State::kBody;
   if (opened.name.empty()) return;
@@ -148,14 +115,14 @@ ToolCallParser::Step ToolCallParser::step(ToolText& out) {
     case State::kArguments:
       return arguments(out);
     case State::kBehind:
-      return behind(out);
+      return format_ == ToolFormat::kLlama3 ? behind_bare(out) : behind(out);
   }
   return Step::kWait;
 }
 
 void ToolCallParser::content(std::string_view text, ToolText& out) {
   for (const char c : text) {
-    if (is_blank(c)) {
+    if (is_json_blank(c)) {
       blanks_ += c;
       continue;
     }
@@ -173,7 +140,7 @@ void ToolCallParser::take_raw(size_t n) {
 
 size_t ToolCallParser::skip_blanks() {
   size_t n = 0;
-  while (n < buffer_.size() && is_blank(buffer_[n])) ++n;
+  while (n < buffer_.size() && is_json_blank(buffer_[n])) ++n;
   take_raw(n);
   return n;
 }
@@ -192,7 +159,7 @@ ToolCallParser::Step ToolCallParser::text(ToolText& out) {
   if (format_ == ToolFormat::kLlama3 && !said_ && calls_ == 0) {
     // The whole text may be a bare object.
     size_t n = 0;
-    while (n < buffer_.size() && is_blank(buffer_[n])) ++n;
+    while (n < buffer_.size() && is_json_blank(buffer_[n])) ++n;
     content(std::string_view(buffer_).substr(0, n), out);
     take(n);
     if (buffer_.empty()) return Step::kWait;
@@ -203,10 +170,20 @@ ToolCallParser::Step ToolCallParser::text(ToolText& out) {
       return Step::kGoOn;
     }
   }
-  const auto [at, found] = find_first(buffer_, openers_);
+  // The end of a call that had a bracket too many or too few stands behind some text.
+  std::vector<std::string_view> marks = openers_;
+  if (unclosed_) marks.insert(marks.end(), end_marks_.begin(), end_marks_.end());
+  const auto [at, found] = find_first(buffer_, marks);
   content(std::string_view(buffer_).substr(0, at), out);
   take(at);
   if (found.empty()) return Step::kWait;
+  const bool closes = std::ranges::find(end_marks_, found) != end_marks_.end();
+  unclosed_ = false;
+  if (closes) {
+    take(found.size());
+    state_ = State::kBehind;
+    return Step::kGoOn;
+  }
   raw_.clear();
   take_raw(found.size());
   bare_ = in_array_ = false;
@@ -273,144 +250,6 @@ ToolCallParser::Step ToolCallParser::array(ToolText& out) {
   }
 }
 
-void ToolCallParser::begin_object() {
-  state_ = State::kObject;
-  place_ = Place::kOpen;
-  key_.clear();
-  value_.clear();
-  name_.clear();
-  id_.clear();
-  held_arguments_.clear();
-  has_name_ = has_arguments_ = begun_ = false;
-}
-
-ToolCallParser::Step ToolCallParser::object(ToolText& out) {
-  // What has begun is no content any more; until then all of it may become some.
-  size_t n = 0;
-  while (n < buffer_.size() && state_ == State::kObject) {
-    const char c = buffer_[n];
-    if (!begun_) raw_ += c;
-    if (!object_character(c, out)) {
-      if (begun_) {
-        take(n);
-        end_call();
-        state_ = State::kText;
-      } else {
-        take(n + 1);
-        give_up(out);
-      }
-      return Step::kGoOn;
-    }
-    ++n;
-  }
-  take(n);
-  return Step::kGoOn;
-}
-
-bool ToolCallParser::object_character(char c, ToolText& out) {
-  if (place_ == Place::kKeyText) {
-    key_ += c;
-    const auto step = span_.push(c);
-    if (step == JsonValueSpan::Step::kLast) {
-      std::string text;
-      if (!unquote(key_, text)) return false;
-      key_ = text;
-      place_ = Place::kColon;
-    }
-    return true;
-  }
-  if (place_ == Place::kInValue) {
-    const auto step = span_.push(c);
-    if (step == JsonValueSpan::Step::kBad) return false;
-    if (step != JsonValueSpan::Step::kBehind) {
-      const bool streams = key_ == "arguments" || key_ == "parameters";
-      if (streams && span_.kind() == '{') {
-        add_arguments({&c, 1}, out);
-      } else {
-        value_ += c;
-      }
-      if (step == JsonValueSpan::Step::kInside) return true;
-      return value_ends(out);
-    }
-    if (!value_ends(out)) return false;  // and `c` stands behind it
-  }
-  if (is_blank(c)) return true;
-  switch (place_) {
-    case Place::kOpen:
-      place_ = Place::kKeyOrEnd;
-      return c == '{';
-    case Place::kKeyOrEnd:
-    case Place::kKey:
-      if (c == '"') {
-        key_ = c;
-        span_ = {};
-        span_.push(c);
-        place_ = Place::kKeyText;
-        return true;
-      }
-      if (c != '}' || place_ == Place::kKey) return false;
-      break;
-    case Place::kColon:
-      place_ = Place::kValue;
-      return c == ':';
-    case Place::kValue:
-      span_ = {};
-      value_ = c;
-      if (span_.push(c) == JsonValueSpan::Step::kBad) return false;
-      place_ = Place::kInValue;
-      if ((key_ == "arguments" || key_ == "parameters") && c == '{') {
-        if (has_arguments_) return false;
-        has_arguments_ = true;
-        if (has_name_) begin_call(out);
-        value_.clear();
-        add_arguments("{", out);
-      }
-      return true;
-    case Place::kCommaOrEnd:
-      if (c == ',') {
-        place_ = Place::kKey;
-        return true;
-      }
-      if (c != '}') return false;
-      break;
-    default:
-      return false;
-  }
-  // The object ends.
-  if (!has_name_) return false;
-  if (!begun_) begin_call(out);
-  if (!has_arguments_) add_arguments("{}", out);
-  end_call();
-  state_ = in_array_ ? State::kArray : State::kBehind;
-  return true;
-}
-
-// A value of the object is whole; false: it is not what its key asks for.
-bool ToolCallParser::value_ends(ToolText& out) {
-  place_ = Place::kCommaOrEnd;
-  if (key_ == "name") {
-    if (has_name_ || !unquote(value_, name_) || !is_tool_name(name_)) return false;
-    if (bare_ && !names_.contains(name_)) return false;
-    has_name_ = true;
-    if (has_arguments_) begin_call(out);
-  } else if (key_ == "id") {
-    if (!unquote(value_, id_)) id_.clear();
-  } else if (key_ == "arguments" || key_ == "parameters") {
-    if (span_.kind() == '{') return true;
-    if (has_arguments_) return false;
-    std::string text;
-    if (value_ == "null") {
-      text = "{}";
-    } else if (!unquote(value_, text)) {
-      return false;
-    }
-    has_arguments_ = true;
-    if (has_name_) begin_call(out);
-    add_arguments(text, out);
-  }
-  return true;
-}
-
 void ToolCallParser::begin_call(ToolText& out) {
   begun_ = true;
   raw_.clear();
@@ -431,6 +270,7 @@ void ToolCallParser::add_arguments(std::string_view piece, ToolText& out) {
 
 void ToolCallParser::end_call() {
   begun_ = false;
+  unclosed_ = true;
   raw_.clear();
   bare_ = false;
 }
@@ -504,7 +344,7 @@ ToolCallParser::Step ToolCallParser::arguments(ToolText& out) {
 
 ToolCallParser::Step ToolCallParser::behind(ToolText& out) {
   size_t n = 0;
-  while (n < buffer_.size() && is_blank(buffer_[n])) ++n;
+  while (n < buffer_.size() && is_json_blank(buffer_[n])) ++n;
   content(std::string_view(buffer_).substr(0, n), out);
   take(n);
   if (buffer_.empty()) return Step::kWait;
@@ -513,15 +353,30 @@ ToolCallParser::Step ToolCallParser::behind(ToolText& out) {
     if (!std::string_view(buffer_).starts_with(mark)) continue;
     take(mark.size());
     blanks_.clear();
+    if (std::ranges::find(end_marks_, mark) != end_marks_.end()) unclosed_ = false;
     return Step::kGoOn;
   }
-  const bool another = format_ == ToolFormat::kHermes || format_ == ToolFormat::kLlama3;
-  if (another && buffer_.front() == '{') {
+  if (format_ == ToolFormat::kHermes && buffer_.front() == '{') {
     raw_.clear();
-    bare_ = format_ == ToolFormat::kLlama3;
     begin_object();
     return Step::kGoOn;
   }
+  state_ = State::kText;
+  return Step::kGoOn;
+}
+
+// The separators of bare calls are text unless a call follows.
+ToolCallParser::Step ToolCallParser::behind_bare(ToolText& out) {
+  size_t n = 0;
+  while (n < buffer_.size() && (is_json_blank(buffer_[n]) || buffer_[n] == ';')) ++n;
+  take_raw(n);
+  if (buffer_.empty()) return Step::kWait;
+  if (buffer_.front() == '{') {
+    bare_ = true;
+    begin_object();
+    return Step::kGoOn;
+  }
+  content(std::exchange(raw_, {}), out);
   state_ = State::kText;
   return Step::kGoOn;
 }

@@ -55,6 +55,7 @@ class ToolCallParser {
   Step named(ToolText& out);
   Step arguments(ToolText& out);
   Step behind(ToolText& out);
+  Step behind_bare(ToolText& out);
 
   // One character of a call's object; false: it is none.
   bool object_character(char c, ToolText& out);
@@ -75,7 +76,7 @@ class ToolCallParser {
 
   ToolFormat format_;
   std::set<std::string> names_;
-  std::vector<std::string_view> openers_;
+  std::vector<std::string_view> openers_, end_marks_;
   State state_ = State::kText;
   std::string buffer_;  // not yet read
   std::string blanks_;  // white space that goes out when text follows
@@ -84,6 +85,7 @@ class ToolCallParser {
   bool said_ = false;      // some content that is not blank
   bool bare_ = false;      // a JSON object without a mark before it
   bool in_array_ = false;  // the calls stand in one
+  bool unclosed_ = false;  // a call has ended, and the mark that ends it has not come
   // Of the call in the making.
   Place place_ = Place::kOpen;
   JsonValueSpan span_;

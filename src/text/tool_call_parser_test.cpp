@@ -101,6 +101,25 @@ const std::vector<Case> kCases{
      "<tool_call>{\"name\": \"search\", \"arguments\": {\"q\": \"cut o",
      "",
      {{"search", "{\"q\": \"cut o"}}},
+    {kHermes,
+     "<tool_call>\n{\"name\": \"search\"}\n</tool_call>\n<tool_call>\nsearch(1)\n</tool_call>",
+     "\n<tool_call>\nsearch(1)\n</tool_call>",
+     {{"search", "{}"}}},
+    // Literals of another language, a bracket too many, one too few.
+    {kHermes,
+     "<tool_call>\n{\"name\": \"search\", \"arguments\": {\"on\": True, 'x': [NaN, “é”]}}\n"
+     "</tool_call>\n",
+     "",
+     {{"search", "{\"on\": True, 'x': [NaN, “é”]}"}}},
+    {kHermes,
+     "<tool_call>\n{\"name\": \"search\", \"arguments\": {}}}\n</tool_call>\n<tool_call>\n"
+     "{\"name\": \"get_weather\", \"arguments\": {}}\n</tool_call> So </tool_call>",
+     "} So </tool_call>",
+     {{"search", "{}"}, {"get_weather", "{}"}}},
+    {kHermes,
+     "<tool_call>\n{\"name\": \"search\", \"arguments\": {\"a\": {\"b\": 1}\n</tool_call>\nDone.",
+     "\nDone.",
+     {{"search", "{\"a\": {\"b\": 1}\n"}}},
     {kHermes, "x <tool_call>\n{\"nam", "x <tool_call>\n{\"nam", {}},
     {kHermes, "<tool_call>\nsearch(1)\n</tool_call>", "<tool_call>\nsearch(1)\n</tool_call>", {}},
     {kHermes,
@@ -119,6 +138,14 @@ const std::vector<Case> kCases{
      R"({"name": "search", "parameters": {}}; {"name": "get_weather", "parameters": {"x":1}})",
      "",
      {{"search", "{}"}, {"get_weather", "{\"x\":1}"}}},
+    // What stands behind a call and is none is text, all of it.
+    {kLlama3,
+     R"({"name": "search", "parameters": {}} ; {"x":1})",
+     R"( ; {"x":1})",
+     {{"search", "{}"}}},
+    {kLlama3, R"({"name": "search", "parameters": {}}; so)", "; so", {{"search", "{}"}}},
+    {kLlama3, R"({"name": "search", "parameters": {}} ; )", "", {{"search", "{}"}}},
+    {kLlama3, R"({"name": "search", "parameters": {}}; {"name)", R"(; {"name)", {{"search", "{}"}}},
     {kLlama3,
      R"(<|python_tag|>{"type": "function", "name": "other", "parameters": {}})",
      "",
@@ -147,6 +174,7 @@ const std::vector<Case> kCases{
      R"([TOOL_CALLS]search[ARGS]{"q": 1}[TOOL_CALLS]get_weather[CALL_ID]abcdefghi[ARGS]{})",
      "",
      {{"search", R"({"q": 1})"}, {"get_weather", "{}"}}},
+    {kMistralArgs, R"([TOOL_CALLS]search{"q": None})", "", {{"search", R"({"q": None})"}}},
     {kMistralArgs, R"([TOOL_CALLS]search{"q": 1})", "", {{"search", R"({"q": 1})"}}},
     {kMistralArgs, "[TOOL_CALLS]search[ARGS]nothing", "[TOOL_CALLS]search[ARGS]nothing", {}},
     {kDeepSeekV3,
@@ -162,6 +190,11 @@ const std::vector<Case> kCases{
      "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
      "",
      {{"search", "{\"q\": 1}"}, {"function", "{}"}}},
+    {kDeepSeekV31,
+     "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>search<｜tool▁sep｜>{}}<｜tool▁call▁end｜>"
+     "<｜tool▁calls▁end｜>",
+     "}",
+     {{"search", "{}"}}},
     {kDeepSeekV31, "<｜tool▁calls▁begin｜>well", "<｜tool▁calls▁begin｜>well", {}},
     {kNone, "<tool_call>{\"name\": \"search\"}", "<tool_call>{\"name\": \"search\"}", {}},
 };
@@ -286,6 +319,34 @@ TEST(ToolCallGrammar, WritesWhatTheParserReads) {
   }
 }
 
+// Arguments are an object, whatever the schema leaves open.
+TEST(ToolCallGrammar, WritesObjectsWhereTheSchemaDoesNotSaySo) {
+  const auto tree = byte_tokens();
+  Draws draws(4);
+  for (const char* schema :
+       {"{}", R"({"title": "F"})", R"({"items": {}})", R"({"minimum": 3})",
+        R"({"type": "object", "nullable": true})", R"({"required": ["a"], "nullable": true})",
+        R"({"$ref": "#/$defs/a", "$defs": {"a": {"properties": {"n": {"$ref": "#/$defs/a"}}}}})",
+        R"({"anyOf": [{"type": "object"}, {"const": {"a": 1}}, {"enum": [{}, {"b": null}]}]})"}) {
+    for (const ToolFormat format :
+         {kHermes, kLlama3, kMistral, kMistralArgs, kDeepSeekV3, kDeepSeekV31}) {
+      ToolCallRule rule;
+      rule.format = format;
+      rule.functions = {{"search", Json::parse(schema)}};
+      Grammar grammar(tool_call_rules(rule), tree);
+      for (int i = 0; i < 20; ++i) {
+        // Where a value may be a number, or null, one is drawn at least now and then.
+        const std::string text = draw_text(grammar, draws, i % 2 ? "5n\"}" : "\"}");
+        ASSERT_NE(text, "") << schema;
+        const Parsed got = parse(format, {text}, rule.opened());
+        EXPECT_EQ(got.content, "") << text;
+        ASSERT_EQ(got.calls.size(), 1u) << text;
+        EXPECT_TRUE(Json::parse(got.calls.front().arguments).is_object()) << text;
+      }
+    }
+  }
+}
+
 TEST(ToolCallGrammar, NamesTheToolWhoseSchemaIsWrong) {
   const auto why = [](const Json& parameters) -> std::string {
     ToolCallRule rule;
@@ -297,8 +358,15 @@ TEST(ToolCallGrammar, NamesTheToolWhoseSchemaIsWrong) {
     }
     return "";
   };
-  EXPECT_EQ(why({{"type", "string"}}),
-            "tool search: parameters must be a schema of type \"object\"");
+  for (const char* other :
+       {R"({"type": "string"})", R"({"type": ["object", "null"]})", R"({"const": 5})",
+        R"({"enum": [{}, null]})", R"({"anyOf": [{"type": "object"}, {"type": "string"}]})",
+        R"({"allOf": [{"title": "F"}]})", R"({"oneOf": [{"type": "object", "nullable": true}]})",
+        R"({"$ref": "#/$defs/a", "$defs": {"a": {"type": "string"}}})",
+        R"({"$ref": "#/$defs/a", "$defs": {"a": {"items": {}}}})"})
+    EXPECT_EQ(why(Json::parse(other)),
+              "tool search: parameters must be a schema of type \"object\" and nothing else")
+        << other;
   EXPECT_NE(why({{"type", "object"}, {"not", Json::object()}}).find("tool search: schema"),
             std::string::npos);
   EXPECT_NE(why(Json::array()), "");

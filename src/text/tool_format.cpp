@@ -81,6 +81,36 @@ std::vector<std::string_view> tool_markers(ToolFormat format) {
   return {};
 }
 
+std::vector<std::string_view> tool_openers(ToolFormat format) {
+  switch (format) {
+    case ToolFormat::kNone:
+      return {};
+    case ToolFormat::kHermes:
+      return {kHermesOpen};
+    case ToolFormat::kLlama3:
+      return {kLlamaOpen};
+    case ToolFormat::kMistral:
+    case ToolFormat::kMistralArgs:
+      return {kMistralOpen};
+    case ToolFormat::kDeepSeekV3:
+    case ToolFormat::kDeepSeekV31:
+      return {kDeepSeekCalls, kDeepSeekCall};
+  }
+  return {};
+}
+
+std::vector<std::string_view> tool_end_marks(ToolFormat format) {
+  switch (format) {
+    case ToolFormat::kHermes:
+      return {kHermesClose};
+    case ToolFormat::kDeepSeekV3:
+    case ToolFormat::kDeepSeekV31:
+      return {kDeepSeekCallEnd, kDeepSeekCallsEnd};
+    default:
+      return {};
+  }
+}
+
 bool is_tool_name_character(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
          c == '-' || c == '.' || c == ':' || c == '/';

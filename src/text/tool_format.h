@@ -40,6 +40,10 @@ std::optional<ToolFormat> tool_format_of(std::string_view chat_template);
 // answer's text otherwise.
 std::vector<std::string_view> tool_markers(ToolFormat format);
 
+// Of these, those that a call begins with, and those that end one.
+std::vector<std::string_view> tool_openers(ToolFormat format);
+std::vector<std::string_view> tool_end_marks(ToolFormat format);
+
 // Whether `name` may be a function's: 1 to 64 of A-Z a-z 0-9 _ - . : /
 bool is_tool_name(std::string_view name);
 bool is_tool_name_character(char c);

@@ -193,6 +193,8 @@ def test_calls(world, index):
 def test_marks_that_are_control_tokens(world, index):
     parser, _, content, calls = MARKED[index]
     check(world.server(parser), [world.marked[index]], body("", tools=TOOLS), content, calls)
+    # Stop strings are those of text: marks are none.
+    check(world.server(parser), [world.marked[index]], body("", tools=TOOLS, stop=["TOOL", "<", "tool"]), content, calls)
 
 
 @pytest.mark.parametrize("index", range(len(THOUGHTS)))

@@ -1,10 +1,12 @@
 """One table of options: flags, variables, a config file, completion, and the OpenAPI document of the server."""
 
+import http.client
 import json
 import re
 import socket
 import ssl
 import subprocess
+import warnings
 
 import httpx2
 import openai
@@ -31,9 +33,16 @@ def test_a_config_file_stands_behind_flags_and_variables(tmp_path, monkeypatch):
     assert '"GET" "/v1/models/two" 200' in server.log  # the variable's format
     monkeypatch.setenv("TUTTI_CONFIG", str(config))
     monkeypatch.delenv("TUTTI_LOG_FORMAT")
-    server = Server()
-    server.request("GET", "/health")
-    assert server.stop() == 0 and '"path":"/health"' in server.log.replace(" ", "")
+    # What a flag says of an option that may be repeated is not added to what the file says.
+    server = Server("-a", "three", "--api-key=new")
+    try:
+        assert server.error("GET", "/v1/models", headers=key)[0] == 401
+        models = json.loads(server.request("GET", "/v1/models", headers={"x-api-key": "new"})[2])
+        assert [m["id"] for m in models["data"]] == ["three"]
+        assert server.error("GET", "/v1/models/one", headers={"x-api-key": "new"})[0] == 404
+    finally:
+        assert server.stop() == 0
+    assert '"path":"/v1/models"' in server.log.replace(" ", "")
 
 
 @pytest.mark.parametrize("text, words", [
@@ -105,13 +114,19 @@ def test_the_document_of_the_server():
 
 
 def test_keys_are_asked_for_before_the_body_is_read():
-    server = Server("-t", "1", "--api-key", "k")
+    server = Server("-t", "1", "--api-key", "k", "--cors-origin", "https://page.example")
     try:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as s:
-            s.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n"
-                      b"Expect: 100-continue\r\n\r\n")
-            answer = s.recv(65536)
-        assert answer.startswith(b"HTTP/1.1 401") and b"x-request-id" in answer and b"invalid_api_key" in answer
+        # Nor is one read where nothing is, or where no key is needed, as nothing there takes a body.
+        for line in (b"POST /v1/completions", b"OPTIONS /nothing", b"POST /health", b"PUT /"):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as s:
+                s.sendall(line + b" HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n"
+                          b"Expect: 100-continue\r\n\r\n")
+                answer = s.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 401") and b"x-request-id" in answer and b"invalid_api_key" in answer, line
+            # A page must be able to read that its key is wrong.
+            assert b"access-control-allow-origin: https://page.example\r\n" in answer
+        assert server.request("GET", "/health")[0] == 200
+        assert server.request("OPTIONS", "/v1/completions")[0] == 204
     finally:
         assert server.stop() == 0
     assert '"POST" "/v1/completions" 401' in server.log
@@ -138,14 +153,24 @@ def test_tls(tmp_path):
         assert "".join(pieces) == whole.choices[0].message.content and len(pieces) > 2
         big = "word " * 3000  # more than one record, and an answer after a body that came in pieces
         assert client.completions.create(model=MODEL, prompt=big, max_tokens=1).usage.prompt_tokens > 2500
-        # No TLS, an old one, and a client that says nothing.
+        # A body that is refused: the answer arrives all the same.
+        for length, headers, expected in ((9 << 20, {}, 413), (64, {"X-Long": "a" * 40000}, 431)):
+            connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=60, context=trust)
+            connection.request("POST", "/v1/completions", " " * length, {"Content-Type": "application/json", **headers})
+            assert connection.getresponse().status == expected
+            connection.close()
+        # No TLS, and an old one.
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as s:
             s.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
             assert not s.recv(65536).startswith(b"HTTP/1.1 200")
         old = ssl.create_default_context(cafile=certificate)
-        old.maximum_version = ssl.TLSVersion.TLSv1_1
-        with pytest.raises((ssl.SSLError, OSError)), socket.create_connection(("127.0.0.1", server.port), timeout=30) as s:
-            old.wrap_socket(s, server_hostname="127.0.0.1")
+        old.set_ciphers("DEFAULT:@SECLEVEL=0")  # else Python refuses by itself
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+        with pytest.raises(ssl.SSLError, match="(?i)alert.protocol.version"):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as s:
+                old.wrap_socket(s, server_hostname="127.0.0.1")
         # A client that goes away frees everything, streaming or not.
         gauge = lambda name: float(re.search(rf"tutti:{name}\{{[^}}]*\}} (\d+)", httpx2.get(
             f"https://127.0.0.1:{server.port}/metrics", verify=trust).text)[1])
@@ -156,6 +181,21 @@ def test_tls(tmp_path):
             wait_until(lambda: gauge("num_requests_running") == 1)
             s.close()
             wait_until(lambda: gauge("num_requests_running") == 0)
+    finally:
+        assert server.stop() == 0
+
+
+def test_tls_that_is_refused_or_silent(tmp_path):
+    certificate, key = tls_files(tmp_path)
+    server = Server("-t", "1", "--tls-cert", certificate, "--tls-key", key, "--api-key", "k", "--read-timeout", "1", scheme="https")
+    trust = ssl.create_default_context(cafile=certificate)
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as silent:
+            assert silent.recv(1) == b""  # the server hangs up
+        connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=60, context=trust)
+        connection.request("POST", "/v1/completions", " " * (4 << 20), {"Content-Type": "application/json"})
+        assert connection.getresponse().status == 401
+        connection.close()
     finally:
         assert server.stop() == 0
 
