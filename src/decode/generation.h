@@ -27,6 +27,8 @@ namespace speculative {
 class DraftModel;
 }
 
+struct MethodFiles;
+
 enum class Finish : uint8_t { kRunning, kStop, kLength };
 std::string_view name(Finish finish);  // "running", "stop", "length"
 
@@ -84,6 +86,8 @@ struct GenerationOptions {
   std::function<void(const CanvasStep&)> on_canvas;  // on the engine's thread
   std::shared_ptr<const Constraint> constraint;      // null: any token may come next
   std::shared_ptr<const speculative::DraftModel> draft_model;  // of method draft
+  // What files of `method_options` hold; methods read those that are not in it. Null: none are.
+  std::shared_ptr<const MethodFiles> files;
 
   GenerationOptions() { sampling.temperature = 0.0f; }
 };
