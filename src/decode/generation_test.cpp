@@ -15,6 +15,7 @@
 #include "decode/hidden_transfer/random_maps.h"
 #include "decode/method.h"
 #include "decode/speculative/served_draft.h"
+#include "decode/speculative/tree_file.h"
 #include "decode/tiny_text.h"
 #include "formats/safetensors.h"
 #include "formats/temporary_folder.h"
@@ -664,6 +665,11 @@ class TrainedFiles {
     formats::write_safetensors(folder_ / "prompts/adapter_model.safetensors", {t});
     write_file_atomically(folder_ / "prompts/adapter_config.json",
                           R"({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2})");
+    speculative::TreeFile trees;
+    trees.method = "ppd";
+    trees.acceptance = {{0.3, 0.1}, {0.2, 0.1}};
+    trees.trees = speculative::trees_by_price(trees.acceptance, 20);
+    write_file_atomically(folder_ / "prompts/tree.json", speculative::print_tree_file(trees));
   }
   // The options of `method` that have no default.
   std::map<std::string, std::string> options(std::string_view method) const {

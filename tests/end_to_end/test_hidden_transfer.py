@@ -15,7 +15,7 @@ spec.loader.exec_module(lossless)
 
 
 def run(*arguments):
-    return tutti("run", "-m", "smollm2", "--method", "hidden-transfer", "-o", f"maps={MAPS}", *arguments)
+    return tutti("run", "-m", "smollm2", "--method", "hidden-transfer", "-o", f"maps={MAPS}", *arguments, timeout=600)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
