@@ -142,8 +142,12 @@ Task<Tree> StateDrafter::draft(engine::Context&, const Pace&, int) {
 void StateDrafter::learn(const Tree& tree, const Accepted& accepted) {
   acceptance_.learn(tree, accepted);
   for (size_t i = 0; i < accepted.nodes.size(); ++i) {
-    if (tree.children(accepted.nodes[i]).empty()) break;
-    acceptance_.record(kind(int(i), check::kGuessKinds), i + 1 < accepted.nodes.size());
+    const std::vector<int> children = tree.children(accepted.nodes[i]);
+    if (children.empty()) break;
+    // Where the first choice was left out nobody knows; that another stands is not its merit.
+    if (tree[children.front()].kind % kKinds >= check::kLeadKinds) continue;
+    acceptance_.record(kind(int(i), check::kGuessKinds),
+                       i + 1 < accepted.nodes.size() && accepted.nodes[i + 1] == children.front());
   }
 }
 
