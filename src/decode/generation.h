@@ -105,6 +105,7 @@ using PieceSink = std::function<void(const Piece&)>;
 // What a method that writes several tokens a forward counts for itself.
 struct MethodStatistics {
   uint64_t forwards = 0;   // of this choice
+  uint64_t rows = 0;       // put down in those that verify drafts, all that they carry included
   uint64_t refreshes = 0;  // of those, over the whole sequence for the cache
   uint64_t stores = 0;     // of those, for the cache alone
   uint64_t proposed = 0;   // steps ahead that were tried

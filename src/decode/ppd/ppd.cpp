@@ -116,7 +116,7 @@ class Decoder {
         co_await g_.forward(context, rows_of(step, files_->prompts, rule, position, want));
     const Accepted accepted = speculative::match(step.tree, answer);
     const int node = accepted.nodes.back();
-    speculative::settle(g_, context, base, step.tree, accepted);
+    speculative::settle(g_, context, base, rows_of(step), step.tree, accepted);
     const size_t first = size_t(first_prompt(step, node)),
                  count = size_t(step.prompts[size_t(node)]);
     ahead_.clear();
