@@ -126,7 +126,8 @@ void run_server(ServeOptions o) {
   // Before the session: requests that still stand in its engine at the end have timers here.
   boost::asio::io_context net;
   Session session(o.model);
-  o.api.method_files = decode::read_method_files(o.api.method_options, session.model().config());
+  o.api.method_files =
+      decode::read_method_files(o.api.method_options, session.model().checkpoint());
   serve::Worker worker(net, session.engine(), o.worker);
   serve::ServedModel model;
   model.name =
@@ -286,7 +287,7 @@ void add_serve(CLI::App& app) {
   option(
       "-o,--option", o->method_settings,
       "key=value for the methods that have it, where a request does not say it; may be repeated. "
-      "Files of methods (prompt_tokens of ppd) are named here, and read at the start",
+      "Files of methods (prompt_tokens, tree, maps) are named here, and read at the start",
       "TUTTI_OPTION");
   option("--tool-parser,--tool-call-parser", o->tool_parser,
          "how the model writes calls of tools; auto: as its chat template says",

@@ -1,6 +1,7 @@
 #include "decode/method_files.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "decode/method.h"
@@ -18,7 +19,7 @@ bool some_method_has(std::string_view option) {
 }  // namespace
 
 std::shared_ptr<const MethodFiles> read_method_files(
-    const std::map<std::string, std::string>& options, const models::Config& config) {
+    const std::map<std::string, std::string>& options, const models::Checkpoint& checkpoint) {
   for (const auto& [name, value] : options) {
     if (!some_method_has(name))
       throw Error(ErrorKind::kUsage, "option " + name + ": no method has it; see 'tutti methods'");
@@ -31,7 +32,13 @@ std::shared_ptr<const MethodFiles> read_method_files(
   files->prompt_tokens = value_of("prompt_tokens");
   files->tree = value_of("tree");
   if (!files->prompt_tokens.empty())
-    files->ppd = ppd::read_files(files->prompt_tokens, files->tree, config);
+    files->ppd = ppd::read_files(files->prompt_tokens, files->tree, checkpoint.config());
+  files->maps = value_of("maps");
+  if (!files->maps.empty()) {
+    auto maps = std::make_shared<const train::TransferMaps>(train::TransferMaps::read(files->maps));
+    maps->check(checkpoint, files->maps);
+    files->transfer = std::move(maps);
+  }
   return files;
 }
 

@@ -3,15 +3,19 @@
 import concurrent.futures
 import json
 import re
+import shutil
 import signal
 import socket
 import time
+from pathlib import Path
 
 import numpy
 import openai
 import pytest
 from server import MODEL, Server
 from user import tutti
+
+MAPS = Path(__file__).resolve().parents[2] / "weights" / "smollm2-transfer"
 
 
 @pytest.fixture(scope="module")
@@ -118,16 +122,17 @@ def prompt_tokens(folder):
 
 def test_the_operator_names_the_files_of_methods(tmp_path):
     prompt_tokens(tmp_path)
-    server = Server("-t", "1", "-o", f"prompt_tokens={tmp_path}", "-o", "rows=8")
-    for file in tmp_path.iterdir():
+    shutil.copytree(MAPS, tmp_path / "maps")
+    server = Server("-t", "1", "-o", f"prompt_tokens={tmp_path}", "-o", "rows=8", "-o", f"maps={tmp_path / 'maps'}")
+    for file in tmp_path.glob("**/*.*"):
         file.unlink()  # it was read at the start
     try:
         texts = {}
-        for method in ("plain", "ppd"):
+        for method in ("plain", "ppd", "hidden-transfer"):
             answer = ask(server.client(), extra_body={"method": method})
             assert answer.usage.model_extra["tutti"]["method"] == method
             texts[method] = answer.choices[0].message.content
-        assert texts["ppd"] == texts["plain"] != ""
+        assert texts["plain"] == texts["ppd"] == texts["hidden-transfer"] != ""
         body = {"messages": [{"role": "user", "content": "a"}], "method": "ppd", "method_options": {"prompt_tokens": "/"}}
         status, error, _ = server.error("POST", "/v1/chat/completions", body)
         assert status == 400 and "tutti serve -o" in error["message"]
