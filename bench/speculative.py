@@ -8,12 +8,12 @@ method answer the same prompts in turn, greedily, `--batch` of them at a time; t
 does nothing else; prompts come from bench/prompts.py. Columns:
 
     tokens/forward  tokens of the text per forward of the model, the prompt's forward not counted
-    rows            rows of such a forward, drafts included
+    rows            rows of such a forward: drafts, and what looks ahead beside them, included
     stands at 1 … 4 of the drafts tried at that place, the share that stood
     speed-up        time of plain decoding over the method's in the same round: the median, and the least and the most.
                     At batch 1 without the prompts' time, at others with it
-    of roof         speed-up over tokens/forward * L(1)/L(rows), where L(n) is the measured time of a forward of n rows:
-                    what drafting itself costs is missing to 1
+    of roof         speed-up over tokens/forward * L(1)/L(rows), where L(n) is the measured time of a forward of n rows of
+                    one sequence: what drafting itself costs (a draft model, a second forward for the head) is missing to 1
     memory          peak resident MiB
 
 --counts prints what does not depend on the clock alone, of one round at batch 1: for a machine that is busy, and methods that
@@ -78,15 +78,16 @@ class Run:
     @property
     def rows(self):
         forwards = sum(s["method"]["forwards"] - 1 if "method" in s else s["tokens"] - 1 for s in self.stats)
-        return 1 + self.total("proposed") / max(forwards, 1)
+        return (self.total("rows") or forwards) / max(forwards, 1)
 
 
 def forward_seconds(o):
-    """L(n): seconds of a forward of n rows, of n sequences with some hundred tokens."""
+    """L(n): seconds of a forward of n rows that see the same hundred and some tokens, forks of one sequence."""
     run = subprocess.run([TUTTI, "bench", "-m", o.model, "-t", str(o.threads), "--prompt-rows", "0", "--streams",
-                          ",".join(map(str, FORWARD_ROWS)), "--depth", "128", "-n", "24", "--json", "-q"],
+                          ",".join(map(str, FORWARD_ROWS)), "--depth", "128", "--forks", "-n", "8", "--repeats", "9", "--json", "-q"],
                          capture_output=True, text=True, check=True)
-    return {p["streams"]: p["streams"] / p["tok_s"] for p in json.loads(run.stdout)["decode"]}
+    return {p["streams"]: p["streams"] / p["tok_s"] for p in json.loads(run.stdout)["decode"]
+            if p["forks"] or p["streams"] == 1}
 
 
 def between(table, rows):

@@ -5,7 +5,7 @@
 
 writes train.txt, one text that training cuts into windows; heads.json, the ids of the most frequent tokens, which the
 draft model's head has. A draft stands where it is what the target picks, so the target's own texts count most: they go
-in `--repeat` times, all others once. Topics and pages of bench/prompts.py are left out. Needs apt.
+in `--repeat` times, all others once. Pages that bench/prompts.py may ask about are left out, and thirty topics. Needs apt.
 """
 
 import argparse

@@ -6,7 +6,8 @@
 writes train.jsonl and held_out.jsonl: lines of {"prompt", "answer"}, half of them answers to questions (in the model's
 own chat template), half continuations of paragraphs of Debian packages; of each, half greedy and half at temperature
 0.7. Held out is by source: a topic or a document is in one of the two files only. Needs apt (packages are fetched and
-unpacked into the folder, none is installed). All texts are written by one process, many streams at a time.
+unpacked into the folder, none is installed). All texts are written by one process, many streams at a time. The prompts
+of bench/prompts.py are of topics and pages that are in neither file.
 """
 
 import argparse

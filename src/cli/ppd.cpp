@@ -25,6 +25,9 @@ using Json = nlohmann::ordered_json;
 namespace ppd = decode::ppd;
 namespace speculative = decode::speculative;
 
+// The search takes the third power of it: seconds here, hours at a thousand.
+constexpr int kMostRows = 128;
+
 struct PpdCommand {
   ModelOptions model;
   std::string prompt_tokens, texts, out, from;
@@ -151,7 +154,7 @@ void print_trees(const std::vector<speculative::DynamicTree>& trees,
 
 // Rebuilds the trees of a file from its acceptance.
 void build_tree(const PpdCommand& o) {
-  speculative::TreeFile file = speculative::read_tree_file(o.from);
+  speculative::TreeFile file = speculative::read_tree_file(o.from, "ppd");
   file.trees = speculative::trees_by_price(file.acceptance, o.rows);
   if (file.trees.empty())
     throw Error(ErrorKind::kUsage, o.from + ": with this acceptance no tree ever pays");
@@ -163,12 +166,14 @@ void build_tree(const PpdCommand& o) {
   }
 }
 
-// The acceptance: measured on texts, or that of the file which is there.
+// The acceptance: measured on texts, or that of the folder's own trees.
 speculative::AcceptanceTable acceptance_of(const PpdCommand& o, Session& session,
-                                           const ppd::PromptTokens& prompts,
-                                           const std::filesystem::path& file) {
+                                           const ppd::PromptTokens& prompts) {
   if (!o.texts.empty()) return accuracy_of(o, session, prompts).table();
-  auto acceptance = speculative::read_tree_file(file).acceptance;
+  const auto file = std::filesystem::path(o.prompt_tokens) / "tree.json";
+  if (!std::filesystem::exists(file))
+    throw Error(ErrorKind::kNotFound, file.string() + ": is not there; give --texts");
+  auto acceptance = speculative::read_tree_file(file, "ppd").acceptance;
   if (int(acceptance.size()) != prompts.count())
     throw Error(ErrorKind::kUsage, file.string() + ": is of other prompt tokens; give --texts");
   return acceptance;
@@ -177,7 +182,7 @@ speculative::AcceptanceTable acceptance_of(const PpdCommand& o, Session& session
 ppd::RowTable measured_rows(const PpdCommand& o, Session& session) {
   if (o.rounds == 0) return {};
   std::vector<int> rows;
-  for (const int r : {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256}) {
+  for (const int r : {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128}) {
     if (r <= o.rows) rows.push_back(r);
   }
   return run_on<ppd::RowTable>(session, [&](std::shared_ptr<engine::Request> request) {
@@ -194,7 +199,7 @@ void tune(const PpdCommand& o) {
   prompts.check(session.model().config());
   speculative::TreeFile file;
   file.method = "ppd";
-  file.acceptance = acceptance_of(o, session, prompts, out);
+  file.acceptance = acceptance_of(o, session, prompts);
   file.seconds = measured_rows(o, session);
   file.keys = o.rounds > 0 ? o.keys : 0;
   file.trees = speculative::trees_by_price(file.acceptance, o.rows);
@@ -263,7 +268,7 @@ void add_ppd(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   tuned->add_option("--rows", t->rows, "of a forward, at most")
-      ->check(CLI::Range(2, 1024))
+      ->check(CLI::Range(2, kMostRows))
       ->capture_default_str();
   tuned
       ->add_option("--rounds", t->rounds,
@@ -279,7 +284,7 @@ void add_ppd(CLI::App& app) {
   built->add_option("--from", b->from, "a file of trees")->required();
   built->add_option("-o,--out", b->out, "the file that is written; the same when not given");
   built->add_option("--rows", b->rows, "of a forward, at most")
-      ->check(CLI::Range(2, 1024))
+      ->check(CLI::Range(2, kMostRows))
       ->capture_default_str();
   built->add_flag("--json", b->json, "one JSON document on stdout");
   built->callback([b] { build_tree(*b); });

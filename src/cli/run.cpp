@@ -121,6 +121,7 @@ Json stats_json(const Job& job) {
   decode::MethodStatistics m;
   for (const auto& c : job.completions) {
     m.forwards += c.statistics.forwards;
+    m.rows += c.statistics.rows;
     m.refreshes += c.statistics.refreshes;
     m.stores += c.statistics.stores;
     m.proposed += c.statistics.proposed;
@@ -137,6 +138,7 @@ Json stats_json(const Job& job) {
         {"forwards", m.forwards},   {"tokens_per_forward", double(tokens) / double(m.forwards)},
         {"refreshes", m.refreshes}, {"stores", m.stores},
         {"proposed", m.proposed},   {"accepted", m.accepted}};
+    if (m.rows > 0) json["method"]["rows"] = m.rows;
     if (!m.drafted_at.empty()) {
       json["method"]["drafted_by_position"] = m.drafted_at;
       json["method"]["accepted_by_position"] = m.accepted_at;

@@ -98,14 +98,19 @@ decode::GenerationOptions SamplingOptions::resolve() const {
   g.seed = parse_seed(seed);
   if (!order.empty()) g.sampling.order = engine::parse_order(order);
   for (const auto& text : bias) g.sampling.logit_bias.push_back(parse_bias(text));
-  for (const auto& text : method_settings) {
-    const size_t equals = text.find('=');
-    if (equals == std::string::npos || equals == 0) {
-      throw Error(ErrorKind::kUsage, "--option " + text + ": wants key=value");
-    }
-    g.method_options[text.substr(0, equals)] = text.substr(equals + 1);
-  }
+  for (auto& [name, value] : method_options_of(method_settings)) g.method_options[name] = value;
   return g;
+}
+
+std::map<std::string, std::string> method_options_of(const std::vector<std::string>& settings) {
+  std::map<std::string, std::string> options;
+  for (const std::string& text : settings) {
+    const size_t equals = text.find('=');
+    if (equals == std::string::npos || equals == 0)
+      throw Error(ErrorKind::kUsage, "--option " + text + ": wants key=value");
+    options[text.substr(0, equals)] = text.substr(equals + 1);
+  }
+  return options;
 }
 
 }  // namespace tutti::cli

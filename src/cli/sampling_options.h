@@ -1,6 +1,7 @@
 // The command-line options of sampling and stopping, shared by run and chat.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -23,5 +24,8 @@ struct SamplingOptions {
   // The options as the user gave them. Throws Error(kUsage).
   decode::GenerationOptions resolve() const;
 };
+
+// Options of methods, of settings key=value; the last of a key counts. Throws Error(kUsage).
+std::map<std::string, std::string> method_options_of(const std::vector<std::string>& settings);
 
 }  // namespace tutti::cli

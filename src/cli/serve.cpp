@@ -15,7 +15,9 @@
 #include "cli/descriptor_limit.h"
 #include "cli/json_text.h"
 #include "cli/option_table.h"
+#include "cli/sampling_options.h"
 #include "cli/session.h"
+#include "decode/method_files.h"
 #include "serve/api.h"
 #include "serve/score_feed.h"
 
@@ -34,6 +36,7 @@ struct ServeOptions {
   serve::HttpLimits http;
   serve::WorkerLimits worker;
   serve::ApiOptions api;
+  std::vector<std::string> method_settings;  // key=value
   double grace_seconds = 30;
   bool no_page = false;
   std::string log_format = "text";
@@ -118,10 +121,13 @@ void run_server(ServeOptions o) {
     for (std::string& key : keys_of_file(o.key_file)) o.api.keys.push_back(std::move(key));
   }
   o.api.version = TUTTI_VERSION;
+  o.api.method_options = method_options_of(o.method_settings);
   raise_descriptor_limit();
   // Before the session: requests that still stand in its engine at the end have timers here.
   boost::asio::io_context net;
   Session session(o.model);
+  o.api.method_files =
+      decode::read_method_files(o.api.method_options, session.model().checkpoint());
   serve::Worker worker(net, session.engine(), o.worker);
   serve::ServedModel model;
   model.name =
@@ -278,6 +284,11 @@ void add_serve(CLI::App& app) {
   option("--grace", o->grace_seconds, "seconds that running requests have after SIGTERM",
          "TUTTI_GRACE")
       ->check(CLI::Range(0.0, 1e7));
+  option(
+      "-o,--option", o->method_settings,
+      "key=value for the methods that have it, where a request does not say it; may be repeated. "
+      "Files of methods (prompt_tokens, tree, maps) are named here, and read at the start",
+      "TUTTI_OPTION");
   option("--tool-parser,--tool-call-parser", o->tool_parser,
          "how the model writes calls of tools; auto: as its chat template says",
          "TUTTI_TOOL_PARSER")

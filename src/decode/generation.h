@@ -27,6 +27,8 @@ namespace speculative {
 class DraftModel;
 }
 
+struct MethodFiles;
+
 enum class Finish : uint8_t { kRunning, kStop, kLength };
 std::string_view name(Finish finish);  // "running", "stop", "length"
 
@@ -84,6 +86,8 @@ struct GenerationOptions {
   std::function<void(const CanvasStep&)> on_canvas;  // on the engine's thread
   std::shared_ptr<const Constraint> constraint;      // null: any token may come next
   std::shared_ptr<const speculative::DraftModel> draft_model;  // of method draft
+  // What files of `method_options` hold; methods read those that are not in it. Null: none are.
+  std::shared_ptr<const MethodFiles> files;
 
   GenerationOptions() { sampling.temperature = 0.0f; }
 };
@@ -101,6 +105,7 @@ using PieceSink = std::function<void(const Piece&)>;
 // What a method that writes several tokens a forward counts for itself.
 struct MethodStatistics {
   uint64_t forwards = 0;   // of this choice
+  uint64_t rows = 0;       // put down in those that verify drafts, all that they carry included
   uint64_t refreshes = 0;  // of those, over the whole sequence for the cache
   uint64_t stores = 0;     // of those, for the cache alone
   uint64_t proposed = 0;   // steps ahead that were tried

@@ -52,17 +52,17 @@ engine::Want PickRule::want(int position) const {
 }
 
 bool PickRule::leaves_some(int vocabulary, const std::vector<uint64_t>* among) const {
-  if (!sampling_.allowed) return true;
+  if (!sampling_.allowed && !among) return true;
   const auto forbidden = [this](int32_t id) {
     if (std::ranges::find(sampling_.suppressed, id) != sampling_.suppressed.end()) return true;
     return std::ranges::any_of(sampling_.logit_bias,
                                [id](const auto& b) { return b.first == id && b.second < -1e30f; });
   };
-  const auto& words = *sampling_.allowed;
-  for (int32_t id = 0; id < vocabulary && size_t(id / 64) < words.size(); ++id) {
-    const size_t word = size_t(id / 64);
-    const uint64_t set = among && word < among->size() ? words[word] & (*among)[word] : words[word];
-    if ((set >> (id % 64) & 1) && !forbidden(id)) return true;
+  const auto in = [](const std::vector<uint64_t>* set, int32_t id) {
+    return !set || (size_t(id / 64) < set->size() && ((*set)[size_t(id / 64)] >> (id % 64) & 1));
+  };
+  for (int32_t id = 0; id < vocabulary; ++id) {
+    if (in(sampling_.allowed.get(), id) && in(among, id) && !forbidden(id)) return true;
   }
   return false;
 }

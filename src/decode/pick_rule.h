@@ -43,8 +43,8 @@ class PickRule {
   // Whether the constraint lets `token` come next.
   bool constrained() const { return constraint_ != nullptr; }
   bool allows(int32_t token) const { return !constraint_ || constraint_->after(token) != nullptr; }
-  // Whether the constraint and the allowed set leave one of the tokens [0, vocabulary), and of
-  // `among` where that is given: a bit each, as of Sampling::allowed.
+  // Whether the allowed set leaves one of the tokens [0, vocabulary), and of `among` where that is
+  // given: a bit each, as of Sampling::allowed. True where there is neither.
   bool leaves_some(int vocabulary, const std::vector<uint64_t>* among = nullptr) const;
   // The rule after `token`, which is allowed, came; this one stays as it is.
   PickRule after(int32_t token) const;

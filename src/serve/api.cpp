@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "decode/method.h"
 #include "formats/json_text.h"
 #include "serve/api_error.h"
 #include "serve/embeddings.h"
@@ -177,9 +178,19 @@ ServedModel& Api::model_of(const std::string& name) {
                  "model_not_found");
 }
 
+void Api::add_method_options(decode::GenerationOptions& options) const {
+  options.files = options_.method_files;
+  if (options.method == "auto") return;
+  for (const decode::MethodOption& option : decode::find_method(options.method).options) {
+    const auto given = options_.method_options.find(std::string(option.name));
+    if (given != options_.method_options.end()) options.method_options.insert(*given);
+  }
+}
+
 void Api::text(TextRequest::Kind kind, const std::shared_ptr<HttpExchange>& exchange,
                const std::string& id) {
   TextRequest request = read_text_request(kind, exchange->request().body, options_.limits);
+  add_method_options(request.options);
   ServedModel& model = model_of(request.model);
   answer_text(exchange, model, std::move(request), id);
 }

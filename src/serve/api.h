@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,6 +19,10 @@ struct ApiOptions {
   std::string allowed_origin;     // CORS; empty: none
   std::string version;
   RequestLimits limits;
+  // Of methods, by name: what a request does not say itself, where its method has the option. Files
+  // that they name are in `method_files`.
+  std::map<std::string, std::string> method_options;
+  std::shared_ptr<const decode::MethodFiles> method_files;
   nlohmann::ordered_json server_options;  // for /openapi.json: an array, or null
 };
 
@@ -56,6 +61,7 @@ class Api {
   void check_key(const HttpRequest& request) const;
   Headers headers_of_every_answer(const std::string& id) const;
   ServedModel& model_of(const std::string& name);
+  void add_method_options(decode::GenerationOptions& options) const;
   void chat(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void completion(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void text(TextRequest::Kind kind, const std::shared_ptr<HttpExchange>& exchange,

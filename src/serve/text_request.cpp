@@ -185,9 +185,10 @@ void read_method(Fields& fields, decode::GenerationOptions& o) {
   if (!options) return;
   if (!options->is_object()) throw invalid("method_options: must be an object", "method_options");
   for (const auto& [name, value] : options->items()) {
-    // A client must not name files of the server's.
+    // A client must not name files of the server's; the operator does (Api::add_method_options).
     if (name == "filter" || name == "prompt_tokens" || name == "tree" || name == "maps")
-      throw invalid("method_options: " + name + " names a file, which a request may not",
+      throw invalid("method_options: " + name +
+                        " names a file, which only the server's options may (tutti serve -o)",
                     "method_options");
     if (value.is_string()) {
       o.method_options[name] = value;

@@ -109,9 +109,11 @@ TEST_F(TransferMapsFile, WhatDoesNotFitIsNamed) {
   EXPECT_THROW(huge.write(folder_, true), Error);
   huge.write(folder_, false);
   EXPECT_EQ(TransferMaps::read(folder_).maps[1].weight[4], 1e6f);
-  huge.maps[1].weight[4] = INFINITY;
-  huge.write(folder_, false);
-  EXPECT_NE(refused().find("not finite"), std::string::npos);
+  for (const float beyond : {INFINITY, NAN, -1e38f}) {
+    huge.maps[1].weight[4] = beyond;
+    huge.write(folder_, false);
+    EXPECT_NE(refused().find("not finite, or beyond 1e9"), std::string::npos) << beyond;
+  }
 }
 
 }  // namespace

@@ -34,7 +34,6 @@ def test_trained_prompt_tokens_save_forwards():
     answer = tutti("run", "-m", "smollm2", "-p", "Explain glass to a child.", "-n", 64, *ppd("rows=16"), "--json").json()
     method = answer["stats"]["method"]
     assert len(answer["ids"]) / method["forwards"] >= 1.25
-    assert method["accepted_by_position"] == sorted(method["accepted_by_position"], reverse=True)
     assert sum(method["accepted_by_position"]) == method["accepted"] > 10
 
 

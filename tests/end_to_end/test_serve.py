@@ -3,15 +3,19 @@
 import concurrent.futures
 import json
 import re
+import shutil
 import signal
 import socket
 import time
+from pathlib import Path
 
 import numpy
 import openai
 import pytest
 from server import MODEL, Server
 from user import tutti
+
+MAPS = Path(__file__).resolve().parents[2] / "weights" / "smollm2-transfer"
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,40 @@ def test_sampling_options_reach_the_engine(server, client):
     assert ask(client, max_tokens=1, logit_bias={str(token): -100}).choices[0].message.content != first.token
     beam = ask(client, extra_body={"method": "beam", "method_options": {"width": 2}})
     assert beam.usage.model_extra["tutti"]["method"] == "beam"
+
+
+def prompt_tokens(folder):
+    """A prompt token for SmolLM2 that says nothing, and trees for it."""
+    header = json.dumps({"prompt_embeddings": {"dtype": "F32", "shape": [1, 576], "data_offsets": [0, 576 * 4]}}).encode()
+    values = numpy.random.default_rng(1).normal(size=576).astype("<f4").tobytes()
+    (folder / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + values)
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 1}))
+    (folder / "tree.json").write_text(json.dumps({"method": "ppd", "acceptance": [[0.5, 0.2]], "seconds": [],
+                                                  "trees": [[[[[], 1]], [[[], 1], [[0], 1], [[1], 0]]]]}))
+
+
+def test_the_operator_names_the_files_of_methods(tmp_path):
+    prompt_tokens(tmp_path)
+    shutil.copytree(MAPS, tmp_path / "maps")
+    server = Server("-t", "1", "-o", f"prompt_tokens={tmp_path}", "-o", "rows=8", "-o", f"maps={tmp_path / 'maps'}")
+    for file in tmp_path.glob("**/*.*"):
+        file.unlink()  # it was read at the start
+    try:
+        texts = {}
+        for method in ("plain", "ppd", "hidden-transfer"):
+            answer = ask(server.client(), extra_body={"method": method})
+            assert answer.usage.model_extra["tutti"]["method"] == method
+            texts[method] = answer.choices[0].message.content
+        assert texts["plain"] == texts["ppd"] == texts["hidden-transfer"] != ""
+        body = {"messages": [{"role": "user", "content": "a"}], "method": "ppd", "method_options": {"prompt_tokens": "/"}}
+        status, error, _ = server.error("POST", "/v1/chat/completions", body)
+        assert status == 400 and "tutti serve -o" in error["message"]
+    finally:
+        assert server.stop() == 0
+    for options, message in ((f"prompt_tokens={tmp_path}", "adapter_config.json"), ("magic=1", "no method has it"),
+                             ("rows", "key=value")):
+        with pytest.raises(AssertionError, match=message):
+            Server("-t", "1", "-o", options)
 
 
 def test_texts_are_what_the_request_says_they_must_be(client):

@@ -3,7 +3,8 @@
     tests/study/lossless.py [--prompts 1000] [--tokens 64] [--model smollm2] [--method "lookup branches=4"]...
 
 Prompts: chats from templates, paragraphs of the documentation to summarise, and others to copy, in equal parts. Each
-method runs greedily and at temperature 0.8, sixteen requests at a time in one engine (`tutti run --verify-only`)."""
+method runs greedily and at temperature 0.8, sixteen requests at a time in one engine (`tutti run --verify-only`); last
+`mixed`, where the sixteen go by different methods."""
 
 import argparse
 import json
@@ -17,9 +18,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TUTTI = os.environ.get("TUTTI", str(ROOT / "build/release/tutti"))
 METHODS = ["lookup", "lookup adaptive=0", "lookup adaptive=0 branches=4 draft_max=6",
-           "early-exit adaptive=0 draft_max=3 exit_layer=24", "draft draft_max=4",
+           "early-exit adaptive=0 draft_max=3 exit_layer=24", "draft draft_max=4", "pearl adaptive=0",
+           f"ppd rows=16 prompt_tokens={ROOT}/weights/smollm2-ppd",
+           f"ppd rows=24 lookup=8 prompt_tokens={ROOT}/weights/smollm2-ppd",
            f"hidden-transfer maps={ROOT}/weights/smollm2-transfer adaptive=0"]
+DRAFTED = ("draft", "pearl")  # by a second model
 BATCH = 16
+
+
+def wanted(method):
+    """What a line of prompts says of its method."""
+    name, *options = method.split()
+    return {"method": name, "options": dict(option.split("=", 1) for option in options)}
 
 
 def chats():
@@ -64,22 +74,20 @@ def main():
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--draft-model", default=None, help="default: the model itself")
-    parser.add_argument("--method", action="append")
+    parser.add_argument("--method", action="append", help="may be repeated; mixed: all by turns")
     o = parser.parse_args()
     texts = prompts(o.prompts)
-    for method, temperature in product(o.method or METHODS, (0.0, 0.8)):
-        name, *options = method.split()
-        command = [TUTTI, "run", "-m", o.model, "-q", "-n", str(o.tokens), "--temp", str(temperature), "--method", name,
+    for method, temperature in product(o.method or [*METHODS, "mixed"], (0.0, 0.8)):
+        turns = [wanted(m) for m in (METHODS if method == "mixed" else [method])]
+        command = [TUTTI, "run", "-m", o.model, "-q", "-n", str(o.tokens), "--temp", str(temperature), "--method", "plain",
                    "--verify-only"]
-        for option in options:
-            command += ["-o", option]
-        if name == "draft":
+        if any(turn["method"] in DRAFTED for turn in turns):
             command += ["--draft-model", o.draft_model or o.model]
         tokens = 0
         for first in range(0, len(texts), BATCH):
             with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
                 for i, text in enumerate(texts[first:first + BATCH]):
-                    file.write(json.dumps({"prompt": text, "seed": first + i}) + "\n")
+                    file.write(json.dumps({"prompt": text, "seed": first + i, **turns[i % len(turns)]}) + "\n")
                 file.flush()
                 done = subprocess.run([*command, "--prompts", file.name], capture_output=True, text=True)
             if done.returncode != 0:

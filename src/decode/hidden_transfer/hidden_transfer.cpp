@@ -18,7 +18,7 @@ class HiddenTransfer final : public StateDrafter {
       : StateDrafter(g, train::TransferMaps::Kind::kLinear),
         carriers_(int_option(g, "carriers", 1, 512)),
         lazy_(int_option(g, "lazy_head", 0, 1) != 0),
-        future_(maps_) {}
+        future_(*maps_) {}
 
   void add_rows(const Tree& tree, int position, engine::Rows& rows) override {
     beside_.clear();
@@ -64,8 +64,8 @@ class HiddenTransfer final : public StateDrafter {
 class Medusa final : public StateDrafter {
  public:
   explicit Medusa(Generation& g) : StateDrafter(g, train::TransferMaps::Kind::kMedusa) {
-    for (const auto& map : maps_.maps)
-      linear_.push_back(models::LinearMap::make(maps_.hidden, map.weight, map.bias));
+    for (const auto& map : maps_->maps)
+      linear_.push_back(models::LinearMap::make(maps_->hidden, map.weight, map.bias));
   }
 
   void add_rows(const Tree& tree, int, engine::Rows& rows) override {

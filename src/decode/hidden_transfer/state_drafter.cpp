@@ -7,6 +7,7 @@
 #include "check/guess_kind.h"
 #include "decode/generation.h"
 #include "decode/method.h"
+#include "decode/method_files.h"
 #include "formats/json_text.h"
 
 namespace tutti::decode::speculative {
@@ -24,16 +25,23 @@ constexpr double kFade = 0.7;  // from one offset to the next
               std::string("option ") + option + "=" + text_option(g, option) + ": " + what);
 }
 
-train::TransferMaps read_maps(const Generation& g, train::TransferMaps::Kind kind) {
+std::shared_ptr<const train::TransferMaps> read_maps(const Generation& g,
+                                                     train::TransferMaps::Kind kind) {
   const std::string folder = text_option(g, "maps");
   if (folder.empty()) {
     throw Error(ErrorKind::kUsage, "method " + g.options().method +
                                        ": needs trained maps; name their folder with option maps");
   }
-  train::TransferMaps maps = train::TransferMaps::read(folder);
-  maps.check(g.engine().model().checkpoint(), folder);
-  if (maps.kind != kind) {
-    const bool medusa = maps.kind == train::TransferMaps::Kind::kMedusa;
+  const MethodFiles* read = g.options().files.get();
+  std::shared_ptr<const train::TransferMaps> maps;
+  if (read && read->transfer && read->maps == folder) {
+    maps = read->transfer;
+  } else {
+    maps = std::make_shared<const train::TransferMaps>(train::TransferMaps::read(folder));
+    maps->check(g.engine().model().checkpoint(), folder);
+  }
+  if (maps->kind != kind) {
+    const bool medusa = maps->kind == train::TransferMaps::Kind::kMedusa;
     bad_option(g, "maps",
                std::string("holds maps of the kind ") + (medusa ? "medusa" : "linear") +
                    ", which method " + (medusa ? "medusa" : "hidden-transfer") + " reads");
@@ -91,11 +99,11 @@ StateDrafter::StateDrafter(Generation& g, train::TransferMaps::Kind kind)
       offsets_(int_option(g, "offsets", 0, 16)),
       nodes_(int_option(g, "nodes", 1, 512)),
       branches_(int_option(g, "branches", 1, 64)),
-      acceptance_(expected(maps_)) {
-  if (offsets_ > maps_.offsets()) {
-    bad_option(g, "offsets", "there are maps for " + std::to_string(maps_.offsets()));
+      acceptance_(expected(*maps_)) {
+  if (offsets_ > maps_->offsets()) {
+    bad_option(g, "offsets", "there are maps for " + std::to_string(maps_->offsets()));
   }
-  if (offsets_ == 0) offsets_ = maps_.offsets();
+  if (offsets_ == 0) offsets_ = maps_->offsets();
   paths_ = read_paths(g, offsets_);
   branches_ = widest(paths_, branches_);
   const std::string noise = text_option(g, "draft_noise");
@@ -142,8 +150,12 @@ Task<Tree> StateDrafter::draft(engine::Context&, const Pace&, int) {
 void StateDrafter::learn(const Tree& tree, const Accepted& accepted) {
   acceptance_.learn(tree, accepted);
   for (size_t i = 0; i < accepted.nodes.size(); ++i) {
-    if (tree.children(accepted.nodes[i]).empty()) break;
-    acceptance_.record(kind(int(i), check::kGuessKinds), i + 1 < accepted.nodes.size());
+    const std::vector<int> children = tree.children(accepted.nodes[i]);
+    if (children.empty()) break;
+    // Where the first choice was left out nobody knows; that another stands is not its merit.
+    if (tree[children.front()].kind % kKinds >= check::kLeadKinds) continue;
+    acceptance_.record(kind(int(i), check::kGuessKinds),
+                       i + 1 < accepted.nodes.size() && accepted.nodes[i + 1] == children.front());
   }
 }
 

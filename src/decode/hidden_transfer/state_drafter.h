@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -41,7 +42,7 @@ class StateDrafter : public Drafter {
   bool carrying() const { return carrying_; }
 
   Generation& g_;
-  train::TransferMaps maps_;
+  std::shared_ptr<const train::TransferMaps> maps_;
   int offsets_;
 
  private:

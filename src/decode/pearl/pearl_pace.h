@@ -17,14 +17,16 @@ class PearlPace {
 
  private:
   bool pays(double tokens) const;
+  double expected_tokens() const;  // of a step with drafts
   void decide();
 
   speculative::DraftTimes& times_;
   bool adaptive_;
   bool drafts_ = true;
-  int left_ = 0;       // steps until it decides again
-  double tokens_ = 0;  // of a step with drafts of this request
-  int drafted_ = 0;    // such steps
+  bool measures_ = false;  // no drafts for a while though they pay: what plain decoding costs now
+  int left_ = 0;           // steps until it decides again
+  double tokens_ = 0;      // of a step with drafts of this request
+  int drafted_ = 0;        // such steps
 };
 
 }  // namespace tutti::decode

@@ -10,12 +10,15 @@
 namespace tutti::decode {
 namespace {
 
-// Seconds per token of `requests` requests, one after the other, of 128 tokens each. A plain step
-// takes a second; one with drafts `cost`, and writes 1 + a draft that stands with probability
-// `alpha`, and so on.
-double seconds_per_token(double cost, double alpha, int requests, bool adaptive, uint64_t seed) {
-  speculative::DraftTimes times;
-  Draws draws(seed);
+// Seconds of a step without drafts, and of one with some.
+struct Cost {
+  double plain, drafting;
+};
+
+// Seconds per token of `requests` requests, one after the other, of 128 tokens each. A step with
+// drafts writes 1 + a draft that stands with probability `alpha`, and so on.
+double seconds_per_token(speculative::DraftTimes& times, const Cost& cost, double alpha,
+                         int requests, bool adaptive, Draws& draws) {
   double time = 0;
   int64_t tokens = 0;
   for (int r = 0; r < requests; ++r) {
@@ -24,7 +27,8 @@ double seconds_per_token(double cost, double alpha, int requests, bool adaptive,
       const bool drafts = pace.drafts();
       int written = 1;
       while (drafts && written < 8 && draws.chance(alpha)) ++written;
-      const double seconds = (drafts ? cost : 1.0) * (0.95 + 0.1 * double(draws.uniform(0, 1)));
+      const double seconds =
+          (drafts ? cost.drafting : cost.plain) * (0.95 + 0.1 * double(draws.uniform(0, 1)));
       pace.end(drafts, written, seconds);
       time += seconds;
       done += written;
@@ -32,6 +36,12 @@ double seconds_per_token(double cost, double alpha, int requests, bool adaptive,
     }
   }
   return time / double(tokens);
+}
+
+double seconds_per_token(double cost, double alpha, int requests, bool adaptive, uint64_t seed) {
+  speculative::DraftTimes times;
+  Draws draws(seed);
+  return seconds_per_token(times, {1, cost}, alpha, requests, adaptive, draws);
 }
 
 TEST(PearlPace, IsNeverFarFromTheBetterOfTheTwo) {
@@ -44,6 +54,20 @@ TEST(PearlPace, IsNeverFarFromTheBetterOfTheTwo) {
         EXPECT_LE(paced, std::min(always, 1.0) * 1.12) << cost << ", " << alpha << ", " << seed;
       }
     }
+  }
+}
+
+// Beside many others a step is slow, and drafts pay; alone it is fast, and they do not.
+TEST(PearlPace, NoticesThatPlainStepsHaveBecomeCheaper) {
+  for (uint64_t seed = 1; seed < 9; ++seed) {
+    speculative::DraftTimes times;
+    Draws draws(seed);
+    const double busy = seconds_per_token(times, {30, 35}, 0.4, 10, true, draws);
+    EXPECT_LE(busy, 30 * 0.85) << seed;
+    const double alone = seconds_per_token(times, {5, 12}, 0.4, 40, true, draws);
+    EXPECT_LE(alone, 5 * 1.06) << seed;
+    const double again = seconds_per_token(times, {30, 35}, 0.4, 40, true, draws);
+    EXPECT_LE(again, 30 * 0.85) << seed;
   }
 }
 

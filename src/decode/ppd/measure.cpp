@@ -85,7 +85,7 @@ Task<RowTable> measure_rows(engine::Engine& engine, std::shared_ptr<engine::Requ
                             int keys, std::vector<int> rows, int rounds) {
   const int vocabulary = engine.model().config().vocab;
   std::vector<int32_t> tokens;
-  for (int i = 0; i < keys; ++i) tokens.push_back(int32_t((i * 7919 + 13) % vocabulary));
+  for (int64_t i = 0; i < keys; ++i) tokens.push_back(int32_t((i * 7919 + 13) % vocabulary));
   engine::Context context(engine, request);
   engine::Rows text = engine::Rows::append(tokens, 0, std::nullopt);
   co_await engine.forward(context, std::move(text));

@@ -1,16 +1,19 @@
 #include "decode/ppd/ppd.h"
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
 #include "decode/generation.h"
+#include "decode/method_files.h"
+#include "decode/ppd/beside.h"
 #include "decode/ppd/step.h"
 #include "decode/ppd/tree_choice.h"
 #include "decode/speculative/lookup.h"
 #include "decode/speculative/speculate.h"
-#include "decode/speculative/tree_file.h"
 
 namespace tutti::decode {
 
@@ -20,50 +23,25 @@ namespace {
 using speculative::Accepted;
 using speculative::Tree;
 
-speculative::TreeFile read_trees(const Generation& g, const std::filesystem::path& folder,
-                                 const PromptTokens& prompts) {
-  const std::string given = text_option(g, "tree");
-  const std::filesystem::path path =
-      given.empty() ? folder / "tree.json" : std::filesystem::path(given);
-  if (given.empty() && !std::filesystem::exists(path)) {
-    throw Error(
-        ErrorKind::kNotFound,
-        path.string() + ": is not there; make it (tutti ppd tune), or name one with option tree");
-  }
-  speculative::TreeFile file = speculative::read_tree_file(path);
-  if (file.prompts() != prompts.count()) {
-    throw Error(ErrorKind::kUsage, path.string() + ": is of " + std::to_string(file.prompts()) +
-                                       " prompt tokens, but there are " +
-                                       std::to_string(prompts.count()) +
-                                       "; give the tree of these");
-  }
-  return file;
-}
-
-std::filesystem::path folder_of(const Generation& g) {
-  std::string folder = text_option(g, "prompt_tokens");
-  if (folder.empty()) {
-    throw Error(
-        ErrorKind::kUsage,
-        "method ppd: needs prompt tokens that were trained on the model; name their folder with "
-        "option prompt_tokens");
-  }
-  return folder;
+// What the options name: of files that were read already, or read now.
+std::shared_ptr<const Files> files_of(const Generation& g) {
+  const std::string folder = text_option(g, "prompt_tokens"), tree = text_option(g, "tree");
+  const MethodFiles* read = g.options().files.get();
+  if (read && read->ppd && read->prompt_tokens == folder && read->tree == tree) return read->ppd;
+  return read_files(folder, tree, g.engine().model().config());
 }
 
 class Decoder {
  public:
   explicit Decoder(Generation& g)
       : g_(g),
-        prompts_(PromptTokens::read(folder_of(g))),
-        file_(read_trees(g, folder_of(g), prompts_)),
-        choice_(file_.trees, int_option(g, "rows", 0, 1024)),
+        files_(files_of(g)),
+        choice_(files_->trees.trees, int_option(g, "rows", 0, 1024)),
         lazy_(lazy_option(g)),
-        widest_(widest_row(file_)) {
-    prompts_.check(g.engine().model().config());
+        widest_(widest_row(files_->trees)) {
     speculative::LookupOptions lookup;
     lookup.longest = int_option(g, "lookup", 0, 256);
-    if (lookup.longest > 0) lookup_ = speculative::lookup_drafter(g, lookup);
+    if (lookup.longest > 0) beside_.emplace(speculative::lookup_drafter(g, lookup));
   }
 
   Task<void> run() {
@@ -75,19 +53,14 @@ class Decoder {
       const int room = g_.room() - 1;  // the forward itself picks one more
       StepTree step = plan(pace, room);
       const double expected = expected_of(step.tree);
-      Tree drafted(g_.last_token());
-      if (lookup_ && room > 0) {
-        drafted = co_await lookup_->draft(context, pace, room);
-        add(drafted, pace, step);
-      }
+      if (beside_ && room > 0) co_await beside_->add(context, pace, room, step);
       step = pruned(step, room, room - 1, g_.rule(), vocabulary(),
                     [&](int32_t token) { return g_.is_end(token); });
       const size_t before = g_.output().size();
       const Accepted accepted = co_await forward(context, step);
-      const int rows = rows_in(step);
-      pace.end(rows, int(g_.output().size() - before));
-      if (expected > 0) choice_.learn(expected, accepted.drafts());
-      if (lookup_) lookup_->learn(drafted, along(drafted, accepted));
+      pace.end(rows_of(step), int(g_.output().size() - before));
+      if (expected > 0) choice_.learn(expected, planned(step.tree, accepted));
+      if (beside_) beside_->learn(step.tree, accepted);
     }
   }
 
@@ -108,47 +81,12 @@ class Decoder {
     for (int i = 1; i < tree.size(); ++i) sum += tree[i].reach;
     return sum;
   }
-  static int rows_in(const StepTree& step) {
-    int rows = step.tree.size();
-    for (const int n : step.prompts) rows += n;
-    return rows;
-  }
   int vocabulary() const { return g_.engine().model().config().vocab; }
 
   StepTree plan(const speculative::Pace& pace, int room) {
     const speculative::DynamicTree* trees = room > 0 ? choice_.choose(pace) : nullptr;
     if (!trees) return {Tree(g_.last_token()), {0}};
     return place((*trees)[std::min(ahead_.size(), trees->size() - 1)], g_.last_token(), ahead_);
-  }
-
-  // Lookup's drafts beside the others, as far as they pay. Nothing looks ahead behind them.
-  void add(const Tree& drafted, const speculative::Pace& pace, StepTree& step) const {
-    std::vector<int> now(size_t(drafted.size()), -1);
-    now[0] = Tree::kRoot;
-    int rows = rows_in(step) - 1;
-    for (int i = 1; i < drafted.size(); ++i) {
-      const Tree::Node& node = drafted[i];
-      const int parent = now[size_t(node.parent)];
-      if (parent < 0 || node.reach < pace.least_reach(rows)) continue;
-      const double before = drafted[node.parent].reach;
-      now[size_t(i)] = step.tree.add(parent, node.token, 0, before > 0 ? node.reach / before : 0);
-      if (size_t(step.tree.size()) > step.prompts.size()) {
-        step.prompts.push_back(0);
-        ++rows;
-      }
-    }
-  }
-
-  // The part of what stands that `tree` had drafted.
-  static Accepted along(const Tree& tree, const Accepted& accepted) {
-    Accepted part;
-    int node = Tree::kRoot;
-    for (size_t i = 0; i < accepted.picked.size() && node >= 0; ++i) {
-      part.nodes.push_back(node);
-      part.picked.push_back(accepted.picked[i]);
-      node = tree.child(node, accepted.picked[i].token);
-    }
-    return part;
   }
 
   // The tokens of a prompt row as the request would draw them there. What the text says until then
@@ -175,10 +113,10 @@ class Decoder {
       return state;
     };
     engine::Answer answer =
-        co_await g_.forward(context, rows_of(step, prompts_, rule, position, want));
+        co_await g_.forward(context, rows_of(step, files_->prompts, rule, position, want));
     const Accepted accepted = speculative::match(step.tree, answer);
     const int node = accepted.nodes.back();
-    speculative::settle(g_, context, base, step.tree, accepted);
+    speculative::settle(g_, context, base, rows_of(step), step.tree, accepted);
     const size_t first = size_t(first_prompt(step, node)),
                  count = size_t(step.prompts[size_t(node)]);
     ahead_.clear();
@@ -205,14 +143,19 @@ class Decoder {
       row.want = ranked(g_.rule(), position + int(j) + 1);
       rows.rows.push_back(std::move(row));
     }
-    co_return co_await g_.forward(context, std::move(rows));
+    const auto start = std::chrono::steady_clock::now();
+    engine::Answer read = co_await g_.forward(context, std::move(rows));
+    MethodStatistics& s = g_.statistics();
+    ++s.draft_forwards;
+    s.draft_seconds +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    co_return read;
   }
 
   Generation& g_;
-  PromptTokens prompts_;
-  speculative::TreeFile file_;
+  std::shared_ptr<const Files> files_;
   TreeChoice choice_;
-  std::unique_ptr<speculative::Drafter> lookup_;
+  std::optional<Beside> beside_;
   Candidates ahead_;
   bool lazy_;
   int widest_;

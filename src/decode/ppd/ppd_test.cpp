@@ -5,11 +5,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 
 #include "base/error.h"
 #include "base/files.h"
+#include "decode/ppd/beside.h"
 #include "decode/ppd/measure.h"
 #include "decode/ppd/step.h"
 #include "decode/ppd/tree_choice.h"
@@ -122,6 +124,8 @@ TEST(Ppd, ALazyHeadFindsTheSameCandidates) {
     EXPECT_GT(sums[0].accepted, 5u);
     EXPECT_EQ(sums[0].accepted, sums[1].accepted);
     EXPECT_EQ(sums[0].proposed, sums[1].proposed);
+    EXPECT_EQ(sums[0].draft_forwards, 0u);
+    EXPECT_GT(sums[1].draft_forwards, sums[1].forwards / 2);  // the head in forwards of its own
   }
 }
 
@@ -322,17 +326,23 @@ TEST(Ppd, RisingTablesNeverFallAndGoOn) {
   EXPECT_EQ(seconds(32), 16);
 }
 
+// Forwards that cost one unit, and `price` more for every row beyond the first.
+engine::CostTable costs(double price) {
+  engine::CostTable cost;
+  for (const int r : {1, 2, 4, 8, 16, 32, 64})
+    for (int i = 0; i < 5; ++i) cost.record(r, 100, 1e-3 * (1 + price * (r - 1)));
+  return cost;
+}
+
 // On a machine where a row costs much, trees are left; where it costs little, large ones are taken.
 TEST(Ppd, TreesAreChosenByTheirCost) {
   const auto trees = speculative::trees_by_price(kTable, 40);
-  const auto chosen = [&](double price, double stood, int rows) {
-    engine::CostTable cost;
-    engine::EngineStatistics statistics;
-    for (const int r : {1, 2, 4, 8, 16, 32, 64})
-      for (int i = 0; i < 5; ++i) cost.record(r, 100, 1e-3 * (1 + price * (r - 1)));
+  const auto chosen = [&](double price, int stood, int rows) {
+    const engine::CostTable cost = costs(price);
+    const engine::EngineStatistics statistics;
     speculative::Pace pace(cost, statistics, true);
     ppd::TreeChoice choice(trees, rows);
-    for (int i = 0; i < 200; ++i) choice.learn(1.0, stood > 0.5 ? 1 : 0);
+    for (int i = 0; i < 200; ++i) choice.learn(1.0, stood);
     pace.begin(100);
     const auto* t = choice.choose(pace);
     return t ? speculative::steady_state(*t).rows : 0.0;
@@ -343,6 +353,89 @@ TEST(Ppd, TreesAreChosenByTheirCost) {
   EXPECT_EQ(chosen(0.1, 0, 0), 0);   // a text in which nothing stands
   EXPECT_GT(chosen(0.9, 0, 12), 2);  // named rows are taken anyhow
   EXPECT_LE(chosen(0.9, 0, 12), 12);
+  // A text that went better than the trees can give does not make them larger without end.
+  EXPECT_GE(chosen(0.1, 2, 0), chosen(0.1, 1, 0));
+  EXPECT_EQ(chosen(0.1, 2, 0), chosen(0.1, 16, 0));
+  EXPECT_LT(chosen(0.1, 16, 0), chosen(0.01, 1, 0));
+}
+
+// Drafts a chain of tokens, and notes what it is taught.
+class Chain final : public speculative::Drafter {
+ public:
+  struct Lesson {
+    int drafted, stood;
+    bool operator==(const Lesson&) const = default;
+  };
+  Chain(const std::vector<std::pair<int32_t, double>>& drafts, std::vector<Lesson>& lessons)
+      : lessons_(lessons) {
+    int node = speculative::Tree::kRoot;
+    for (const auto& [token, acceptance] : drafts) node = tree_.add(node, token, 0, acceptance);
+  }
+  Task<speculative::Tree> draft(engine::Context&, const speculative::Pace&, int) override {
+    co_return tree_;
+  }
+  void learn(const speculative::Tree& tree, const speculative::Accepted& accepted) override {
+    lessons_.push_back({tree.drafted(), accepted.drafts()});
+  }
+
+ private:
+  speculative::Tree tree_{5};
+  std::vector<Lesson>& lessons_;
+};
+
+// What stands of `tree` when the model picks these tokens.
+speculative::Accepted picks(const speculative::Tree& tree, const std::vector<int32_t>& tokens) {
+  engine::Answer answer;
+  answer.rows.resize(size_t(tree.size()));
+  int node = speculative::Tree::kRoot;
+  for (const int32_t token : tokens) {
+    if (node < 0) break;
+    answer.rows[size_t(node)].picked.token = token;
+    node = tree.child(node, token);
+  }
+  return speculative::match(tree, answer);
+}
+
+// Of drafts that were not put down nobody knows whether they were right: the drafter must not hear
+// that they were wrong.
+TEST(Ppd, DraftsBesideThatAreLeftOutTeachNothing) {
+  TinyWorld world;
+  const engine::CostTable cost = costs(0.5);  // a draft must stand every other time
+  const engine::EngineStatistics statistics;
+  run_program(world, [&](std::shared_ptr<engine::Request> request) -> Task<void> {
+    engine::Context context(world.engine, request);
+    speculative::Pace pace(cost, statistics, true);
+    pace.begin(100);
+    std::vector<Chain::Lesson> lessons;
+    ppd::Beside some(std::make_unique<Chain>(
+        std::vector<std::pair<int32_t, double>>{{7, .9}, {8, .9}, {9, .1}}, lessons));
+    ppd::StepTree step{speculative::Tree(5), {0}};
+    co_await some.add(context, pace, 10, step);
+    EXPECT_EQ(step.tree.drafted(), 2);
+    EXPECT_EQ(step.prompts, std::vector<int>(3, 0));
+    some.learn(step.tree, picks(step.tree, {7, 8, 9}));
+    EXPECT_EQ(lessons.back(), (Chain::Lesson{2, 2}));
+
+    // None pays. After a while the first three are tried all the same.
+    lessons.clear();
+    ppd::Beside none(std::make_unique<Chain>(
+        std::vector<std::pair<int32_t, double>>{{7, .1}, {8, .9}, {9, .9}, {10, .9}}, lessons));
+    for (int i = 0; i < 40; ++i) {
+      ppd::StepTree other{speculative::Tree(5), {0}};
+      co_await none.add(context, pace, 10, other);
+      none.learn(other.tree, picks(other.tree, {7, 8, 9, 10}));
+    }
+    EXPECT_EQ(std::count(lessons.begin(), lessons.end(), (Chain::Lesson{0, 0})), 39);
+    EXPECT_EQ(std::count(lessons.begin(), lessons.end(), (Chain::Lesson{3, 3})), 1);
+  });
+}
+
+TEST(Ppd, OnlyCandidatesOfThePlanCountForTheTrees) {
+  speculative::Tree tree(5);
+  const int planned = tree.add(speculative::Tree::kRoot, 7, ppd::kPlanned);
+  tree.add(tree.add(planned, 8, ppd::kBeside), 9, ppd::kBeside);
+  EXPECT_EQ(ppd::planned(tree, picks(tree, {7, 8, 9, 1})), 1);
+  EXPECT_EQ(ppd::planned(tree, picks(tree, {3})), 0);
 }
 
 std::string refusal(const Options& options, ErrorKind kind) {
@@ -375,6 +468,11 @@ TEST(Ppd, SaysWhatDoesNotFit) {
   expect(wide.options(), ErrorKind::kUsage, "80 numbers each, but the model's hidden size is 64");
   const Prompts two({{0.3, 0.1}, {0.2, 0.1}});
   expect(two.options(), ErrorKind::kUsage, "is of 2 prompt tokens, but there are 3");
+  const Prompts foreign;
+  speculative::TreeFile trees = speculative::read_tree_file(foreign.folder / "tree.json", "ppd");
+  trees.method = "other";
+  write_file_atomically(foreign.folder / "tree.json", speculative::print_tree_file(trees));
+  expect(foreign.options(), ErrorKind::kUsage, "is of method \"other\"");
   std::filesystem::remove(two.folder / "tree.json");
   expect(two.options(), ErrorKind::kNotFound, "tutti ppd tune");
   const TemporaryFolder f;

@@ -16,6 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr int kMost = 64;
+constexpr float kGreatest = 1e9f;  // the sum of their squares in a norm stays finite
 
 [[noreturn]] void unsupported(const fs::path& file, const std::string& what) {
   throw Error(ErrorKind::kUnsupported, file.string() + ": " + what);
@@ -45,9 +46,10 @@ std::vector<float> floats_of(const formats::SafetensorsTensor& t, const fs::path
       unsupported(file, "tensor " + t.name + " is not F32, F16 or BF16; save it in one of these");
   }
   for (const float x : out) {
-    if (!std::isfinite(x))
-      throw Error(ErrorKind::kBadFile, file.string() + ": tensor " + t.name +
-                                           " holds a value that is not finite; train it again");
+    if (!(std::fabs(x) <= kGreatest))
+      throw Error(ErrorKind::kBadFile,
+                  file.string() + ": tensor " + t.name +
+                      " holds a value that is not finite, or beyond 1e9; train it again");
   }
   return out;
 }

@@ -8,6 +8,16 @@ namespace tutti::decode::ppd {
 
 using speculative::Tree;
 
+int rows_of(const StepTree& step) {
+  return std::accumulate(step.prompts.begin(), step.prompts.end(), step.tree.size());
+}
+
+int planned(const Tree& tree, const speculative::Accepted& accepted) {
+  return int(std::count_if(accepted.nodes.begin(), accepted.nodes.end(), [&](int node) {
+    return node != Tree::kRoot && tree[node].kind == kPlanned;
+  }));
+}
+
 StepTree place(const speculative::StateTree& plan, int32_t root, const Candidates& candidates) {
   StepTree step{Tree(root), {plan.front().prompts}};
   std::map<std::vector<int>, int> placed{{{}, Tree::kRoot}};
@@ -21,8 +31,8 @@ StepTree place(const speculative::StateTree& plan, int32_t root, const Candidate
         rank >= candidates[depth - 1].size())
       continue;
     const double before = reach.at(parent);
-    placed[node.path] = step.tree.add(placed.at(parent), candidates[depth - 1][rank].token, 0,
-                                      before > 0 ? node.reach / before : 0);
+    placed[node.path] = step.tree.add(placed.at(parent), candidates[depth - 1][rank].token,
+                                      kPlanned, before > 0 ? node.reach / before : 0);
     reach[node.path] = node.reach;
     step.prompts.push_back(node.prompts);
   }

@@ -16,10 +16,18 @@ namespace tutti::decode::ppd {
 // node, which is j + 1 behind the token that it picked. Best first.
 using Candidates = std::vector<std::vector<engine::RankedToken>>;
 
+// Kinds of a step's nodes: candidates of the plan, and what another drafter put beside them.
+inline constexpr int kPlanned = 0, kBeside = 1;
+
 struct StepTree {
   speculative::Tree tree;
   std::vector<int> prompts;  // behind each of its nodes
 };
+
+// Of one forward: nodes and prompts.
+int rows_of(const StepTree& step);
+// How many of the plan's candidates stood.
+int planned(const speculative::Tree& tree, const speculative::Accepted& accepted);
 
 // The plan's nodes as tokens: rank a at depth d is candidates[d - 1][a]. Nodes without a candidate
 // are left out, with all behind them.

@@ -11,6 +11,8 @@ constexpr int kFirstPatience = 32, kMostPatience = 256, kTrial = 8;
 constexpr double kMargin = 1.02;      // a smaller gain is noise of the clock
 constexpr double kRemembered = 0.98;  // of what was seen, per forward
 constexpr double kPrior = 8;          // tokens that went as expected, before any were seen
+// Of what is expected, what a text may seem to give at most: trees that go far beyond were lucky.
+constexpr double kMostShare = 1.5;
 
 int widest(const speculative::DynamicTree& trees) {
   int rows = 0;
@@ -33,7 +35,7 @@ TreeChoice::TreeChoice(const std::vector<speculative::DynamicTree>& trees, int r
 }
 
 const TreeChoice::Option* TreeChoice::best(const speculative::Pace& pace) const {
-  const double share = stood_ / expected_;
+  const double share = std::min(stood_ / expected_, kMostShare);
   const Option* best = nullptr;
   double most = pace.rate(1, 1) * kMargin;
   if (most <= 0) return nullptr;  // first it must be known what plain decoding costs

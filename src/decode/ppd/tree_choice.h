@@ -18,7 +18,8 @@ class TreeChoice {
 
   // Null: plain decoding. After pace.begin().
   const speculative::DynamicTree* choose(const speculative::Pace& pace);
-  // Of a forward whose candidates were expected to give `expected` tokens, `stood` stood.
+  // Of a forward whose candidates were expected to give `expected` tokens, `stood` stood; what was
+  // drafted beside them does not count.
   void learn(double expected, int stood);
 
  private:

@@ -15,9 +15,10 @@ namespace tutti::decode::speculative {
 struct DraftTimes {
   double plain = 0, drafting = 0;  // seconds of a request's step; 0: not measured
   double tokens = 0;               // that a step with drafts writes
-  int drafted = 0;                 // such steps
-  int idle = 0;                    // steps without drafts since the last with some
-  int patience = 0;                // of them, until drafts are tried again; 0: not chosen yet
+  int plains = 0, drafted = 0;  // steps that `plain` and the others are means of, at most so many
+  int unmeasured = 0;           // steps with drafts since the last without
+  int idle = 0;                 // steps without drafts since the last with some
+  int patience = 0;             // of them, until drafts are tried again; 0: not chosen yet
 };
 
 class DraftModel {

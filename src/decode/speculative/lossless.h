@@ -139,6 +139,7 @@ inline MethodStatistics total(const std::vector<Outcome>& outcomes) {
   for (const Outcome& out : outcomes) {
     for (const Completion& c : out.completions) {
       sum.forwards += c.statistics.forwards;
+      sum.rows += c.statistics.rows;
       sum.proposed += c.statistics.proposed;
       sum.accepted += c.statistics.accepted;
       sum.draft_forwards += c.statistics.draft_forwards;

@@ -1,6 +1,7 @@
 #include "decode/speculative/pace.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace tutti::decode::speculative {
 
@@ -96,6 +97,9 @@ void Pace::end(int rows, int tokens) {
     ++idle_;
     return;
   }
+  // What is carried the first time guesses for the next forward, which is the one that shows.
+  if (probing_ && rows == 1 && !std::exchange(guessed_, true)) return;
+  guessed_ = false;
   if (probing_) {
     const bool paid =
         (other_tokens_ + tokens) * seconds_of(1) > (other_tokens_ + 1) * seconds(rows - 1);

@@ -66,8 +66,9 @@ class Pace {
   Carried carried_;
   double keys_ = 0;
   bool probing_ = false;
-  int idle_ = 0;  // forwards without drafts since the last with some
-  int patience_;  // of them, until the next probe
+  bool guessed_ = false;  // the last forward of the probe only carried guesses
+  int idle_ = 0;          // forwards without drafts since the last with some
+  int patience_;          // of them, until the next probe
   // Of the other requests, per tick: means over the last ticks.
   double other_rows_ = 0, other_tokens_ = 0;
   uint64_t ticks_ = 0, rows_ = 0, tokens_ = 0;  // the engine's when this forward began

@@ -185,6 +185,49 @@ TEST(Pace, GuessesAreCarriedOnlyWhereTheyPay) {
   }
 }
 
+// Guesses come a forward after they were carried: a probe is both, and the second is judged.
+TEST(Pace, AProbeOfGuessesIsJudgedWhereTheyAreVerified) {
+  const engine::EngineStatistics statistics;
+  const engine::CostTable cost = costs(0.1);
+  const std::vector<double> unlikely{0.01};
+  Tree tree(1);
+  for (int i = 0, node = Tree::kRoot; i < 5; ++i) node = tree.add(node, 2 + i, 0, 0.1);
+  const Carried guesses{3, 2};
+  Pace pace(cost, statistics, true);
+  // Forwards without anything until a probe begins.
+  const auto wait = [&] {
+    int forwards = 0;
+    for (pace.begin(100); !pace.probing(); pace.begin(100), ++forwards) {
+      EXPECT_FALSE(pace.carrying_pays(guesses, unlikely));
+      pace.end(1, 1);
+    }
+    return forwards;
+  };
+  const auto probe = [&](int tokens) {
+    EXPECT_TRUE(pace.carrying_pays(guesses, unlikely));
+    pace.carry(guesses);
+    pace.end(1, 1);  // there were no guesses yet
+    pace.begin(100);
+    EXPECT_TRUE(pace.probing());
+    pace.carry(guesses);
+    const int drafted = pace.trim(tree).drafted();
+    EXPECT_EQ(drafted, 3);
+    pace.end(1 + drafted, tokens);
+  };
+  const int first = wait();
+  probe(4);  // all stood: it paid
+  EXPECT_EQ(wait(), first);
+  probe(1);
+  EXPECT_EQ(wait(), 2 * first);
+  // Where no guesses come the probe ends, too.
+  for (int i = 0; i < 2; ++i) {
+    pace.carry(guesses);
+    pace.end(1, 1);
+    pace.begin(100);
+  }
+  EXPECT_FALSE(pace.probing());
+}
+
 TEST(Pace, ADraftPaysForTheRowsBesideIt) {
   const engine::EngineStatistics statistics;
   const engine::CostTable cost = costs(0.1);

@@ -12,8 +12,9 @@ namespace tutti::decode::speculative {
 
 namespace {
 
-void count(MethodStatistics& s, const Tree& tree, const Accepted& accepted) {
+void count(MethodStatistics& s, int rows, const Tree& tree, const Accepted& accepted) {
   ++s.forwards;
+  s.rows += uint64_t(rows);
   s.proposed += uint64_t(tree.drafted());
   s.accepted += uint64_t(accepted.drafts());
   const size_t depth = size_t(tree.depth());
@@ -27,10 +28,10 @@ void count(MethodStatistics& s, const Tree& tree, const Accepted& accepted) {
 
 }  // namespace
 
-void settle(Generation& g, engine::Context& context, int base, const Tree& tree,
+void settle(Generation& g, engine::Context& context, int base, int rows, const Tree& tree,
             const Accepted& accepted) {
   context.keep(base, accepted.nodes);
-  count(g.statistics(), tree, accepted);
+  count(g.statistics(), rows, tree, accepted);
   for (const engine::Picked& picked : accepted.picked) g.emit(picked);
 }
 
@@ -41,9 +42,10 @@ Task<Accepted> verify(Generation& g, engine::Context& context, const Tree& tree,
   engine::Rows rows =
       by_match ? rows_of(tree, g.rule(), position) : rows_for_rejection(tree, g.rule(), position);
   if (drafter) drafter->add_rows(tree, position, rows);
+  const int count_of_rows = int(rows.rows.size());
   engine::Answer answer = co_await g.forward(context, std::move(rows));
   Accepted accepted = by_match ? match(tree, answer) : reject(tree, answer, g.rule(), position);
-  settle(g, context, base, tree, accepted);
+  settle(g, context, base, count_of_rows, tree, accepted);
   if (drafter && !g.done())
     co_await drafter->read_answer(context, tree, accepted, std::move(answer));
   co_return accepted;

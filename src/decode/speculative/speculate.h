@@ -38,8 +38,8 @@ class Drafter {
 };
 
 // The end of a step: leaves in `context` what stands of the rows from slot `base` on, one per node
-// of `tree`, emits the picks and counts.
-void settle(Generation& g, engine::Context& context, int base, const Tree& tree,
+// of `tree`, emits the picks and counts; `rows` were put down in all.
+void settle(Generation& g, engine::Context& context, int base, int rows, const Tree& tree,
             const Accepted& accepted);
 
 // One forward: verifies `tree`, leaves what stands in `context`, emits the picks and counts. Rows

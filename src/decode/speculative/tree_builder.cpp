@@ -39,9 +39,27 @@ std::vector<double> next_states(const StateTree& tree, size_t state, size_t stat
   std::vector<double> to(states, 0.0);
   for (size_t i = 0; i < tree.size(); ++i) {
     const bool idle = i == 0 && state > 0 && then == NothingStood::kIdleStep;
-    to[idle ? 0 : size_t(tree[i].prompts)] += tree[i].last;
+    to[idle ? 0 : size_t(tree[i].prompts)] += std::max(tree[i].last, 0.0);  // not by rounding
   }
   return to;
+}
+
+using Matrix = std::vector<std::vector<double>>;
+
+// Of a stochastic matrix, whose rows sum to 1 again.
+Matrix squared(const Matrix& a) {
+  const size_t n = a.size();
+  Matrix out(n, std::vector<double>(n, 0.0));
+  for (size_t i = 0; i < n; ++i) {
+    double sum = 0;
+    for (size_t k = 0; k < n; ++k) {
+      if (a[i][k] == 0) continue;
+      for (size_t j = 0; j < n; ++j) out[i][j] += a[i][k] * a[k][j];
+    }
+    for (const double share : out[i]) sum += share;
+    for (double& share : out[i]) share /= sum;
+  }
+  return out;
 }
 
 }  // namespace
@@ -125,28 +143,29 @@ DynamicTree build_trees(const AcceptanceTable& acceptance, const std::vector<int
 
 SteadyState steady_state(const DynamicTree& trees, NothingStood then) {
   const size_t n = trees.size();
-  std::vector<std::vector<double>> to;
-  for (size_t k = 0; k < n; ++k) to.push_back(next_states(trees[k], k, n, then));
-  std::vector<double> now(n, 0.0);
-  now.back() = 1;
   // Half of each step stays where it is: the same stationary state, also where the chain
   // alternates.
-  for (double moved = 1; moved > 1e-13;) {
-    std::vector<double> next(n, 0.0);
-    for (size_t k = 0; k < n; ++k) {
-      next[k] += now[k] / 2;
-      for (size_t j = 0; j < n; ++j) next[j] += now[k] * to[k][j] / 2;
-    }
+  Matrix steps;
+  for (size_t k = 0; k < n; ++k) {
+    steps.push_back(next_states(trees[k], k, n, then));
+    for (double& share : steps.back()) share /= 2;
+    steps.back()[k] += 0.5;
+  }
+  // 1, 2, 4, … steps at once: however slowly the states mix, some 50 squarings are enough.
+  constexpr int kMostSquarings = 64;
+  double moved = 1;
+  for (int i = 0; i < kMostSquarings && moved > 1e-13; ++i) {
+    Matrix next = squared(steps);
     moved = 0;
-    for (size_t k = 0; k < n; ++k) moved += std::abs(next[k] - now[k]);
-    now = std::move(next);
+    for (size_t k = 0; k < n; ++k) moved += std::abs(next.back()[k] - steps.back()[k]);
+    steps = std::move(next);
   }
   SteadyState out;
-  out.occupancy = now;
+  out.occupancy = steps.back();
   out.rows = 0;
   for (size_t k = 0; k < n; ++k) {
-    out.tokens += now[k] * expected_of(trees[k]);
-    out.rows += now[k] * rows_of(trees[k]);
+    out.tokens += out.occupancy[k] * expected_of(trees[k]);
+    out.rows += out.occupancy[k] * rows_of(trees[k]);
   }
   return out;
 }

@@ -156,6 +156,31 @@ TEST(TreeBuilder, SteadyStateIsWhatSimulatedDrawsGive) {
   EXPECT_NEAR(simulated(kVicuna7b, trees, 12), steady.tokens, 0.005 * steady.tokens);
 }
 
+// Of chains that hardly ever change their state: by hand.
+TEST(TreeBuilder, SteadyStatesOfSlowChainsAreFound) {
+  const auto node = [](std::vector<int> path, double reach, int prompts) {
+    PlannedNode n;
+    n.path = std::move(path);
+    n.reach = reach;
+    n.prompts = prompts;
+    return n;
+  };
+  DynamicTree trees{{node({}, 1, 0)},
+                    {node({}, 1, 1), node({0}, 1e-9, 0)},  // and never back
+                    {node({}, 1, 2), node({0}, 1e-12, 1)}};
+  for (StateTree& tree : trees) set_last(tree);
+  const SteadyState ends = steady_state(trees);
+  EXPECT_NEAR(ends.occupancy[0], 1, 1e-9);
+  EXPECT_NEAR(ends.tokens, 1, 1e-9);
+  // From 1 to 2 with 1e-9, from 2 to 1 with 3e-9.
+  trees[1] = {node({}, 1, 1), node({0}, 1e-9, 2)};
+  trees[2] = {node({}, 1, 2), node({0}, 3e-9, 1)};
+  for (StateTree& tree : trees) set_last(tree);
+  const SteadyState turns = steady_state(trees);
+  EXPECT_NEAR(turns.occupancy[1], 0.75, 1e-6);
+  EXPECT_NEAR(turns.occupancy[2], 0.25, 1e-6);
+}
+
 // Every tree of a state with at most `rows` rows: which nodes, and how many prompts behind each.
 std::vector<StateTree> all_trees(const AcceptanceTable& table, size_t depth, int rows) {
   std::vector<StateTree> shapes{StateTree(1)}, all;

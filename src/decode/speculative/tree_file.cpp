@@ -1,7 +1,8 @@
 #include "decode/speculative/tree_file.h"
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -16,7 +17,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kMostPrompts = 64, kMostRanks = 1024, kMostRows = 1024;
-constexpr size_t kMostTrees = 256;
+constexpr size_t kMostTrees = 64, kMostNodes = size_t(1) << 16;  // of a file
 
 [[noreturn]] void bad(const std::string& place, const std::string& what) {
   throw Error(ErrorKind::kBadFile, place + ": " + what + "; make the file again (tutti ppd tune)");
@@ -70,15 +71,13 @@ StateTree read_tree(const nlohmann::json& nodes, const AcceptanceTable& acceptan
   if (!nodes.is_array() || nodes.empty() || nodes.size() > size_t(kMostRows))
     bad(place, "is no list of 1 to " + std::to_string(kMostRows) + " nodes");
   StateTree tree;
+  std::set<std::vector<int>> paths;
   for (const auto& value : nodes) {
     PlannedNode node = read_node(value, acceptance, state, place);
-    const auto is = [](const std::vector<int>& path) {
-      return [&path](const PlannedNode& n) { return n.path == path; };
-    };
     std::vector<int> parent = node.path;
     if (!parent.empty()) parent.pop_back();
-    if (node.path.empty() != tree.empty() || std::ranges::any_of(tree, is(node.path)) ||
-        (!node.path.empty() && std::ranges::none_of(tree, is(parent))))
+    if (node.path.empty() != tree.empty() || (!node.path.empty() && !paths.contains(parent)) ||
+        !paths.insert(node.path).second)
       bad(place, "the nodes are no tree: the root first, each behind its parent, none twice");
     tree.push_back(std::move(node));
   }
@@ -136,15 +135,23 @@ TreeFile parse_tree_file(std::string_view text, const std::string& place) {
   const auto& trees = value["trees"];
   if (!trees.is_array() || trees.empty() || trees.size() > kMostTrees)
     bad(place + ": trees", "is no list of 1 to " + std::to_string(kMostTrees));
+  size_t nodes = 0;
   for (size_t i = 0; i < trees.size(); ++i) {
     file.trees.push_back(
         read_trees(trees[i], file.acceptance, place + ": trees, number " + std::to_string(i)));
+    for (const StateTree& tree : file.trees.back()) nodes += tree.size();
+    if (nodes > kMostNodes)
+      bad(place + ": trees", "have more than " + std::to_string(kMostNodes) + " nodes in all");
   }
   return file;
 }
 
-TreeFile read_tree_file(const std::filesystem::path& path) {
-  return parse_tree_file(read_file(path, size_t(1) << 24), path.string());
+TreeFile read_tree_file(const std::filesystem::path& path, std::string_view method) {
+  TreeFile file = parse_tree_file(read_file(path, size_t(1) << 24), path.string());
+  if (file.method != method)
+    throw Error(ErrorKind::kUsage, path.string() + ": is of method \"" + file.method +
+                                       "\"; give a file of trees of method " + std::string(method));
+  return file;
 }
 
 std::string print_tree_file(const TreeFile& file) {

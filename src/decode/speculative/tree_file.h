@@ -24,9 +24,11 @@ struct TreeFile {
 };
 
 // Reach and last are computed anew. Throws Error(kBadFile) naming place and key: trees that are
-// none, ranks without acceptance, prompts that the acceptance does not know, more than 1024 rows.
+// none, ranks without acceptance, prompts that the acceptance does not know, more than 1024 rows,
+// 64 dynamic trees or 65,536 nodes.
 TreeFile parse_tree_file(std::string_view text, const std::string& place);
-TreeFile read_tree_file(const std::filesystem::path& path);
+// The same; Error(kUsage), too: it is of another method than `method`.
+TreeFile read_tree_file(const std::filesystem::path& path, std::string_view method);
 std::string print_tree_file(const TreeFile& file);
 
 // Trees for many prices of a row, in parts of a forward of one row, from dear to cheap; each

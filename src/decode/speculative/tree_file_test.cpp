@@ -5,6 +5,8 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/files.h"
+#include "formats/temporary_folder.h"
 
 namespace tutti::decode::speculative {
 namespace {
@@ -90,6 +92,32 @@ TEST(TreeFile, WhatIsNoTreeIsRefused) {
   for (const auto& c : cases)
     EXPECT_NE(refusal(c.text).find(c.expected), std::string::npos)
         << c.text << ": " << refusal(c.text);
+  // 64 trees of 2,048 nodes.
+  std::string wide = "[[[], 0]", shares = "[0.0", trees;
+  for (int i = 0; i < 1023; ++i) {
+    wide += ", [[" + std::to_string(i) + "], 0]";
+    shares += ", 0.0";
+  }
+  for (int i = 0; i < 64; ++i)
+    trees += (i > 0 ? ", " : "") + ("[[[[], 1]], " + wide + "], " + wide + "]]");
+  EXPECT_NE(
+      refusal(file("[" + shares + "], " + shares + "]]", "[" + trees + "]")).find("65536 nodes"),
+      std::string::npos);
+}
+
+TEST(TreeFile, OfAnotherMethodIsRefused) {
+  const formats::TemporaryFolder folder;
+  TreeFile file = example();
+  file.method = "medusa";
+  write_file_atomically(folder / "tree.json", print_tree_file(file));
+  EXPECT_EQ(read_tree_file(folder / "tree.json", "medusa").trees.size(), file.trees.size());
+  try {
+    read_tree_file(folder / "tree.json", "ppd");
+    ADD_FAILURE() << "was read";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kUsage);
+    EXPECT_NE(std::string(e.what()).find("is of method \"medusa\""), std::string::npos);
+  }
 }
 
 }  // namespace

@@ -24,15 +24,15 @@ void add_guesses(const at::Tensor& states, const at::Tensor& head, const LossSeq
   const int64_t chunk = head_chunk_rows(head.size(0));
   for (int64_t first = 0; first < states.size(0); first += chunk) {
     const int64_t n = std::min(chunk, states.size(0) - first);
-    const auto [logits, tokens] =
-        states.narrow(0, first, n).matmul(head.t()).topk(GuessReport::kRanks, 1);
+    const int64_t ranks = std::min<int64_t>(GuessReport::kRanks, head.size(0));
+    const auto [logits, tokens] = states.narrow(0, first, n).matmul(head.t()).topk(ranks, 1);
     const auto logit = logits.accessor<float, 2>();
     const auto token = tokens.accessor<int64_t, 2>();
     for (int64_t r = 0; r < n; ++r) {
       Guessed g;
       g.offset = int((first + r) % offsets);
       g.target = sequence.targets[size_t(first + r)];
-      for (int64_t k = 0; k < GuessReport::kRanks; ++k) {
+      for (int64_t k = 0; k < ranks; ++k) {
         g.tokens.push_back(token[r][k]);
         g.logits.push_back(logit[r][k]);
       }

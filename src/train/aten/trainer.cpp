@@ -358,6 +358,7 @@ GuessReport Trainer::judge() const {
   DataRecipe held_out = recipe_.data;
   held_out.jsonl = recipe_.evaluation.held_out;
   held_out.text.clear();
+  held_out.generator.clear();
   const auto source = make_examples(held_out, recipe_.seed, vocabulary_);
   for (int i = 0; i < recipe_.evaluation.problems; ++i) texts.push_back(source->at(uint64_t(i)));
   return judge_guesser(*guesser_, shaped_.config, recipe_, texts, saved_values(), head);
