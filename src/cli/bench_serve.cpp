@@ -87,12 +87,19 @@ class ServerBench {
     measure_lone();
     LoadDocument document = describe();
     size_t number = 1;
-    for (const double level : levels()) {
-      if (!client_.abandoned()) document.levels.push_back(measure(level, number++));
+    std::exception_ptr failure;  // finished levels are worth a report whatever ends a later one
+    try {
+      for (const double level : levels()) {
+        if (!client_.abandoned()) document.levels.push_back(measure(level, number++));
+      }
+    } catch (const std::exception&) {
+      failure = std::current_exception();
     }
     line_.clear();
     document.interrupted = client_.abandoned();
+    if (failure && document.levels.empty()) std::rethrow_exception(failure);
     write(document);
+    if (failure && !document.interrupted) std::rethrow_exception(failure);
     judge(document);
   }
 

@@ -5,6 +5,7 @@
 
 #include "cli/json_text.h"
 #include "eval/plot.h"
+#include "formats/shown.h"
 
 namespace tutti::cli {
 namespace {
@@ -66,12 +67,12 @@ Json json_of_goals(const eval::LoadGoals& goals) {
 void print_load(const LoadDocument& d) {
   const Json& a = d.about;
   const auto text = [&](const char* key) { return a[key].get<std::string>(); };
-  std::printf("%s, model %s, %s, %s loop; prompts %s, %s tokens%s, answers %s tokens, seed %llu\n",
-              text("url").c_str(), text("model").c_str(), d.streams ? "streams" : "whole answers",
-              text("loop").c_str(), text("prompts").c_str(), text("prompt_tokens").c_str(),
-              a["tokens_counted_at_server"].get<bool>() ? "" : " (words)",
-              text("output_tokens").c_str(),
-              static_cast<unsigned long long>(a["seed"].get<uint64_t>()));
+  std::printf(
+      "%s, model %s, %s, %s loop; prompts %s, %s tokens%s, answers %s tokens, seed %llu\n",
+      text("url").c_str(), formats::shown(text("model")).c_str(),
+      d.streams ? "streams" : "whole answers", text("loop").c_str(), text("prompts").c_str(),
+      text("prompt_tokens").c_str(), a["tokens_counted_at_server"].get<bool>() ? "" : " (words)",
+      text("output_tokens").c_str(), static_cast<unsigned long long>(a["seed"].get<uint64_t>()));
   print_lone("a lone client", d.lone, d.goals[0], d.streams);
   if (d.lone_long.requests > 0)
     print_lone("a lone client, long prompts", d.lone_long, d.goals[1], d.streams);

@@ -144,10 +144,12 @@ function body_of(text){
   return body}
 async function ask(text){
   const chat=$('kind').value=='chat';
-  if(chat)messages.push({role:'user',content:text});
-  const body=body_of(text),box=make('div','answers'),said=[];
+  const talk=messages;  // "New" may begin another meanwhile
+  if(chat)talk.push({role:'user',content:text});
+  const body=body_of(text),box=make('div','answers'),said=[],thought=[];
   add(make('div','turn user',text));
-  for(let i=0;i<(body.n||1);++i){const e=make('div','turn');e.append('');box.append(e);said.push(e.firstChild)}
+  for(let i=0;i<(body.n||1);++i){const e=make('div','turn');const t=make('div','note');
+    t.append('');e.append(t,'');box.append(e);thought.push(t.firstChild);said.push(e.lastChild)}
   add(box);
   running=new AbortController();$('send').disabled=true;$('stop').disabled=false;
   const start=performance.now();let first=0,usage=null,failure=null;
@@ -161,15 +163,16 @@ async function ask(text){
       if(event.error)throw new Error(event.error.message);
       usage=event.usage||usage;
       for(const choice of event.choices){
-        const piece=chat?choice.delta?.content:choice.text;
+        const thinks=chat&&choice.delta?.reasoning_content;
+        const piece=thinks||(chat?choice.delta?.content:choice.text);
         if(!piece)continue;
         first=first||performance.now();
         const end=log.scrollHeight-log.scrollTop-log.clientHeight<60;
-        said[choice.index].appendData(piece);
+        (thinks?thought:said)[choice.index].appendData(piece);
         if(end)log.scrollTop=log.scrollHeight}}
   }catch(error){failure=error}
   const answer=said[0].data;
-  if(chat){if(answer)messages.push({role:'assistant',content:answer});else messages.pop()}
+  if(chat){if(answer||thought[0].data)talk.push({role:'assistant',content:answer});else talk.pop()}
   if(failure&&failure.name!='AbortError')complain(failure);
   const note=[];
   if(failure?.name=='AbortError')note.push('stopped');
@@ -208,6 +211,7 @@ function lane(request,choice){
   return lanes.get(id)}
 function take(event){
   const now=performance.now();
+  if(event.lost)lanes.clear();  // whose end may be among them
   for(const t of event.ticks){
     const column={rows:t.rows,ms:t.ms,parts:new Map(t.parts),tokens:0};
     ticks.push(column);
@@ -276,7 +280,8 @@ async function watch(){
     try{
       const response=await fetch('tutti/events',{headers:headers()});
       if(response.status==404){$('score').remove();return}
-      if(!response.ok)throw await refused(response);
+      if(!response.ok)throw new Error(response.statusText);
+      lanes.clear();
       for await(const data of events(response))take(JSON.parse(data))
     }catch{}
     await new Promise(done=>setTimeout(done,2000))}}

@@ -44,6 +44,7 @@ void Score::wrote(uint64_t request, const decode::Piece& piece) {
   auto it = std::ranges::find_if(now_.lanes, [&](const ScoreTick::Lane& lane) {
     return lane.request == request && lane.choice == piece.choice;
   });
+  if (it == now_.lanes.end() && now_.lanes.size() == kMostLanes) return;
   if (it == now_.lanes.end()) it = now_.lanes.insert(it, {request, piece.choice, 0});
   it->tokens += int(piece.ids.size());
   has_now_ = true;

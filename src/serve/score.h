@@ -46,6 +46,7 @@ struct ScoreTick {
 class Score {
  public:
   static constexpr size_t kMostTicks = 512;       // kept for a watcher; then the oldest are dropped
+  static constexpr size_t kMostLanes = 256;       // of a tick that are told
   static constexpr size_t kMostPositions = 1024;  // of a canvas and tick
 
   // Takes the engine's on_tick listener. Before the engine runs.

@@ -24,6 +24,12 @@ namespace {
 constexpr size_t kMostAnswerBytes = size_t(64) << 20;
 constexpr auto kQuietly = asio::as_tuple(asio::use_awaitable);
 
+// The other side had closed the connection: not a timeout, behind which it may be at work.
+bool closed(const boost::system::error_code& error) {
+  return error == http::error::end_of_stream || error == asio::error::connection_reset ||
+         error == asio::error::broken_pipe;
+}
+
 std::chrono::nanoseconds nanoseconds(double seconds) {
   return std::chrono::nanoseconds(int64_t(seconds * 1e9));
 }
@@ -64,6 +70,7 @@ asio::awaitable<std::string> HttpClient::connect(Connection& connection) {
   const auto [unknown, places] =
       co_await resolver.async_resolve(address_.host, address_.port, kQuietly);
   if (unknown) co_return "the host is unknown (" + unknown.message() + ")";
+  if (connection.given_up) co_return "given up";
   connection.stream.expires_after(nanoseconds(timeout_));
   const auto [error, place] = co_await connection.stream.async_connect(places, kQuietly);
   if (error) co_return "no connection (" + error.message() + ")";
@@ -76,7 +83,7 @@ asio::awaitable<HttpOutcome> HttpClient::exchange(Connection& connection, const 
                                                   bool& keep, bool& untouched) {
   HttpOutcome outcome;
   keep = false;
-  untouched = true;  // the server cannot have seen the call: it may be made again
+  untouched = false;  // the server cannot have seen the call: it may be made again
   http::request<http::string_body> request(http::string_to_verb(call.method),
                                            address_.root + call.path, 11);
   request.set(http::field::host, address_.host_and_port());
@@ -92,8 +99,8 @@ asio::awaitable<HttpOutcome> HttpClient::exchange(Connection& connection, const 
   if (!error) {
     std::tie(error, n) =
         co_await http::async_read_header(connection.stream, connection.buffer, parser, kQuietly);
-    untouched = error && !parser.got_some() && connection.buffer.size() == 0;
   }
+  untouched = closed(error) && !parser.got_some() && connection.buffer.size() == 0;
   if (!error) {
     outcome.status = parser.get().result_int();
     if (call.on_head) call.on_head(outcome.status, parser.get()[http::field::content_type]);
