@@ -13,7 +13,7 @@
 //   scales  a record for each block:
 //           blocks of 32: f16 d[16], then f16 m[16] for types with a minimum
 //           Q4_K, Q5_K:   f16 d[16], f16 dmin[16], u8 scale[4][16][2], u8 min[4][16][2]
-//           Q6_K:         f16 d[16], i8 scale[8][16][2]
+//           Q6_K:         f16 d[16], i8 scale[8][16][2], 32 zeros
 //           where [p][o][j] is sub-block 2*p + j (of 32 k; of 16 k for Q6_K) of output o.
 // The last unit may lack its second block, whose place is zeros. Dense tiles are [in][16] in their
 // own width. Every tile is padded with zeros to a multiple of 64 bytes. Tiles of the class w8a8-row
@@ -59,7 +59,7 @@ static constexpr PackedShape packed_shape(Type type) {
     case Type::kQ5_K:
       return {5, 256, 320, 320, 0, true};
     case Type::kQ6_K:
-      return {6, 256, 384, 288, 32, false};
+      return {6, 256, 384, 320, 32, false};
     case Type::kF16:
     case Type::kBF16:
       return {0, 1, 32, 0, 0, false};
@@ -79,15 +79,17 @@ static constexpr size_t packed_record(PackedShape p, int b) {
   return size_t(b / p.unit()) * size_t(p.unit_bytes()) + size_t(b % p.unit() * p.record_bytes);
 }
 
-// Bytes of a tile before padding lies in it or behind it.
+// Bytes of a tile before its first padding.
 static constexpr size_t packed_whole_bytes(PackedShape p, int in) {
-  return p.bits == 0 ? size_t(in) * size_t(p.sub_bytes)
-                     : size_t(in / (p.block * p.unit())) * size_t(p.unit_bytes());
+  if (p.bits == 0) return size_t(in) * size_t(p.sub_bytes);
+  if (p.bits == 6) return 0;
+  return size_t(in / (p.block * p.unit())) * size_t(p.unit_bytes());
 }
 
 static constexpr size_t packed_tile_bytes(PackedShape p, int in) {
-  const int unit = p.bits == 0 ? 1 : p.block * p.unit();
-  return (packed_whole_bytes(p, (in + unit - 1) / unit * unit) + 63) / 64 * 64;
+  if (p.bits == 0) return (size_t(in) * size_t(p.sub_bytes) + 63) / 64 * 64;
+  const int unit = p.block * p.unit();
+  return size_t((in + unit - 1) / unit) * size_t(p.unit_bytes());
 }
 
 // Offset of the scales in a tile of w8a8-row, and its size.

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import subprocess
+import threading
 
 import openai
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,6 +28,12 @@ class Server:
                 break
         else:
             raise AssertionError(self.log)
+        self.reader = threading.Thread(target=self.read_log, daemon=True)  # a full pipe would stop the server
+        self.reader.start()
+
+    def read_log(self):
+        for line in self.process.stderr:
+            self.log += line
 
     @property
     def url(self):
@@ -56,5 +63,6 @@ class Server:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        self.log += self.process.stderr.read()
-        return self.process.wait(timeout=60)
+        code = self.process.wait(timeout=60)
+        self.reader.join()
+        return code

@@ -330,7 +330,7 @@ def test_keys_queues_limits_and_the_end():
             rest = list(first)
             assert rest[-1].choices[0].finish_reason == "length"
             assert second.result().choices[0].finish_reason == "length"
-        server.log += server.process.stderr.read()
+        server.reader.join()
         assert server.process.wait(timeout=60) == 0
         lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
         assert {line["status"] for line in lines} >= {200, 400, 401, 429, 503}
