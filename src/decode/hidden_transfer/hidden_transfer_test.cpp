@@ -34,16 +34,8 @@ class Folder {
 };
 
 std::vector<TinyWorld::Job> jobs_of(int count, float temperature, int tokens) {
-  std::vector<TinyWorld::Job> jobs;
-  for (int i = 0; i < count; ++i) {
-    GenerationOptions o;
-    o.sampling.temperature = temperature;
-    o.seed = uint64_t(i) + 1;
-    o.max_tokens = tokens;
-    o.ignore_eos = true;
-    jobs.emplace_back(echoing_prompt(uint32_t(i), 1 + i % 40), o);
-  }
-  return jobs;
+  return endless_jobs(count, temperature, tokens,
+                      [](int i) { return echoing_prompt(uint32_t(i), 1 + i % 40); });
 }
 
 void use(std::vector<TinyWorld::Job>& jobs, const std::string& method, const Options& options) {
@@ -102,45 +94,29 @@ TEST(HiddenTransfer, TextOfFiftyPromptsIsThatOfPlain) {
 }
 
 TEST(HiddenTransfer, EveryOptionOfARequestGivesTheSameAsPlain) {
-  Draws draws(78);
-  uint64_t accepted = 0, constrained = 0;
-  for (int round = 0; round < 10; ++round) {
-    TinyWorld world;
-    std::vector<TinyWorld::Job> jobs;
-    for (int i = 0; i < 16; ++i) {
-      jobs.emplace_back(echoing_prompt(uint32_t(round * 16 + i), 2 + draws.below(60)),
-                        varied_options(draws, draws.below(40)));
-    }
-    const auto plain = run_plain(world, jobs);
+  const Stood stood = expect_same_for_every_option(78, 10, 40, [&](TinyWorld& world, Draws& draws) {
     const std::vector<int> enter{draws.below(3), draws.below(3), draws.below(3)};
-    const Folder maps(random_maps(world.tiny.model->checkpoint(), draws, enter, 0.02f, 1), "maps"),
-        blocks(medusa_maps(world, draws), "blocks");
-    for (auto& job : jobs) {
+    const auto maps = std::make_shared<Folder>(
+        random_maps(world.tiny.model->checkpoint(), draws, enter, 0.02f, 1), "maps");
+    const auto blocks = std::make_shared<Folder>(medusa_maps(world, draws), "blocks");
+    return [&draws, maps, blocks](TinyWorld::Job& job) {
       const bool medusa = draws.chance(0.25);
       job.options.method = draws.chance(0.1) ? "plain" : medusa ? "medusa" : "hidden-transfer";
-      if (job.options.method == "plain") continue;
+      if (job.options.method == "plain") return;
       auto& o = job.options.method_options;
-      o["maps"] = medusa ? blocks.path() : maps.path();
+      o["maps"] = medusa ? blocks->path() : maps->path();
       o["adaptive"] = draws.chance(0.3) ? "1" : "0";
       o["offsets"] = std::to_string(draws.below(4));
       o["nodes"] = std::to_string(1 + draws.below(20));
       o["branches"] = std::to_string(1 + draws.below(8));
       o["draft_noise"] = draws.chance(0.5) ? "target" : "none";
-      if (medusa) continue;
+      if (medusa) return;
       o["carriers"] = std::to_string(1 + draws.below(6));
       o["lazy_head"] = draws.chance(0.3) ? "1" : "0";
-    }
-    const auto got = world.run(jobs);
-    for (size_t i = 0; i < jobs.size(); ++i) {
-      expect_same(plain[i], got[i],
-                  "round " + std::to_string(round) + ", request " + std::to_string(i));
-      if (jobs[i].options.constraint) constrained += total({got[i]}).accepted;
-    }
-    accepted += total(got).accepted;
-    EXPECT_EQ(world.engine.pages().free(), world.engine.pages().total());
-  }
-  EXPECT_GT(accepted, 20u);
-  EXPECT_GT(constrained, 5u);
+    };
+  });
+  EXPECT_GT(stood.all, 20u);
+  EXPECT_GT(stood.constrained, 5u);
 }
 
 // Where a map is the identity and its row enters at the first layer, the row is the same token once

@@ -70,16 +70,9 @@ struct Prompts {
 };
 
 std::vector<TinyWorld::Job> jobs_of(int count, float temperature, int tokens) {
-  std::vector<TinyWorld::Job> jobs;
-  for (int i = 0; i < count; ++i) {
-    GenerationOptions o;
-    o.sampling.temperature = temperature;
-    o.seed = uint64_t(i) + 1;
-    o.max_tokens = tokens;
-    o.ignore_eos = true;
-    jobs.emplace_back(speculative::echoing_prompt(uint32_t(i), 8 + i % 40), o);
-  }
-  return jobs;
+  return speculative::endless_jobs(count, temperature, tokens, [](int i) {
+    return speculative::echoing_prompt(uint32_t(i), 8 + i % 40);
+  });
 }
 
 TEST(Ppd, TextOfFiftyPromptsIsThatOfPlain) {
@@ -131,36 +124,20 @@ TEST(Ppd, ALazyHeadFindsTheSameCandidates) {
 
 TEST(Ppd, EveryOptionOfARequestGivesTheSameAsPlain) {
   const Prompts prompts;
-  Draws draws(78);
-  uint64_t accepted = 0, constrained = 0;
-  for (int round = 0; round < 10; ++round) {
-    TinyWorld world;
-    std::vector<TinyWorld::Job> jobs;
-    for (int i = 0; i < 16; ++i) {
-      jobs.emplace_back(speculative::echoing_prompt(uint32_t(round * 16 + i), 2 + draws.below(60)),
-                        speculative::varied_options(draws, draws.below(50)));
-    }
-    const auto plain = speculative::run_plain(world, jobs);
-    for (auto& job : jobs) {
-      job.options.method = draws.chance(0.1) ? "plain" : "ppd";
-      if (job.options.method == "plain") continue;
-      Options o;
-      if (draws.chance(0.8)) o["rows"] = std::to_string(4 + draws.below(40));
-      if (draws.chance(0.3)) o["lookup"] = std::to_string(1 + draws.below(6));
-      if (draws.chance(0.3)) o["head"] = "lazy";
-      job.options.method_options = prompts.options(o);
-    }
-    const auto got = world.run(jobs);
-    for (size_t i = 0; i < jobs.size(); ++i) {
-      expect_same(plain[i], got[i],
-                  "round " + std::to_string(round) + ", request " + std::to_string(i));
-      if (jobs[i].options.constraint) constrained += speculative::total({got[i]}).accepted;
-    }
-    accepted += speculative::total(got).accepted;
-    EXPECT_EQ(world.engine.pages().free(), world.engine.pages().total());
-  }
-  EXPECT_GT(accepted, 200u);
-  EXPECT_GT(constrained, 20u);
+  const speculative::Stood stood =
+      speculative::expect_same_for_every_option(78, 10, 50, [&](TinyWorld&, Draws& draws) {
+        return [&draws, &prompts](TinyWorld::Job& job) {
+          job.options.method = draws.chance(0.1) ? "plain" : "ppd";
+          if (job.options.method == "plain") return;
+          Options o;
+          if (draws.chance(0.8)) o["rows"] = std::to_string(4 + draws.below(40));
+          if (draws.chance(0.3)) o["lookup"] = std::to_string(1 + draws.below(6));
+          if (draws.chance(0.3)) o["head"] = "lazy";
+          job.options.method_options = prompts.options(o);
+        };
+      });
+  EXPECT_GT(stood.all, 200u);
+  EXPECT_GT(stood.constrained, 20u);
 }
 
 // Runs a program on an engine.

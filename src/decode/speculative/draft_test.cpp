@@ -18,16 +18,8 @@ using Options = std::map<std::string, std::string>;
 using Jobs = std::vector<TinyWorld::Job>;
 
 Jobs jobs_of(int count, float temperature, int tokens) {
-  Jobs jobs;
-  for (int i = 0; i < count; ++i) {
-    GenerationOptions o;
-    o.sampling.temperature = temperature;
-    o.seed = uint64_t(i) + 1;
-    o.max_tokens = tokens;
-    o.ignore_eos = true;
-    jobs.emplace_back(tiny_prompt(uint32_t(i), 8 + i % 40), o);
-  }
-  return jobs;
+  return speculative::endless_jobs(count, temperature, tokens,
+                                   [](int i) { return tiny_prompt(uint32_t(i), 8 + i % 40); });
 }
 
 Jobs by(Jobs jobs, const std::string& method, const Options& options,

@@ -15,16 +15,8 @@ using speculative::expect_same;
 using Options = std::map<std::string, std::string>;
 
 std::vector<TinyWorld::Job> jobs_of(int count, float temperature, int tokens) {
-  std::vector<TinyWorld::Job> jobs;
-  for (int i = 0; i < count; ++i) {
-    GenerationOptions o;
-    o.sampling.temperature = temperature;
-    o.seed = uint64_t(i) + 1;
-    o.max_tokens = tokens;
-    o.ignore_eos = true;
-    jobs.emplace_back(echoing_prompt(uint32_t(i), 8 + i % 40), o);
-  }
-  return jobs;
+  return speculative::endless_jobs(count, temperature, tokens,
+                                   [](int i) { return echoing_prompt(uint32_t(i), 8 + i % 40); });
 }
 
 void use(std::vector<TinyWorld::Job>& jobs, const Options& options) {
@@ -56,38 +48,22 @@ TEST(Lookup, TextOfFiftyPromptsIsThatOfPlain) {
 }
 
 TEST(Lookup, EveryOptionOfARequestGivesTheSameAsPlain) {
-  Draws draws(77);
-  uint64_t accepted = 0, constrained = 0;
-  for (int round = 0; round < 12; ++round) {
-    TinyWorld world;
-    std::vector<TinyWorld::Job> jobs;
-    for (int i = 0; i < 16; ++i) {
-      jobs.emplace_back(echoing_prompt(uint32_t(round * 16 + i), 2 + draws.below(60)),
-                        speculative::varied_options(draws, draws.below(50)));
-    }
-    const auto plain = speculative::run_plain(world, jobs);
-    for (auto& job : jobs) {
-      job.options.method = draws.chance(0.1) ? "plain" : "lookup";
-      if (job.options.method == "plain") continue;
-      auto& o = job.options.method_options;
-      o["adaptive"] = draws.chance(0.5) ? "1" : "0";
-      o["draft_max"] = std::to_string(1 + draws.below(12));
-      o["branches"] = std::to_string(1 + draws.below(5));
-      o["prompt_lookup_min"] = std::to_string(1 + draws.below(3));
-      if (draws.chance(0.3)) o["prompt_lookup_max"] = std::to_string(3 + draws.below(3));
-      if (draws.chance(0.2)) o["draft_min"] = "1";
-    }
-    const auto got = world.run(jobs);
-    for (size_t i = 0; i < jobs.size(); ++i) {
-      expect_same(plain[i], got[i],
-                  "round " + std::to_string(round) + ", request " + std::to_string(i));
-      if (jobs[i].options.constraint) constrained += speculative::total({got[i]}).accepted;
-    }
-    accepted += speculative::total(got).accepted;
-    EXPECT_EQ(world.engine.pages().free(), world.engine.pages().total());
-  }
-  EXPECT_GT(accepted, 500u);
-  EXPECT_GT(constrained, 50u);
+  const speculative::Stood stood =
+      speculative::expect_same_for_every_option(77, 12, 50, [&](TinyWorld&, Draws& draws) {
+        return [&draws](TinyWorld::Job& job) {
+          job.options.method = draws.chance(0.1) ? "plain" : "lookup";
+          if (job.options.method == "plain") return;
+          auto& o = job.options.method_options;
+          o["adaptive"] = draws.chance(0.5) ? "1" : "0";
+          o["draft_max"] = std::to_string(1 + draws.below(12));
+          o["branches"] = std::to_string(1 + draws.below(5));
+          o["prompt_lookup_min"] = std::to_string(1 + draws.below(3));
+          if (draws.chance(0.3)) o["prompt_lookup_max"] = std::to_string(3 + draws.below(3));
+          if (draws.chance(0.2)) o["draft_min"] = "1";
+        };
+      });
+  EXPECT_GT(stood.all, 500u);
+  EXPECT_GT(stood.constrained, 50u);
 }
 
 TEST(Lookup, ATextThatRepeatsItselfTakesFewForwards) {

@@ -156,4 +156,56 @@ inline size_t tokens_of(const std::vector<Outcome>& outcomes) {
   return tokens;
 }
 
+// Requests at one temperature whose text goes on to the limit; request i has the prompt
+// prompt_of(i).
+template <class PromptOf>
+std::vector<TinyWorld::Job> endless_jobs(int count, float temperature, int tokens,
+                                         const PromptOf& prompt_of) {
+  std::vector<TinyWorld::Job> jobs;
+  for (int i = 0; i < count; ++i) {
+    GenerationOptions o;
+    o.sampling.temperature = temperature;
+    o.seed = uint64_t(i) + 1;
+    o.max_tokens = tokens;
+    o.ignore_eos = true;
+    jobs.emplace_back(prompt_of(i), o);
+  }
+  return jobs;
+}
+
+// Drafts that stood, in all and of requests with a constraint.
+struct Stood {
+  uint64_t all = 0, constrained = 0;
+};
+
+// Rounds of sixteen requests of every kind at once: by plain decoding, and by what is chosen for
+// each. prepare(world, draws) returns what chooses: a function of a job, alive until the round
+// ends.
+template <class Prepare>
+Stood expect_same_for_every_option(uint32_t seed, int rounds, int most_tokens,
+                                   const Prepare& prepare) {
+  Draws draws(seed);
+  Stood stood;
+  for (int round = 0; round < rounds; ++round) {
+    TinyWorld world;
+    std::vector<TinyWorld::Job> jobs;
+    for (int i = 0; i < 16; ++i) {
+      jobs.emplace_back(echoing_prompt(uint32_t(round * 16 + i), 2 + draws.below(60)),
+                        varied_options(draws, draws.below(most_tokens)));
+    }
+    const auto plain = run_plain(world, jobs);
+    const auto choose = prepare(world, draws);
+    for (auto& job : jobs) choose(job);
+    const auto got = world.run(jobs);
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      expect_same(plain[i], got[i],
+                  "round " + std::to_string(round) + ", request " + std::to_string(i));
+      if (jobs[i].options.constraint) stood.constrained += total({got[i]}).accepted;
+    }
+    stood.all += total(got).accepted;
+    EXPECT_EQ(world.engine.pages().free(), world.engine.pages().total());
+  }
+  return stood;
+}
+
 }  // namespace tutti::decode::speculative
