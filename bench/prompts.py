@@ -18,7 +18,6 @@ import gzip
 import hashlib
 import json
 import pathlib
-import re
 import subprocess
 import sys
 import zipfile

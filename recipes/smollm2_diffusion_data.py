@@ -38,8 +38,8 @@ operating systems;files;passwords;networks;search engines;robots;artificial inte
 galaxies;telescopes;photography;dreams;memory;friendship;honesty;courage;patience;humour;holidays""".replace("\n", "")
 
 
-def held_out(text):
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % HELD_OUT == 0
+def held_out(text, one_in=HELD_OUT):
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % one_in == 0
 
 
 def unpack(folder):
@@ -144,17 +144,21 @@ def chat(question):
     return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
+def run_lines(tutti, path, lines, threads, *options):
+    """What `tutti run` answers to the lines, which are kept at the path."""
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = subprocess.run([tutti, "run", "-m", MODEL, "--prompts", path, "--json", "-q", "-t", str(threads), *options],
+                         stdout=subprocess.PIPE, check=True)
+    return [json.loads(answer) for answer in run.stdout.decode().splitlines()]
+
+
 def own_answers(tutti, folder, samples, threads):
     """What the model answers at temperature 0.8; what did not end is cut behind its last sentence."""
     questions = [form.format(topic) for topic in TOPICS.split(";") for form in FORMS]
     lines = [{"prompt": chat(q), "raw": True, "n": 84, "temp": 0.8, "seed": 1 + i * samples + k}
              for i, q in enumerate(questions) for k in range(samples)]
-    (folder / "questions.jsonl").write_text("".join(json.dumps(l) + "\n" for l in lines))
-    run = subprocess.run([tutti, "run", "-m", MODEL, "--prompts", folder / "questions.jsonl", "--json", "-q", "-t",
-                          str(threads)], stdout=subprocess.PIPE, check=True)
     pairs = []
-    for line, answer in zip(lines, run.stdout.decode().splitlines()):
-        answer = json.loads(answer)
+    for line, answer in zip(lines, run_lines(tutti, folder / "questions.jsonl", lines, threads)):
         text = answer["text"].strip()
         if answer["finish_reason"] != "stop":
             text = text[:max(text.rfind(c + " ") for c in ".!?") + 1]

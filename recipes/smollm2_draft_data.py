@@ -21,7 +21,7 @@ import sysconfig
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "recipes")]
 from prompts import complete, is_held_out, number, passages, repeat, summarise, topics  # noqa: E402
-from smollm2_diffusion_data import FORMS, MODEL, chat, documents, prose, unpack  # noqa: E402
+from smollm2_diffusion_data import FORMS, MODEL, chat, documents, prose, run_lines, unpack  # noqa: E402
 
 END = "<|im_end|>\n"
 
@@ -54,12 +54,8 @@ def answers(o, ask):
     """What the model writes: the first sample greedily, the others at temperature 0.8."""
     lines = [{"prompt": prompt, "raw": True, "n": n, "temp": 0.8 if k else 0, "seed": 1 + 64 * i + k}
              for i, (prompt, n, samples) in enumerate(ask) for k in range(samples)]
-    (o.out / "questions.jsonl").write_text("".join(json.dumps(l) + "\n" for l in lines))
-    run = subprocess.run([o.tutti, "run", "-m", MODEL, "--prompts", o.out / "questions.jsonl", "--json", "-q", "-t",
-                          str(o.threads), *o.run], stdout=subprocess.PIPE, check=True)
     texts = []
-    for line, answer in zip(lines, run.stdout.decode().splitlines()):
-        answer = json.loads(answer)
+    for line, answer in zip(lines, run_lines(o.tutti, o.out / "questions.jsonl", lines, o.threads, *o.run)):
         texts.append(line["prompt"] + answer["text"] + (END if answer["finish_reason"] == "stop" else "\n\n"))
     return texts
 

@@ -11,22 +11,16 @@ of bench/prompts.py are of topics and pages that are in neither file.
 """
 
 import argparse
-import hashlib
-import json
 import pathlib
-import subprocess
 
-from smollm2_diffusion_data import FORMS, MODEL, TOPICS, documents, prose, token_counts, unpack
+from smollm2_diffusion_data import (FORMS, TOPICS, documents, held_out, prose, run_lines, token_counts, unpack,
+                                    write)
 
 HELD_OUT = 10  # one source in so many is never trained
 OPENING = 24  # words of a paragraph that are given
 SHORTEST = 16  # tokens of an answer, else there is little to learn from it
 LONGEST_PROMPT = 96  # tokens
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-
-
-def held_out(source):
-    return int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big") % HELD_OUT == 0
 
 
 def chat(question):
@@ -57,15 +51,7 @@ def openings(root, count):
 def answers(tutti, folder, prompts, tokens, threads):
     lines = [{"prompt": prompt, "raw": True, "n": tokens, "temp": 0.0 if i % 2 == 0 else 0.7, "seed": i + 1}
              for i, prompt in enumerate(prompts)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run = subprocess.run([tutti, "run", "-m", MODEL, "--prompts", folder / "prompts.jsonl", "--json", "-q", "-t",
-                          str(threads)], stdout=subprocess.PIPE, check=True)
-    return [json.loads(line)["text"] for line in run.stdout.decode().splitlines()]
-
-
-def write(path, lines):
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    print(f"{path}: {len(lines)} lines")
+    return [answer["text"] for answer in run_lines(tutti, folder / "prompts.jsonl", lines, threads)]
 
 
 def main():
@@ -85,7 +71,7 @@ def main():
     for name, wanted in (("train", False), ("held_out", True)):
         write(o.out / f"{name}.jsonl",
               [{"prompt": prompt, "answer": text} for (source, prompt), text, kept in zip(asked, texts, long)
-               if kept and held_out(source) == wanted])
+               if kept and held_out(source, HELD_OUT) == wanted])
 
 
 if __name__ == "__main__":
