@@ -172,6 +172,20 @@ std::vector<DecodePoint> decode_points(const BenchOptions& o) {
   return points;
 }
 
+// Slots whose keys and values a forward reads, in the middle of `tokens` tokens; the mean over
+// layers. Each stream reads its own, forks those of their prompt together; layers that slide see
+// the last ones only.
+double slots_per_forward(const models::Config& config, const DecodePoint& p, int tokens) {
+  double slots = 0;
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const bool slides = config.window > 0 && config.is_sliding(layer);
+    const double own = tokens / 2.0, seen = slides ? config.window : p.depth + own;
+    const double last = std::min(own, seen), prompt = std::min(double(p.depth), seen - last);
+    slots += (p.streams * last + (p.forks ? 1 : p.streams) * prompt) / config.layers;
+  }
+  return slots;
+}
+
 std::string plot_of(const std::string& title, const Json& decode) {
   std::map<std::string, std::vector<std::pair<double, double>>> lines;
   for (const Json& j : decode) {
@@ -241,18 +255,8 @@ void bench(const BenchOptions& o) {
 
   const double slot_bytes =
       double(model.kv_layout(session.engine().options().kv).page_bytes()) / tensor::kPageSlots;
-  // Weights are read once a forward for all streams, each stream reads its own keys and values,
-  // forks those of their prompt together; layers that slide see the last ones only.
   const auto bytes_per_forward = [&](const DecodePoint& p) {
-    const models::Config& config = model.config();
-    double slots = 0;  // the mean over layers
-    for (int layer = 0; layer < config.layers; ++layer) {
-      const bool slides = config.window > 0 && config.is_sliding(layer);
-      const double own = o.tokens / 2.0, seen = slides ? config.window : p.depth + own;
-      const double last = std::min(own, seen), prompt = std::min(double(p.depth), seen - last);
-      slots += (p.streams * last + (p.forks ? 1 : p.streams) * prompt) / config.layers;
-    }
-    return double(bytes) + slot_bytes * slots;
+    return double(bytes) + slot_bytes * slots_per_forward(model.config(), p, o.tokens);
   };
 
   Json prompt = Json::array(), decode = Json::array();
