@@ -74,27 +74,26 @@ void DraftModelOptions::resolve(decode::GenerationOptions& generation) const {
     throw Error(ErrorKind::kUsage, "--draft-cores: needs a --draft-model");
 }
 
-std::shared_ptr<engine::CoreLease> DraftModelOptions::lease() const {
-  return model.empty() || cores > 0 ? nullptr : std::make_shared<engine::CoreLease>();
-}
-
-DraftSession::DraftSession(const DraftModelOptions& options, Session& target,
-                           std::shared_ptr<engine::CoreLease> lease) {
+DraftSession::DraftSession(const DraftModelOptions& options, Session& target) {
   ModelOptions model = target.options();
   model.model = options.model;
-  session_ = std::make_unique<Session>(model, engine::EngineOptions(), Session::Input::kText,
-                                       std::move(lease), &target.model().checkpoint());
+  const bool own_cores = options.cores > 0;
+  session_ =
+      std::make_unique<Session>(model, engine::EngineOptions(), Session::Input::kText,
+                                own_cores ? nullptr : target.pool(), &target.model().checkpoint());
   std::shared_ptr<decode::speculative::DraftCores> cores;
-  if (options.cores > 0) {
+  if (own_cores) {
     const auto split = split_cores(target.pool()->threads(), options.cores);
     target.engine().use_cores(split, 0);
     session_->engine().use_cores(split, 1);
     cores = std::make_shared<decode::speculative::DraftCores>(split, 0, 1);
+  } else {
+    target.engine().host(session_->shared_engine());
   }
   model_ = std::make_shared<const decode::speculative::DraftModel>(
       session_->engine(), session_->has_tokenizer() ? session_->tokenizer() : target.tokenizer(),
       target.tokenizer(), std::move(cores));
-  thread_ = std::thread([this] { session_->engine().serve(); });
+  if (own_cores) thread_ = std::thread([this] { session_->engine().serve(); });
 }
 
 DraftSession::~DraftSession() {

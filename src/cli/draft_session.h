@@ -1,4 +1,5 @@
-// A second model that drafts for the first: its options, and its engine on a thread of its own.
+// A second model that drafts for the first: its options, and its engine, a guest of the first one's
+// or, with cores of its own, on a thread of its own.
 #pragma once
 
 #include <memory>
@@ -21,16 +22,13 @@ struct DraftModelOptions {
   // A draft model drafts unless another method was named; --draft-max and the like become options
   // of the method. Throws Error(kUsage) for settings that the method does not have.
   void resolve(decode::GenerationOptions& generation) const;
-  // What the first Session needs to share cores with the second; null when there is none.
-  std::shared_ptr<engine::CoreLease> lease() const;
 };
 
 class DraftSession {
  public:
-  // Opens the draft model beside `target`, with the same threads, arithmetic and KV type, and
-  // serves. Throws Error, also when the two have different vocabularies.
-  DraftSession(const DraftModelOptions& options, Session& target,
-               std::shared_ptr<engine::CoreLease> lease);
+  // Opens the draft model beside `target`, with the same threads, arithmetic and KV type. Throws
+  // Error, also when the two have different vocabularies.
+  DraftSession(const DraftModelOptions& options, Session& target);
   ~DraftSession();
   DraftSession(const DraftSession&) = delete;
   DraftSession& operator=(const DraftSession&) = delete;

@@ -300,10 +300,9 @@ void run(const RunOptions& o) {
     throw Error(ErrorKind::kUsage,
                 "run: --prompt-cache holds one prompt; use it with -p or -f, not with --prompts");
   }
-  const auto lease = o.draft.lease();
-  Session session(o.model, {}, Session::Input::kText, lease);
+  Session session(o.model);
   std::optional<DraftSession> drafting;
-  if (!o.draft.model.empty()) drafting.emplace(o.draft, session, lease);
+  if (!o.draft.model.empty()) drafting.emplace(o.draft, session);
   const text::Tokenizer& tokenizer = session.tokenizer();
   const auto constraint = constraint_of(grammar, session);
   if (!o.raw && !session.has_chat_template() && !o.model.quiet) {

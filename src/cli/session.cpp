@@ -132,10 +132,12 @@ text::Tokenizer load_tokenizer(const std::string& model) {
 }
 
 Session::Session(const ModelOptions& options, engine::EngineOptions engine_options, Input input,
-                 std::shared_ptr<engine::CoreLease> lease, const models::Checkpoint* target)
-    : options_(options) {
+                 std::shared_ptr<ComputePool> pool, const models::Checkpoint* target)
+    : options_(options), pool_(std::move(pool)) {
   const auto start = std::chrono::steady_clock::now();
-  pool_ = std::make_shared<ComputePool>(options.threads > 0 ? options.threads : available_cores());
+  if (!pool_)
+    pool_ =
+        std::make_shared<ComputePool>(options.threads > 0 ? options.threads : available_cores());
   auto checkpoint = std::make_shared<models::Checkpoint>(
       models::Checkpoint::open(models::find_model(options.model)));
   if (target && checkpoint->config().embedding_width > 0) {
@@ -163,7 +165,7 @@ Session::Session(const ModelOptions& options, engine::EngineOptions engine_optio
                       : options.kv == "i8" ? tensor::KvType::kI8
                                            : tensor::KvType::kF16;
   if (options.kv_pages > 0) engine_options.pages = options.kv_pages;
-  engine_ = std::make_unique<engine::Engine>(model_, pool_, engine_options, std::move(lease));
+  engine_ = std::make_shared<engine::Engine>(model_, pool_, engine_options);
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 

@@ -41,16 +41,17 @@ class Session {
   // What a command works on: text, or ids alone (a model file without a tokenizer serves as well).
   enum class Input { kText, kIds };
   // Opens, packs (with a progress line on stderr when it takes long and stderr is a terminal) and
-  // starts an engine, which takes turns by `lease` with others on the same cores. Throws Error.
+  // starts an engine. `pool`: it computes with these workers; null: it has its own. Throws Error.
   // A draft model that has no embeddings takes those of `target`, and its tokens, too.
   explicit Session(const ModelOptions& options, engine::EngineOptions engine_options = {},
-                   Input input = Input::kText, std::shared_ptr<engine::CoreLease> lease = {},
+                   Input input = Input::kText, std::shared_ptr<ComputePool> pool = {},
                    const models::Checkpoint* target = nullptr);
 
   const models::Model& model() const { return *model_; }
   std::shared_ptr<const models::Model> shared_model() const { return model_; }
   std::shared_ptr<ComputePool> pool() const { return pool_; }
   engine::Engine& engine() { return *engine_; }
+  const std::shared_ptr<engine::Engine>& shared_engine() const { return engine_; }
   const text::Tokenizer& tokenizer() const { return *tokenizer_; }  // of Input::kText
   bool has_tokenizer() const { return tokenizer_ != nullptr; }
   const ModelOptions& options() const { return options_; }
@@ -70,7 +71,7 @@ class Session {
   std::shared_ptr<const models::Model> model_;
   std::unique_ptr<text::Tokenizer> tokenizer_;
   std::optional<text::ChatTemplate> chat_;
-  std::unique_ptr<engine::Engine> engine_;
+  std::shared_ptr<engine::Engine> engine_;
   double load_seconds_ = 0;
 };
 

@@ -73,7 +73,7 @@ struct GenerationOptions {
   int n = 1;               // samples of the same prompt, sharing its pages
   std::vector<std::string> stop;  // the text ends before the first of these; `ids` keep its tokens
   bool ignore_eos = false;
-  std::string method = "auto";  // plain for causal models, diffusion for masked ones
+  std::string method = "auto";  // see method_for
   std::map<std::string, std::string> method_options;
   uint64_t cache_salt = 0;  // requests with different salt never share cached pages
   // A file with the keys and values of a prompt (engine::Context::save), or empty. What it shares

@@ -740,7 +740,7 @@ TEST(Methods, TheTableTellsTheTruth) {
           << method.name;
     }
   }
-  EXPECT_EQ(method_for("auto", causal.tiny.model->config()).name, "plain");
+  EXPECT_EQ(method_for("auto", causal.tiny.model->config()).name, "lookup");
   EXPECT_EQ(method_for("auto", masked.tiny.model->config()).name, "diffusion");
   EXPECT_EQ(method_for("auto", any_order.tiny.model->config()).name, "any-order");
   try {

@@ -110,7 +110,8 @@ const Method& method_for(std::string_view wanted, const models::Config& config) 
                       : config.attention == AttentionKind::kPermutation ? Reads::kAnyOrder
                                                                         : Reads::kMasked;
   const auto fits = [&](const Method& m) { return m.reads == reads; };
-  if (wanted == "auto") return *std::ranges::find_if(methods(), fits);
+  if (wanted == "auto")
+    return reads == Reads::kCausal ? find_method("lookup") : *std::ranges::find_if(methods(), fits);
   const Method& method = find_method(wanted);
   if (fits(method)) return method;
   std::string names;

@@ -50,8 +50,9 @@ struct Method {
 std::span<const Method> methods();
 // Throws Error(kUsage) that lists the names. "auto" is no method; see method_for.
 const Method& find_method(std::string_view name);
-// The same; "auto" is the first method of the table that reads the model. Throws
-// Error(kUnsupported), too: the method does not read it.
+// The same; "auto" is lookup for causal models, whose drafts pay or are not made, and else the
+// first method of the table that reads the model. Throws Error(kUnsupported), too: the method does
+// not read it.
 const Method& method_for(std::string_view name, const models::Config& config);
 
 // An option of the method that `g` runs, as a number; the table's default when it was not given.

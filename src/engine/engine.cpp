@@ -9,7 +9,6 @@
 #include <boost/system/system_error.hpp>
 #include <chrono>
 #include <climits>
-#include <cmath>
 #include <string>
 #include <utility>
 
@@ -65,10 +64,16 @@ Engine::Engine(std::shared_ptr<const models::Model> model, std::shared_ptr<Compu
 }
 
 Engine::~Engine() {
-  // Programs still waiting are destroyed with io_; their Contexts give pages back to a pool that is
-  // still there.
+  // Programs still waiting are destroyed with own_io_; their Contexts give pages back to a pool
+  // that is still there.
   if (split_) split_->on_cores(split_member_, {});
   host_.reset();
+  // Programs that wait for a guest are this io's as well.
+  for (const auto& guest : guests_) {
+    guest->host_.reset();
+    guest->pending_.clear();
+    guest->networks_ = {};
+  }
   pending_.clear();
   networks_ = {};
 }
@@ -84,7 +89,7 @@ void Engine::spawn(std::shared_ptr<Request> request, std::function<Task<void>()>
                    std::function<void(std::exception_ptr)> done) {
   ++programs_;
   auto slot = request->cancel.slot();
-  asio::co_spawn(io_, std::move(program),
+  asio::co_spawn(*io_, std::move(program),
                  asio::bind_cancellation_slot(
                      slot, [this, request, done = std::move(done)](std::exception_ptr e) {
                        --programs_;
@@ -164,138 +169,6 @@ Task<void> Engine::answered(QueryPtr query) {
       asio::use_awaitable);
 }
 
-void Engine::validate(const Query& query) const {
-  const models::Config& c = model_->config();
-  const auto bad = [](size_t part, size_t row, const std::string& what) {
-    throw Error(ErrorKind::kUsage, "query part " + std::to_string(part) + ", row " +
-                                       std::to_string(row) + ": " + what);
-  };
-  if (query.parts.empty()) throw Error(ErrorKind::kUsage, "query: has no parts");
-  for (size_t p = 0; p < query.parts.size(); ++p) {
-    const auto& part = query.parts[p];
-    if (part.rows.rows.empty()) bad(p, 0, "a part needs at least one row");
-    if (part.context->engine != this) bad(p, 0, "the Context belongs to another engine");
-    for (size_t other = 0; other < p; ++other) {
-      if (query.parts[other].context == part.context)
-        bad(p, 0, "the Context is already named by another part");
-    }
-    if (part.rows.splittable && query.parts.size() > 1)
-      bad(p, 0, "a splittable append must be the only part");
-    if (part.rows.classes.size() > size_t(tensor::kMaxSoftmaxClasses)) {
-      bad(p, 0, "at most " + std::to_string(tensor::kMaxSoftmaxClasses) + " softmax classes");
-    }
-    if (!part.rows.classes.empty() && !part.context->weighed.empty()) {
-      bad(p, 0, "brings softmax classes to a Context that has weighed slots");
-    }
-    const int slots = part.context->size();
-    for (size_t r = 0; r < part.rows.rows.size(); ++r) {
-      const Row& row = part.rows.rows[r];
-      switch (row.in.kind) {
-        case RowInput::kToken:
-          if (row.in.token < 0 || row.in.token >= c.vocab) {
-            bad(p, r,
-                "token " + std::to_string(row.in.token) + " is not in [0, " +
-                    std::to_string(c.vocab) + ")");
-          }
-          break;
-        case RowInput::kVector:
-          if (row.in.vector.size() != size_t(c.hidden)) {
-            bad(p, r,
-                "a vector of " + std::to_string(row.in.vector.size()) + " for a hidden size of " +
-                    std::to_string(c.hidden));
-          }
-          for (const float x : row.in.vector) {
-            if (!std::isfinite(x)) bad(p, r, "the vector holds a value that is not finite");
-          }
-          break;
-        case RowInput::kMix:
-          if (row.in.ids.empty() || row.in.ids.size() != row.in.weights.size()) {
-            bad(p, r, "a mix needs as many weights as ids");
-          }
-          for (const int32_t id : row.in.ids) {
-            if (id < 0 || id >= c.vocab)
-              bad(p, r, "mix id " + std::to_string(id) + " is not in the vocabulary");
-          }
-          break;
-        case RowInput::kFromRow:
-          if (row.in.row < 0 || size_t(row.in.row) >= r)
-            bad(p, r, "takes its input from a row that is not before it");
-          if (row.in.map && row.in.map->width != c.hidden)
-            bad(p, r, "the map's width is not the hidden size");
-          if (part.rows.rows[size_t(row.in.row)].active.enter > std::max(row.active.enter, 0)) {
-            bad(p, r, "takes its input from a row that enters at a later layer");
-          }
-          break;
-        case RowInput::kMask:
-          if (model_->checkpoint().weights().mask.empty())
-            bad(p, r, "the model has no mask vector");
-          break;
-      }
-      if (c.relative && (row.position.t < 0 || row.position.t >= c.context_length)) {
-        bad(p, r,
-            "position " + std::to_string(row.position.t) + " is not in [0, " +
-                std::to_string(c.context_length) + "), the context of the model");
-      }
-      if (row.view != kCausalView && (row.view < 0 || size_t(row.view) >= part.rows.views.size())) {
-        bad(p, r, "view " + std::to_string(row.view) + " does not exist");
-      }
-      if (row.write.to == Write::kSlot && (row.write.slot < 0 || row.write.slot >= slots)) {
-        bad(p, r, "writes slot " + std::to_string(row.write.slot) + " of " + std::to_string(slots));
-      }
-      if (part.rows.splittable && (row.view != kCausalView || row.write.to != Write::kAppend ||
-                                   row.in.kind == RowInput::kFromRow || row.active.enter != 0 ||
-                                   row.active.leave < c.layers || !row.sees_self)) {
-        bad(p, r, "a splittable append holds plain causal rows only");
-      }
-      if (!row.want) continue;
-      for (const int layer : row.want->hidden) {
-        if (layer < 0 || layer > c.layers)
-          bad(p, r, "wants the state at layer " + std::to_string(layer));
-        if (row.in.kind == RowInput::kFromRow && layer < std::min(row.active.enter, c.layers)) {
-          bad(p, r, "wants the state at layer " + std::to_string(layer) + ", before it has one");
-        }
-      }
-      for (const auto& range : row.want->mass) {
-        if (range.first < 0 || range.count < 0 || range.first > slots ||
-            range.count > slots - range.first) {
-          bad(p, r, "wants the attention to slots that are not there");
-        }
-        if (row.active.enter > 0 || row.active.leave < c.layers) {
-          bad(p, r, "wants its attention, but does not run through all layers");
-        }
-      }
-      for (const int32_t id : row.want->at) {
-        if (id < 0 || id >= c.vocab) bad(p, r, "wants the logit of id " + std::to_string(id));
-      }
-      if (!row.want->mix.empty() && part.rows.splittable) {
-        bad(p, r, "mixes rows of a splittable append, which may lie in different ticks");
-      }
-      for (const auto& term : row.want->mix) {
-        const bool known = term.part >= 0 && size_t(term.part) < query.parts.size() &&
-                           term.row >= 0 &&
-                           size_t(term.row) < query.parts[size_t(term.part)].rows.rows.size();
-        if (!known) bad(p, r, "mixes a row that does not exist");
-        const auto& mixed = query.parts[size_t(term.part)].rows.rows[size_t(term.row)].want;
-        if (!mixed || !mixed->needs_head()) bad(p, r, "mixes a row whose logits are not wanted");
-      }
-    }
-    for (const View& view : part.rows.views) {
-      for (const Segment& s : view) {
-        if (s.first < 0 || s.softmax_class >= tensor::kMaxSoftmaxClasses)
-          bad(p, 0, "a view names a bad segment");
-        if (s.of == Segment::kSlots &&
-            (s.first > slots || (s.count >= 0 && s.first + s.count > slots))) {
-          bad(p, 0, "a view names slots past the " + std::to_string(slots) + " of the Context");
-        }
-        if (s.of == Segment::kModelPrefix && size_t(s.first) >= prefixes_.size()) {
-          bad(p, 0,
-              "a view names model prefix " + std::to_string(s.first) + ", which does not exist");
-        }
-      }
-    }
-  }
-}
-
 void Engine::count_tokens(Request& request, uint64_t n) {
   request.statistics.tokens += n;
   statistics_.tokens += n;
@@ -315,7 +188,7 @@ void Engine::run() { loop(false); }
 void Engine::serve() { loop(true); }
 
 void Engine::stop() {
-  asio::post(io_, [this] { stop_ = true; });
+  asio::post(*io_, [this] { stop_ = true; });
 }
 
 void Engine::loop(bool wait_when_idle) {
@@ -323,23 +196,41 @@ void Engine::loop(bool wait_when_idle) {
   while (!stop_) {
     run_programs();
     if (stop_) break;
-    const bool work = !pending_.empty() || !networks_.empty();
-    if (work && begin_cores()) {
-      const bool streaming = !pending_.empty();
-      if (streaming) tick();
-      if (!networks_.empty()) network_slot(streaming);
-      if (split_) split_->end(split_member_);
-      continue;
-    }
-    if (!work && programs_ == 0 && !wait_when_idle) break;
+    bool stepped = step();
+    for (const auto& guest : guests_) stepped |= guest->step();
+    if (stepped) continue;
+    const auto busy = [](const Engine& e) { return e.works() || e.programs_ > 0; };
+    if (!wait_when_idle && !any(busy)) break;
     if (lease_) lease_->set_hungry(lease_member_, false);
     const auto start = Clock::now();
-    const auto guard = asio::make_work_guard(io_);
-    io_.restart();
-    io_.run_one();
+    const auto guard = asio::make_work_guard(*io_);
+    io_->restart();
+    io_->run_one();
     statistics_.idle_seconds += seconds_since(start);
   }
   if (lease_) lease_->set_hungry(lease_member_, false);
+}
+
+// A tick and what is due of the networks' work; false: there is none, or no core for it.
+bool Engine::step() {
+  if (!works() || !begin_cores()) return false;
+  const bool streaming = !pending_.empty();
+  if (streaming) tick();
+  if (!networks_.empty()) network_slot(streaming);
+  if (split_) split_->end(split_member_);
+  return true;
+}
+
+// Whether it holds of this engine or of a guest.
+template <class Condition>
+bool Engine::any(const Condition& condition) const {
+  return condition(*this) ||
+         std::ranges::any_of(guests_, [&](const auto& guest) { return condition(*guest); });
+}
+
+void Engine::host(std::shared_ptr<Engine> guest) {
+  guest->io_ = io_;
+  guests_.push_back(std::move(guest));
 }
 
 void Engine::use_cores(std::shared_ptr<CoreSplit> split, int member) {
@@ -347,7 +238,7 @@ void Engine::use_cores(std::shared_ptr<CoreSplit> split, int member) {
   split_ = std::move(split);
   split_member_ = member;
   // An engine without cores waits for anything to do, so anything wakes it.
-  split_->on_cores(member, [this] { asio::post(io_, [] {}); });
+  split_->on_cores(member, [this] { asio::post(*io_, [] {}); });
 }
 
 // Takes the cores for one tick; false: there are none now.
@@ -402,7 +293,7 @@ Task<void> Engine::run_job(NetworkQueue::JobPtr job) {
 }
 
 void Engine::resume_job(const NetworkQueue::JobPtr& job) {
-  asio::post(io_,
+  asio::post(*io_,
              [job, resume = std::move(job->resume)]() mutable { std::move(resume)(job->error); });
 }
 
@@ -425,15 +316,17 @@ void Engine::offload(std::function<void()> work) {
 
 void Engine::run_programs() {
   const auto start = Clock::now();
-  io_.restart();
+  io_->restart();
   const double least = options_.program_seconds;
   const double limit =
       statistics_.ticks
           ? std::max(least, 0.02 * statistics_.forward_seconds / double(statistics_.ticks))
           : least;
-  while (io_.poll_one() > 0) {
+  while (io_->poll_one() > 0) {
     // Who was cancelled runs at once: its pages are to be back by the next tick.
-    if (!pending_.empty() && cancelling_ == 0 && seconds_since(start) > limit) break;
+    const auto waits = [](const Engine& e) { return !e.pending_.empty(); };
+    const auto cancels = [](const Engine& e) { return e.cancelling_ > 0; };
+    if (any(waits) && !any(cancels) && seconds_since(start) > limit) break;
   }
   statistics_.program_seconds += seconds_since(start);
 }
@@ -828,131 +721,6 @@ void Engine::tick() {
   }
 }
 
-void Engine::answer_rows(const std::vector<QueryPtr>& planned, Plan& plan) {
-  models::Batch& batch = plan.batch();
-  // Which query row each head row answers.
-  struct Target {
-    Query* query;
-    size_t part;
-    int row;
-    const Want* want;
-    std::vector<float> kept;  // logits held back for guidance
-    bool hold = false;
-    std::exception_ptr error;  // each target is evaluated by one worker
-  };
-  std::vector<Target> targets;
-  // Of Batch::mass, which has the same rows in the same order.
-  struct Mass {
-    RowAnswer* answer;
-    std::vector<float> values;  // [layers][ranges]
-  };
-  std::vector<Mass> mass;
-  for (size_t u = 0; u < plan.units().size(); ++u) {
-    const PlannedRows& unit = plan.units()[u];
-    if (!unit.rows) continue;
-    Query& query = *planned[u];
-    size_t part = 0;
-    while (query.parts[part].context.get() != unit.context) ++part;
-    for (int i = 0; i < unit.count; ++i) {
-      const auto& want = unit.rows->rows[size_t(unit.first + i)].want;
-      if (!want) continue;
-      RowAnswer& answer = query.answers[part].rows[size_t(unit.first + i)];
-      answer.hidden.resize(want->hidden.size());
-      for (size_t h = 0; h < want->hidden.size(); ++h) {
-        answer.hidden[h].resize(size_t(model_->config().hidden));
-        batch.hidden.push_back({unit.batch_first + i, want->hidden[h], answer.hidden[h].data()});
-      }
-      if (!want->mass.empty()) {
-        mass.push_back(
-            {&answer, std::vector<float>(size_t(model_->config().layers) * want->mass.size())});
-        batch.mass[mass.size() - 1].out = mass.back().values.data();
-      }
-      if (!want->needs_head()) continue;
-      batch.head_rows.push_back(unit.batch_first + i);
-      targets.push_back({&query, part, unit.first + i, &*want, {}, false, {}});
-    }
-  }
-  // Rows that take part in guidance are held until all are there.
-  std::vector<std::vector<size_t>> terms(targets.size());
-  for (size_t t = 0; t < targets.size(); ++t) {
-    for (const auto& term : targets[t].want->mix) {
-      for (size_t o = 0; o < targets.size(); ++o) {
-        if (targets[o].query == targets[t].query && targets[o].part == size_t(term.part) &&
-            targets[o].row == term.row) {
-          targets[o].hold = true;
-          terms[t].push_back(o);
-        }
-      }
-    }
-    if (!targets[t].want->mix.empty()) targets[t].hold = true;
-  }
-
-  samplers_.resize(size_t(pool_->threads()));
-  const auto evaluate = [&](Sampler& sampler, const Target& target, std::span<float> logits) {
-    const tensor::Kernels& k = tensor::kernels();
-    const Want& want = *target.want;
-    RowAnswer& answer = target.query->answers[target.part].rows[size_t(target.row)];
-    const int vocab = int(logits.size());
-    if (want.logits) answer.logits.assign(logits.begin(), logits.end());
-    for (const int32_t id : want.at) answer.at.push_back(logits[size_t(id)]);
-    if (want.stats) answer.stats = k.vocab_stats(logits.data(), vocab, 1.0f);
-    if (want.top_k > 0) {
-      const int n = std::min(want.top_k, vocab);
-      std::vector<int> ids(static_cast<size_t>(n));
-      std::vector<float> values(static_cast<size_t>(n));
-      const int found = k.top_k(logits.data(), vocab, n, ids.data(), values.data());
-      for (int i = 0; i < found; ++i) answer.top.emplace_back(ids[size_t(i)], values[size_t(i)]);
-    }
-    if (want.pick) {
-      static const History kEmpty;
-      answer.picked =
-          sampler.pick(logits, want.sampling, want.history ? *want.history : kEmpty, want.key);
-    }
-  };
-  const auto guarded = [&](int worker, Target& target, std::span<float> logits) {
-    try {
-      evaluate(samplers_[size_t(worker)], target, logits);
-    } catch (...) {
-      target.error = std::current_exception();
-    }
-  };
-  model_->forward(*pool_, batch, {pages_.layout(), pages_.pointers()}, workspace_,
-                  [&](int worker, int index, std::span<float> logits) {
-                    Target& target = targets[size_t(index)];
-                    if (target.hold) {
-                      target.kept.assign(logits.begin(), logits.end());
-                    } else {
-                      guarded(worker, target, logits);
-                    }
-                  });
-  std::vector<float> mixed;
-  for (size_t t = 0; t < targets.size(); ++t) {
-    if (!targets[t].hold) continue;
-    if (targets[t].want->mix.empty()) {
-      mixed = targets[t].kept;
-    } else {
-      mixed.assign(targets[t].kept.size(), 0.0f);
-      for (size_t i = 0; i < terms[t].size(); ++i) {
-        tensor::kernels().add_scaled(targets[t].want->mix[i].weight,
-                                     targets[terms[t][i]].kept.data(), int(mixed.size()),
-                                     mixed.data());
-      }
-    }
-    guarded(0, targets[t], mixed);
-  }
-  for (const Target& target : targets) {
-    if (target.error && !target.query->error) target.query->error = target.error;
-  }
-  const size_t layers = size_t(model_->config().layers);
-  for (const Mass& m : mass) {
-    const size_t ranges = m.values.size() / layers;
-    for (size_t l = 0; l < layers; ++l) {
-      m.answer->mass.emplace_back(m.values.begin() + std::ptrdiff_t(l * ranges),
-                                  m.values.begin() + std::ptrdiff_t((l + 1) * ranges));
-    }
-  }
-}
-
 void Engine::finish(const QueryPtr& query) {
   query->finished = true;
   for (auto& part : query->parts) {
@@ -963,7 +731,7 @@ void Engine::finish(const QueryPtr& query) {
   ++delivering_;
   cancelling_ += query->cancelled;
   // Posted, not called: programs run between ticks, in the order of delivery.
-  asio::post(io_, [this, query] {
+  asio::post(*io_, [this, query] {
     if (query->resume) std::move(query->resume)(query->error);
     for (auto& part : query->parts) --part.context->delivered;
     --delivering_;

@@ -10,6 +10,8 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <typeindex>
+#include <unordered_map>
 #include <vector>
 
 #include "base/pool.h"
@@ -76,11 +78,25 @@ class Engine {
   const CostTable& cost() const { return cost_; }
   const EngineStatistics& statistics() const { return statistics_; }
   const EngineOptions& options() const { return options_; }
-  asio::io_context& io() { return io_; }
+  asio::io_context& io() { return *io_; }
 
   // From now on computes with the cores that `split` gives to `member`; the engine's pool must be
   // its own. Not while run() or serve() is active.
   void use_cores(std::shared_ptr<CoreSplit> split, int member);
+
+  // From now on the programs of `guest` run on this engine's thread and its ticks between this
+  // one's: two engines that wait for each other lose no time to threads that wake. The guest is run
+  // by this engine alone, and lives as long as it; a pool may be shared. Neither may be running.
+  void host(std::shared_ptr<Engine> guest);
+
+  // What the programs of this engine keep between requests: one T, made when it is first asked for.
+  // On the engine's thread.
+  template <class T>
+  T& kept() {
+    std::shared_ptr<void>& value = kept_[std::type_index(typeid(T))];
+    if (!value) value = std::make_shared<T>();
+    return *static_cast<T*>(value.get());
+  }
 
   // A new request; the next in age.
   std::shared_ptr<Request> new_request(double weight = 1.0);
@@ -183,6 +199,10 @@ class Engine {
   void resume_job(const NetworkQueue::JobPtr& job);
   void network_slot(bool streaming);
   bool begin_cores();
+  bool works() const { return !pending_.empty() || !networks_.empty(); }
+  bool step();
+  template <class Condition>
+  bool any(const Condition& condition) const;
   template <class Compute>
   double on_lease(const Compute& compute);
   void loop(bool wait_when_idle);
@@ -229,7 +249,10 @@ class Engine {
   double virtual_now_ = 0;  // virtual time of the least served prompt of the last tick that had one
   int programs_ = 0;
   bool stop_ = false;
-  asio::io_context io_{1};
+  std::unordered_map<std::type_index, std::shared_ptr<void>> kept_;
+  std::vector<std::shared_ptr<Engine>> guests_;  // before own_io_: its programs hold their pages
+  asio::io_context own_io_{1};
+  asio::io_context* io_ = &own_io_;          // the host's, of a guest
   std::unique_ptr<asio::thread_pool> host_;  // made when first used; joined before io_ goes
 };
 

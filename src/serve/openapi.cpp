@@ -137,17 +137,43 @@ const char* summary_of(const std::string& path) {
   return it == kSummaries.end() ? "" : it->second;
 }
 
+/// One event of a stream. Before OpenAPI 3.2, which has `itemSchema`, readers of documents take the
+/// schema of an event stream as that of each event.
+Json event_schema() {
+  return parsed(R"({"type": "object", "required": ["data"], "properties": {
+      "data": {"type": "string", "contentMediaType": "application/json", "description": "a piece of the answer; at last [DONE]"},
+      "event": {"type": "string"}}})");
+}
+
+/// Bodies to try: the answer whole, and as a stream.
+Json examples_of(const std::string& path, const OpenApiModels& models) {
+  Json body;
+  if (path == "/v1/chat/completions")
+    body = {{"messages", Json::array({Json{{"role", "user"}, {"content", "Hello"}}})}};
+  else if (path == "/v1/completions")
+    body = {{"prompt", "Once upon a time"}};
+  else if (path == "/v1/embeddings")
+    return {{"texts", {{"value", {{"input", {"a text", "another"}}}}}}};
+  else
+    return nullptr;
+  body["max_tokens"] = 2;
+  if (!models.names.empty()) body["model"] = models.names.front();
+  Json stream = body;
+  stream["stream"] = true;
+  return {{"whole", {{"value", body}}}, {"stream", {{"value", stream}}}};
+}
+
 Json responses(const std::string& path, bool takes_body, bool open, bool keys) {
   const Json error{{"application/json", {{"schema", {{"$ref", "#/components/schemas/Error"}}}}}};
   Json content;
   static const std::map<std::string, const char*> kTexts{
       {"/metrics", "text/plain"}, {"/", "text/html"}, {"/tutti/events", "text/event-stream"}};
   if (const auto text = kTexts.find(path); text != kTexts.end()) {
-    content = {{text->second, {{"schema", {{"type", "string"}}}}}};
+    content = {{text->second,
+                {{"schema", path == "/tutti/events" ? event_schema() : Json{{"type", "string"}}}}}};
   } else {
     content = {{"application/json", {{"schema", {{"type", "object"}}}}}};
-    if (path.ends_with("completions"))
-      content["text/event-stream"] = {{"schema", {{"type", "string"}}}};
+    if (path.ends_with("completions")) content["text/event-stream"] = {{"schema", event_schema()}};
   }
   Json out{{"200", {{"description", "The answer"}, {"content", std::move(content)}}}};
   const auto add = [&](const char* status, const char* why) {
@@ -217,9 +243,12 @@ Json openapi_document(const std::vector<OpenApiRoute>& routes, const std::string
     Json operation{{"operationId", method + id},
                    {"summary", summary_of(route.path)},
                    {"responses", responses(route.path, !body.is_null(), route.open, keys)}};
-    if (!body.is_null())
-      operation["requestBody"] = {{"required", true},
-                                  {"content", {{"application/json", {{"schema", body}}}}}};
+    if (!body.is_null()) {
+      Json content{{"schema", body}};
+      if (Json examples = examples_of(route.path, models); !examples.is_null())
+        content["examples"] = std::move(examples);
+      operation["requestBody"] = {{"required", true}, {"content", {{"application/json", content}}}};
+    }
     if (route.open) operation["security"] = Json::array();
     paths[route.path][method] = std::move(operation);
   }

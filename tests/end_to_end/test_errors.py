@@ -53,7 +53,7 @@ def test_usage(arguments, words):
 # These need the model, so they come through one engine each; the cheap ones are in test_run's file of prompts.
 @pytest.mark.parametrize("options, code, words", [
     (["-n", "-5"], 2, ["max_tokens: -5"]),
-    (["-o", "width=3"], 2, ["method plain: has no option width", "tutti methods"]),
+    (["-o", "width=3"], 2, ["method lookup: has no option width", "tutti methods"]),
     (["--method", "beam", "-o", "width=many"], 2, ["option width=many", "1 to 64"]),
     (["--method", "beam", "--temp", "1"], 2, ["method beam", "temperature"]),
     (["--temp", "-1"], 2, ["temperature: -1"]),

@@ -21,9 +21,9 @@ def test_no_body_is_the_servers_fault(tmp_path):
     server = Server("-t", "1", "--max-tokens", "4", "--max-choices", "3", model=str(model.write(tmp_path / "t.gguf", TEMPLATE)))
     try:
         done = subprocess.run(
-            [SCHEMATHESIS, "run", f"http://127.0.0.1:{server.port}/openapi.json", "--checks", CHECKS, "--max-time", "25",
-             "--phases", "coverage,fuzzing", "--exclude-path", "/tutti/events", "--seed", "1", "--request-timeout", "20", "--no-color",
-             "--suppress-health-check", "all", "--continue-on-failure"],
+            [SCHEMATHESIS, "run", f"http://127.0.0.1:{server.port}/openapi.json", "--checks", CHECKS, "--max-examples", "60",
+             "--phases", "examples,coverage,fuzzing", "--exclude-path", "/tutti/events", "--seed", "1", "--generation-deterministic",
+             "--request-timeout", "60", "--no-color", "--suppress-health-check", "all", "--continue-on-failure"],
             capture_output=True, text=True, cwd=tmp_path, timeout=170)
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         metrics = server.metrics()

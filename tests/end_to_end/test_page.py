@@ -75,7 +75,7 @@ def test_methods_are_the_programs(server):
     listed = json.loads(server.request("GET", "/v1/methods")[2])
     assert listed["data"] == tutti("methods", "--json").json()
     model = listed["models"][0]
-    assert model == {"id": "smollm2", "chat": True, "max_model_len": 8192, "auto": "plain",
+    assert model == {"id": "smollm2", "chat": True, "max_model_len": 8192, "auto": "lookup",
                      "methods": ["plain", "beam", "lookup", "early-exit"]}
 
 

@@ -6,6 +6,7 @@ import math
 import pytest
 from user import jsonl, tutti
 
+PLAIN = ("--method", "plain")  # a row and a forward per token
 STATS = {"prompt_tokens", "tokens", "forwards", "rows", "tokens_per_forward", "rows_per_forward", "prompt_tok_s", "tok_s"}
 
 
@@ -24,6 +25,7 @@ def decoded(ids):
 
 
 def check_answer(answer, tokens=None, alone=True):
+    """Of method plain."""
     assert {"text", "ids", "prompt_ids", "finish_reason", "stats"} <= set(answer)
     stats = answer["stats"]
     assert STATS <= set(stats)
@@ -42,7 +44,7 @@ def check_answer(answer, tokens=None, alone=True):
 
 
 def test_json_form():
-    answer = tutti("run", "-m", "smollm2", "-p", "Why is the sky blue?", "-n", 12, "--temp", 0, "--json").json()
+    answer = tutti("run", "-m", "smollm2", *PLAIN, "-p", "Why is the sky blue?", "-n", 12, "--temp", 0, "--json").json()
     check_answer(answer, 12)
     assert answer["prompt_ids"] == chat_ids(user("Why is the sky blue?"))
     assert answer["text"] == decoded(answer["ids"])
@@ -50,7 +52,7 @@ def test_json_form():
 
 
 def test_raw_takes_the_text_as_it_is():
-    answer = tutti("run", "-m", "smollm2", "--raw", "-p", "The capital of France is", "-n", 6, "--json").json()
+    answer = tutti("run", "-m", "smollm2", *PLAIN, "--raw", "-p", "The capital of France is", "-n", 6, "--json").json()
     check_answer(answer, 6)
     ids = tutti("tokenize", "-m", "smollm2", "-p", "The capital of France is", "--json").json()["ids"]
     assert answer["prompt_ids"] == ids
@@ -70,7 +72,7 @@ def test_text_streams_and_the_summary_is_on_stderr(tmp_path):
 
 
 def test_samples_share_one_batch():
-    options = ["-m", "smollm2", "-p", "Invent a name.", "-n", 8, "--temp", 1, "--seed", 4]
+    options = ["-m", "smollm2", *PLAIN, "-p", "Invent a name.", "-n", 8, "--temp", 1, "--seed", 4]
     answer = tutti("run", *options, "--samples", 4, "--json").json()
     assert len(answer["choices"]) == 4
     assert answer["choices"][0]["text"] == answer["text"]
@@ -114,7 +116,7 @@ def batch(tmp_path_factory):
     ]
     path = jsonl(tmp_path_factory.mktemp("run") / "prompts.jsonl", rows)
     path.write_text("\n" + path.read_text() + "  \n")  # blank lines are nothing
-    return rows, tutti("run", "-m", "smollm2", "--prompts", path, "-n", 9)
+    return rows, tutti("run", "-m", "smollm2", *PLAIN, "--prompts", path, "-n", 9)
 
 
 FAILING = {5: "do not fit the context", 10: "method no such: unknown; methods are plain, beam", 15: "no object"}
@@ -207,7 +209,7 @@ def test_without_a_seed_every_run_is_another():
 
 
 def test_base_model_without_chat_template():
-    done = tutti("run", "-m", "gemma3-270m", "-p", "The capital of France is", "-n", 4, "--json")
+    done = tutti("run", "-m", "gemma3-270m", *PLAIN, "-p", "The capital of France is", "-n", 4, "--json")
     answer = done.json()
     check_answer(answer, 4)
     assert answer["prompt_ids"][0] == 2  # Gemma's bos
@@ -220,4 +222,4 @@ def test_base_model_without_chat_template():
 def test_any_bytes_are_a_prompt(tmp_path, text):
     path = tmp_path / "prompt"
     path.write_bytes(text)
-    check_answer(tutti("run", "-m", "smollm2", "-f", path, "-n", 2, "--json").json())
+    check_answer(tutti("run", "-m", "smollm2", *PLAIN, "-f", path, "-n", 2, "--json").json())

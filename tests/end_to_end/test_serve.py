@@ -47,7 +47,7 @@ def test_a_chat_is_what_the_program_writes(client):
     assert answer.usage.prompt_tokens == program["stats"]["prompt_tokens"]
     assert answer.usage.completion_tokens == 12 and answer.usage.total_tokens == answer.usage.prompt_tokens + 12
     assert answer.object == "chat.completion" and answer.id.startswith("chatcmpl-") and answer.model == MODEL
-    assert answer.usage.model_extra["tutti"]["method"] == "plain"
+    assert answer.usage.model_extra["tutti"]["method"] == "lookup"
 
 
 def test_a_stream_says_the_same_piece_by_piece(client):

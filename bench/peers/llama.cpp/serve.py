@@ -1,7 +1,8 @@
 """Puts the same load on `tutti serve` and on llama-server in turns (A B A B …), and writes a dated table and plot.
 
 The client is `tutti bench serve`: closed loops of so many clients, chats with prompts drawn from a seed that differs by
-round and level, answers of drawn lengths that no end token cuts, streams, greedy. Before the rounds of a level the peer
+round and level, answers of drawn lengths that no end token cuts, streams, greedy. Ours is asked twice: with "method": "plain", and with
+"auto", its default. Before the rounds of a level the peer
 tries its flags and keeps the best. Levels are kept in the JSON file as they are measured, so that a study may be run in
 pieces (--clients 1, then --clients 4 …); the table and the plot are written anew from all of them.
 """
@@ -31,6 +32,7 @@ FLAGS = {  # tried at each level; a quantised V cache needs flash attention
             ["-fa", "off", "-no-kvu", "-cram", "0"]],
     "i8": [["-fa", "on", "-kvu"], ["-fa", "on", "-no-kvu"], ["-fa", "on", "-no-kvu", "-cram", "0"]],
 }
+SIDES = {"Tutti, plain": ("ours", "#0072b2"), "Tutti, auto": ("auto", "#009e73"), "llama-server": ("peer", "#d55e00")}
 SLOT = 512  # tokens of the peer's context for each client: the longest prompt, its template and answer fit
 
 
@@ -93,10 +95,12 @@ class Study:
                        clients, "-c", clients * SLOT, *KV_FLAGS[self.options.kv], *flags, "--port", port],
                       port, tempfile.TemporaryFile())
 
-    def measure(self, server, clients, requests, seed, goals=(1e3, 1e3), lone=1):
+    def measure(self, server, clients, requests, seed, goals=(1e3, 1e3), lone=1, method=None):
         command = [self.options.program, "bench", "serve", server.url, "--clients", clients, "--requests", requests,
                    "--prompt-tokens", self.options.prompt_tokens, "--output-tokens", self.options.output_tokens,
-                   "--lone", lone, "--seed", seed, "--slo-ttft", goals[0], "--slo-tpot", goals[1], "--json", "-q"]
+                   "--lone", lone, "--seed", seed, "--slo-ttft", goals[0], "--slo-tpot", goals[1], "--json", "-q",
+                   # What one of ours has computed of a prompt is not the other's.
+                   *(["--extra", json.dumps({"method": method, "cache_salt": method})] if method else [])]
         busy, own, start = Machine.busy(), cpu_of(server.process.pid) + self.children(), time.monotonic()
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
         wall = time.monotonic() - start
@@ -133,19 +137,20 @@ class Study:
                 tried.append((self.measure(server, clients, max(clients, 4), 55)["output_tok_s"], flags))
         speed, flags = max(tried)
         say(f"serve: {clients} clients: the peer is best with {' '.join(flags)} ({speed:.0f} tok/s)")
-        rounds = {"ours": [], "peer": []}
+        rounds = {side: [] for side, _ in SIDES.values()}
         with self.ours() as ours, self.peer(clients, flags) as peer:
-            for server in (ours, peer):
-                self.measure(server, clients, clients, 66)  # warm-up: threads, pages, measured costs
+            sides = (("ours", ours, "plain"), ("auto", ours, "auto"), ("peer", peer, None))
+            for _, server, method in sides:
+                self.measure(server, clients, clients, 66, method=method)  # warm-up: threads, pages, measured costs
             for turn in range(self.options.rounds):
-                for name, server in (("ours", ours), ("peer", peer)):
-                    rounds[name].append(self.measure(server, clients, requests, 1000 * clients + turn, goals))
+                for name, server, method in sides:
+                    rounds[name].append(self.measure(server, clients, requests, 1000 * clients + turn, goals, method=method))
                     time.sleep(0.3)  # the other's threads have gone to sleep
-                a, b = rounds["ours"][-1], rounds["peer"][-1]
+                last = [rounds[name][-1] for name, *_ in sides]
                 for key in ("prompt_tokens", "output_tokens"):
-                    if a[key] != b[key]:
-                        sys.exit(f"serve: {key} differ: {a[key]} and {b[key]}; this is no comparison")
-                say(f"serve: {clients} clients, round {turn + 1}: {a['output_tok_s']:.0f} and {b['output_tok_s']:.0f} tok/s")
+                    if len({m[key] for m in last}) > 1:
+                        sys.exit(f"serve: {key} differ: {[m[key] for m in last]}; this is no comparison")
+                say(f"serve: {clients} clients, round {turn + 1}: " + ", ".join(f"{m['output_tok_s']:.0f}" for m in last) + " tok/s")
         return {"clients": clients, "requests": requests, "peer_flags": ["-np", str(clients), "-c", str(clients * SLOT), *flags],
                 "peer_flags_tried": [{"flags": " ".join(f), "output_tok_s": s} for s, f in tried], **rounds}
 
@@ -154,18 +159,22 @@ def column(level, side, key):
     return [r[key] for r in level[side]]
 
 
+def ratio(level, side) -> str:
+    ratios = [a / b for a, b in zip(column(level, side, "output_tok_s"), column(level, "peer", "output_tok_s"))]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+
+
 def table(levels) -> list[str]:
-    lines = ["| clients | requests | Tutti tok/s | llama-server tok/s | ratio | TTFT p99 ms | ITL p99 ms | TPOT median ms | "
-             "good/s | client's CPU | peer's flags |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| clients | requests | plain tok/s | auto tok/s | llama-server tok/s | ratio, plain | ratio, auto | TTFT p99 ms | "
+             "ITL p99 ms | TPOT median ms | good/s | client's CPU | peer's flags |", "|" + "---|" * 13]
     for level in levels:
-        both = lambda key, form="{:.0f}": " / ".join(  # noqa: E731
-            form.format(statistics.median(column(level, side, key))) for side in ("ours", "peer"))
-        ratios = [a / b for a, b in zip(column(level, "ours", "output_tok_s"), column(level, "peer", "output_tok_s"))]
+        all_of = lambda key, form="{:.0f}": " / ".join(  # noqa: E731
+            form.format(statistics.median(column(level, side, key))) for side, _ in SIDES.values())
+        speeds = " | ".join(spread(column(level, side, "output_tok_s")) for side, _ in SIDES.values())
         lines.append(
-            f"| {level['clients']} | {level['requests']} | {spread(column(level, 'ours', 'output_tok_s'))} | "
-            f"{spread(column(level, 'peer', 'output_tok_s'))} | {statistics.median(ratios):.2f} ({min(ratios):.2f}–"
-            f"{max(ratios):.2f}) | {both('ttft_p99')} | {both('itl_p99', '{:.1f}')} | {both('tpot_median', '{:.1f}')} | "
-            f"{both('good_requests_s', '{:.2f}')} | {both('client_cpu_percent', '{:.1f} %')} | "
+            f"| {level['clients']} | {level['requests']} | {speeds} | {ratio(level, 'ours')} | {ratio(level, 'auto')} | "
+            f"{all_of('ttft_p99')} | {all_of('itl_p99', '{:.1f}')} | {all_of('tpot_median', '{:.1f}')} | "
+            f"{all_of('good_requests_s', '{:.2f}')} | {all_of('client_cpu_percent', '{:.1f} %')} | "
             f"`{' '.join(level['peer_flags'])}` |")
     return lines
 
@@ -173,8 +182,7 @@ def table(levels) -> list[str]:
 def plot(levels, title) -> str:
     """Tokens per second by clients, as SVG."""
     width, height, left, right, top, bottom = 640, 360, 60, 130, 40, 50
-    sides = {"Tutti": ("ours", "#0072b2"), "llama-server": ("peer", "#d55e00")}
-    most = max(statistics.median(column(level, side, "output_tok_s")) for level in levels for side, _ in sides.values())
+    most = max(statistics.median(column(level, side, "output_tok_s")) for level in levels for side, _ in SIDES.values())
     step = next(s * 10 ** e for e in range(7) for s in (1, 2, 5) if s * 10 ** e * 6 >= most)
     roof = -(-most // step) * step
     x = lambda i: left + (width - left - right) * (i / max(1, len(levels) - 1))  # noqa: E731
@@ -187,7 +195,7 @@ def plot(levels, title) -> str:
     out += [f'<text x="{x(i):.1f}" y="{height - bottom + 20}" text-anchor="middle">{level["clients"]}</text>'
             for i, level in enumerate(levels)]
     out.append(f'<text x="{(left + width - right) / 2}" y="{height - 10}" text-anchor="middle">clients</text>')
-    for k, (name, (side, colour)) in enumerate(sides.items()):
+    for k, (name, (side, colour)) in enumerate(SIDES.items()):
         points = [(x(i), statistics.median(column(level, side, "output_tok_s")), level) for i, level in enumerate(levels)]
         out.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="'
                    + " ".join(f"{px:.1f},{y(v):.1f}" for px, v, _ in points) + '"/>')
@@ -247,7 +255,7 @@ def main():
     ttft, tpot = document["goals"]
     lines = ["# `tutti serve` beside llama-server", "",
              "Made by `make bench-serve`. Closed loops, streams, greedy; rounds interleaved A B A B with the same requests; cells "
-             "are median (least–most) or Tutti / llama-server, medians of the rounds' values; the ratio is the median of the "
+             "are median (least–most) or plain / auto / llama-server, medians of the rounds' values; the ratio is the median of the "
              f"rounds' ratios. Good answers have their first token within {1e3 * ttft:.0f} ms and {1e3 * tpot:.1f} ms a token: "
              "5 and 2 times what the peer needs for a lone client.", "",
              *(f"- {key}: {in_words(value)}" for key, value in header.items()),

@@ -99,7 +99,9 @@ StateDrafter::StateDrafter(Generation& g, train::TransferMaps::Kind kind)
       offsets_(int_option(g, "offsets", 0, 16)),
       nodes_(int_option(g, "nodes", 1, 512)),
       branches_(int_option(g, "branches", 1, 64)),
-      acceptance_(expected(*maps_)) {
+      experience_(experience_of(g.engine(), g.options().method + " " + text_option(g, "maps"),
+                                expected(*maps_))),
+      acceptance_(experience_.acceptance) {
   if (offsets_ > maps_->offsets()) {
     bad_option(g, "offsets", "there are maps for " + std::to_string(maps_->offsets()));
   }

@@ -20,6 +20,7 @@ class StateDrafter : public Drafter {
   // Reads the maps that option `maps` names. Throws what reading them does, and Error(kUsage).
   StateDrafter(Generation& g, train::TransferMaps::Kind kind);
 
+  Experience* experience() final { return &experience_; }
   Carried carried(const Pace& pace) final;
   Task<Tree> draft(engine::Context& context, const Pace& pace, int depth) final;
   void learn(const Tree& tree, const Accepted& accepted) final;
@@ -52,6 +53,7 @@ class StateDrafter : public Drafter {
   int nodes_, branches_;
   bool noise_;
   std::optional<std::vector<std::vector<int>>> paths_;  // a tree that does not change
+  Experience& experience_;
   Acceptance acceptance_;
   std::vector<Level> levels_;  // for the next draft; empty: none
   bool carrying_ = false;

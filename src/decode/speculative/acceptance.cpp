@@ -4,16 +4,13 @@
 
 namespace tutti::decode::speculative {
 
-namespace {
-
-// A text changes its ways: of what was seen, this share remains at each new draft, so about 50
-// drafts count.
-constexpr double kRemembered = 0.98;
-
-}  // namespace
-
-Acceptance::Acceptance(std::vector<double> expected, double weight) {
+Acceptance::Acceptance(std::vector<double> expected, double weight, double remembered)
+    : remembered_(remembered) {
   for (const double e : expected) kinds_.push_back({e * weight, weight});
+}
+
+Acceptance::Acceptance(Acceptance& all, double weight) : all_(&all) {
+  for (const Kind& k : all.kinds_) kinds_.push_back({k.stood / k.seen * weight, weight});
 }
 
 double Acceptance::operator[](int kind) const {
@@ -23,8 +20,9 @@ double Acceptance::operator[](int kind) const {
 
 void Acceptance::record(int kind, bool stood) {
   Kind& k = kinds_[size_t(kind)];
-  k.stood = k.stood * kRemembered + (stood ? 1 : 0);
-  k.seen = k.seen * kRemembered + 1;
+  k.stood = k.stood * remembered_ + (stood ? 1 : 0);
+  k.seen = k.seen * remembered_ + 1;
+  if (all_) all_->record(kind, stood);
 }
 
 void Acceptance::learn(const Tree& tree, const Accepted& accepted) {

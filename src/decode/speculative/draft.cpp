@@ -22,14 +22,15 @@ using Clock = std::chrono::steady_clock;
 // What both kinds of model drafter share: the options, the order for one run, what was learnt.
 class ModelDrafter : public Drafter {
  public:
-  explicit ModelDrafter(Generation& g, Verification verification)
+  ModelDrafter(Generation& g, Verification verification, const std::string& name)
       : g_(g),
         longest_(int_option(g, "draft_max", 1, 256)),
         shortest_(int_option(g, "draft_min", 0, 256)),
         branches_(int_option(g, "branches", 1, 32)),
         p_min_(number_option(g, "draft_p_min", 0, 1)),
         noise_(noise_option(g)),
-        rejection_(verification == Verification::kRejection) {
+        rejection_(verification == Verification::kRejection),
+        experience_(experience_of(g.engine(), name, expected_acceptance())) {
     if (shortest_ > longest_) {
       throw Error(ErrorKind::kUsage, "option draft_min=" + std::to_string(shortest_) +
                                          ": is more than draft_max=" + std::to_string(longest_));
@@ -40,6 +41,8 @@ class ModelDrafter : public Drafter {
     }
     if (rejection_) noise_ = DraftNoise::kOwn;
   }
+
+  Experience* experience() final { return &experience_; }
 
   void learn(const Tree& tree, const Accepted& accepted) final {
     acceptance_.learn(tree, accepted);
@@ -57,7 +60,7 @@ class ModelDrafter : public Drafter {
 
   // Whether drafting is worth its first forward.
   bool worth(const Pace& pace) const {
-    return acceptance_[any_first_choice()] >= pace.least_reach(0, seconds_);
+    return acceptance_[any_first_choice()] >= pace.least_reach(0, experience_.seconds);
   }
 
   DraftOrder order(const Pace& pace, const engine::Context& context, int depth) const {
@@ -73,7 +76,7 @@ class ModelDrafter : public Drafter {
     if (!g_.options().ignore_eos) order.ends = g_.tokenizer().end_ids();
     order.least_reach.clear();
     for (int n = 0; n <= order.depth * branches_; ++n)
-      order.least_reach.push_back(pace.least_reach(n, seconds_));
+      order.least_reach.push_back(pace.least_reach(n, experience_.seconds));
     for (int kind = 0; kind <= any_first_choice(); ++kind)
       order.acceptance.push_back(acceptance_[kind]);
     return order;
@@ -85,9 +88,14 @@ class ModelDrafter : public Drafter {
     MethodStatistics& s = g_.statistics();
     s.draft_forwards += uint64_t(result.forwards);
     s.draft_seconds += seconds;
-    // The first run reads the prompt, too.
+    // A request's first run reads its prompt, too.
     const double each = seconds / std::max(result.forwards, 1);
-    seconds_ = runs_++ < 2 ? each : seconds_ + (each - seconds_) * 0.2;
+    double& mean = experience_.seconds;
+    if (mean == 0 || runs_ == 1)
+      mean = mean == 0 ? each : std::min(mean, each);
+    else if (runs_ > 1)
+      mean += (each - mean) * 0.1;
+    ++runs_;
     return result.tree.depth() < shortest_ ? Tree(g_.last_token()) : std::move(result.tree);
   }
 
@@ -96,15 +104,15 @@ class ModelDrafter : public Drafter {
   double p_min_;
   DraftNoise noise_;
   bool rejection_;
-  Acceptance acceptance_{expected_acceptance()};
-  double seconds_ = 0;  // of a forward of the drafting model, with all that it takes to get there
+  Experience& experience_;  // its seconds: of a draft forward with all that it takes to get there
+  Acceptance acceptance_{experience_.acceptance};
   int runs_ = 0;
 };
 
 class SecondModel final : public ModelDrafter {
  public:
   SecondModel(Generation& g, Verification verification, std::shared_ptr<const DraftModel> model)
-      : ModelDrafter(g, verification), remote_(std::move(model)) {}
+      : ModelDrafter(g, verification, "draft"), remote_(std::move(model)) {}
 
   Task<Tree> draft(engine::Context& context, const Pace& pace, int depth) override {
     const int room = remote_.model().engine().model().config().context_length -
@@ -137,7 +145,8 @@ class SecondModel final : public ModelDrafter {
 class FirstLayers final : public ModelDrafter {
  public:
   FirstLayers(Generation& g, Verification verification, int exit_layer)
-      : ModelDrafter(g, verification), exit_layer_(exit_layer) {}
+      : ModelDrafter(g, verification, "early-exit " + std::to_string(exit_layer)),
+        exit_layer_(exit_layer) {}
 
   Task<Tree> draft(engine::Context& context, const Pace& pace, int depth) override {
     if (!worth(pace)) co_return Tree(g_.last_token());

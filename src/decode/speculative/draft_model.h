@@ -23,10 +23,10 @@ struct DraftTimes {
 
 class DraftModel {
  public:
-  // `engine` runs in serve() on a thread of its own as long as anybody drafts with it. Throws
-  // Error(kUnsupported) when the models do not write the same tokens: the sizes of the vocabularies
-  // may differ by padding, their common ids may not, and the same ids end a text. `cores`: null
-  // unless the engine has some of its own that it lends.
+  // `engine` is a guest of the target's (Engine::host), or runs in serve() on a thread of its own
+  // as long as anybody drafts with it. Throws Error(kUnsupported) when the models do not write the
+  // same tokens: the sizes of the vocabularies may differ by padding, their common ids may not, and
+  // the same ids end a text. `cores`: null unless the engine has some of its own that it lends.
   DraftModel(engine::Engine& engine, const text::Tokenizer& tokenizer,
              const text::Tokenizer& target, std::shared_ptr<DraftCores> cores = nullptr);
 

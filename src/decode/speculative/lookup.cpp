@@ -29,7 +29,10 @@ int kind_of(int matched) {
 
 class Lookup final : public Drafter {
  public:
-  Lookup(const Generation& g, const LookupOptions& options) : g_(g), o_(options) {}
+  Lookup(const Generation& g, const LookupOptions& options)
+      : g_(g), o_(options), experience_(experience_of(g.engine(), "lookup", kExpected)) {}
+
+  Experience* experience() override { return &experience_; }
 
   Task<Tree> draft(engine::Context&, const Pace&, int depth) override {
     Tree tree(g_.last_token());
@@ -75,7 +78,8 @@ class Lookup final : public Drafter {
   const Generation& g_;
   LookupOptions o_;
   SuffixAutomaton text_;
-  Acceptance acceptance_{kExpected};
+  Experience& experience_;
+  Acceptance acceptance_{experience_.acceptance};
 };
 
 LookupOptions options_of(const Generation& g) {

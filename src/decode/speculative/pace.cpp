@@ -9,7 +9,7 @@ namespace {
 
 // Forwards between probes: often enough to notice that the text has become predictable, seldom
 // enough to cost little.
-constexpr int kFirstPatience = 16, kMostPatience = 128;
+constexpr int kFirstPatience = 16, kMostPatience = 512;
 constexpr int kProbe = 3;  // drafts of a probe
 // Tokens that drafts must gain beyond their cost: less is noise of the clock, and not worth the
 // rows. It is a share of the request's own token: beside many others one request gains little of
@@ -19,15 +19,18 @@ constexpr double kFresh = 0.25;  // share of a new sample in the means of the ot
 
 }  // namespace
 
-Pace::Pace(const engine::CostTable& cost, const engine::EngineStatistics& statistics, bool adaptive)
-    : cost_(cost), statistics_(statistics), adaptive_(adaptive), patience_(kFirstPatience) {}
+Pace::Pace(const engine::CostTable& cost, const engine::EngineStatistics& statistics, bool adaptive,
+           Probes* probes)
+    : cost_(cost), statistics_(statistics), adaptive_(adaptive), probes_(probes ? *probes : own_) {
+  if (probes_.patience == 0) probes_.patience = kFirstPatience;
+}
 
 void Pace::begin(double keys) {
   keys_ = keys;
   ticks_ = statistics_.ticks;
   rows_ = statistics_.rows;
   tokens_ = statistics_.tokens;
-  probing_ = adaptive_ && idle_ >= patience_;
+  probing_ = adaptive_ && probes_.idle >= probes_.patience;
   carried_ = {};
 }
 
@@ -94,7 +97,7 @@ void Pace::end(int rows, int tokens) {
     other_tokens_ += (others(statistics_.tokens - tokens_, tokens) - other_tokens_) * kFresh;
   }
   if (all_rows == 1) {
-    ++idle_;
+    ++probes_.idle;
     return;
   }
   // What is carried the first time guesses for the next forward, which is the one that shows.
@@ -103,9 +106,9 @@ void Pace::end(int rows, int tokens) {
   if (probing_) {
     const bool paid =
         (other_tokens_ + tokens) * seconds_of(1) > (other_tokens_ + 1) * seconds(rows - 1);
-    patience_ = paid ? kFirstPatience : std::min(2 * patience_, kMostPatience);
+    probes_.patience = paid ? kFirstPatience : std::min(2 * probes_.patience, kMostPatience);
   }
-  idle_ = 0;
+  probes_.idle = 0;
 }
 
 }  // namespace tutti::decode::speculative

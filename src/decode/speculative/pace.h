@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "decode/speculative/experience.h"
 #include "decode/speculative/tree.h"
 #include "engine/cost_table.h"
 #include "engine/statistics.h"
@@ -24,8 +25,11 @@ struct Carried {
 class Pace {
  public:
   // `adaptive` false: everything that is drafted is worth its rows. The engine's tables are read at
-  // each step.
-  Pace(const engine::CostTable& cost, const engine::EngineStatistics& statistics, bool adaptive);
+  // each step. `probes`: those of all requests that draft alike; null: this one's own.
+  Pace(const engine::CostTable& cost, const engine::EngineStatistics& statistics, bool adaptive,
+       Probes* probes = nullptr);
+  Pace(const Pace&) = delete;
+  Pace& operator=(const Pace&) = delete;
 
   // Before a forward of a request whose next row sees `keys` slots. Nothing is carried.
   void begin(double keys);
@@ -67,8 +71,8 @@ class Pace {
   double keys_ = 0;
   bool probing_ = false;
   bool guessed_ = false;  // the last forward of the probe only carried guesses
-  int idle_ = 0;          // forwards without drafts since the last with some
-  int patience_;          // of them, until the next probe
+  Probes own_;
+  Probes& probes_;
   // Of the other requests, per tick: means over the last ticks.
   double other_rows_ = 0, other_tokens_ = 0;
   uint64_t ticks_ = 0, rows_ = 0, tokens_ = 0;  // the engine's when this forward began

@@ -242,5 +242,40 @@ TEST(Pace, ADraftPaysForTheRowsBesideIt) {
   EXPECT_EQ(pace.trim(tree).drafted(), 1);
 }
 
+TEST(Experience, ARequestBeginsWithWhatOthersSawAndGoesItsOwnWay) {
+  Experience all({0.5, 0.7});
+  for (int request = 0; request < 50; ++request) {
+    Acceptance acceptance(all.acceptance);
+    for (int i = 0; i < 10; ++i) acceptance.record(0, i == 0);
+  }
+  Acceptance next(all.acceptance);
+  EXPECT_NEAR(next[0], 0.1, 0.05);
+  EXPECT_DOUBLE_EQ(next[1], 0.7);  // nobody saw one
+  for (int i = 0; i < 30; ++i) next.record(0, true);
+  EXPECT_GT(next[0], 0.8);
+  EXPECT_LT(all.acceptance[0], 0.3);
+}
+
+TEST(Experience, ProbesAreCountedOverRequests) {
+  engine::CostTable cost;
+  engine::EngineStatistics statistics;
+  for (const int rows : {1, 2, 4}) {
+    for (int i = 0; i < 20; ++i) cost.record(rows, 100, 0.004 * rows);
+  }
+  Probes probes;
+  int tried = 0;
+  for (int request = 0; request < 100; ++request) {
+    Pace pace(cost, statistics, true, &probes);
+    for (int i = 0; i < 30; ++i) {
+      pace.begin(100);
+      tried += pace.probing();
+      pace.end(pace.probing() ? 2 : 1, 1);  // nothing stands
+    }
+  }
+  // 16, 32, 64, 128, 256, then every 512 of 3,000 forwards.
+  EXPECT_GE(tried, 8);
+  EXPECT_LE(tried, 11);
+}
+
 }  // namespace
 }  // namespace tutti::decode::speculative

@@ -58,7 +58,9 @@ Task<void> speculate(Generation& g, Drafter& drafter, Verification verification,
         "option verify=rejection: gives no log-probabilities; leave logprobs out, or verify=match");
   }
   const int vocabulary = g.engine().model().config().vocab;
-  Pace pace(g.engine().cost(), g.engine().statistics(), adaptive);
+  Experience* const experience = drafter.experience();
+  Pace pace(g.engine().cost(), g.engine().statistics(), adaptive,
+            experience ? &experience->probes : nullptr);
   engine::Context context = co_await g.prefill();
   if (!g.output().empty()) ++g.statistics().forwards;
   while (!g.done()) {

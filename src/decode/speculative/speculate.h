@@ -17,6 +17,8 @@ enum class Verification : uint8_t {
 class Drafter {
  public:
   virtual ~Drafter() = default;
+  // What requests that draft like this one have learnt together; null: nothing is shared.
+  virtual Experience* experience() { return nullptr; }
   // Drafts after the last token, at most `depth` >= 1 of them one after the other; the tree's root
   // is that token. Pace says what pays. `context` holds all tokens but the last and is as it was
   // afterwards.

@@ -1,0 +1,37 @@
+// What requests that draft alike have learnt on an engine, for those that come: an answer is often
+// over before it could find out by itself that drafts do not pay.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "decode/speculative/acceptance.h"
+#include "engine/engine.h"
+
+namespace tutti::decode::speculative {
+
+// When drafts are tried that do not seem to pay: what one does not try, one does not learn about.
+struct Probes {
+  int idle = 0;      // forwards without drafts since the last with some
+  int patience = 0;  // of them, until the next probe; 0: not chosen yet
+};
+
+struct Experience {
+  explicit Experience(const std::vector<double>& expected) : acceptance(expected, 3, 0.998) {}
+  Acceptance acceptance;  // remembers some 500 drafts of a kind
+  Probes probes;
+  double seconds = 0;  // of a forward of the drafting model; 0: not measured
+};
+
+// That of `drafter` ("lookup", "early-exit 15", ...) on this engine, with one expected acceptance
+// per kind where nothing was seen. Stays as long as the engine. On the engine's thread.
+inline Experience& experience_of(engine::Engine& engine, const std::string& drafter,
+                                 const std::vector<double>& expected) {
+  struct All {
+    std::map<std::string, Experience> by_drafter;
+  };
+  return engine.kept<All>().by_drafter.try_emplace(drafter, expected).first->second;
+}
+
+}  // namespace tutti::decode::speculative
