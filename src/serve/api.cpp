@@ -285,6 +285,8 @@ void Api::tokenize(const std::shared_ptr<HttpExchange>& exchange, const std::str
   text::EncodeOptions options;
   options.add_bos = flag("add_special", "add_special_tokens", body.contains("prompt")) &&
                     model.tokenizer->add_bos_default();
+  options.add_eos =
+      options.add_bos && model.config().is_encoder() && model.tokenizer->add_eos_default();
   options.parse_special = flag("parse_special", "parse_special_tokens", true);
   const std::vector<int32_t> ids = model.tokenizer->encode(text->get<std::string>(), options);
   Json reply{

@@ -95,12 +95,23 @@ HttpResponse response_of(const RerankJob& job, const std::string& model, const s
   return response;
 }
 
+// As Tokenizer::encode_pair has them, but the query is read once: it may be as long as the body.
 void read_pairs(RerankJob& job, const ServedModel& model) {
+  const text::Tokenizer& t = *model.tokenizer;
+  t.encode_pair("", "");  // throws where it has no marks for pairs
+  text::EncodeOptions options;
+  options.add_bos = options.add_eos = true;
+  const std::vector<int32_t> query = t.encode(job.request.query, options);
+  check_fits(model, query.size(), "query");
+  options.add_bos = false;
   for (const std::string& document : job.request.documents) {
-    text::Tokenizer::Pair pair = model.tokenizer->encode_pair(job.request.query, document);
-    check_fits(model, pair.ids.size(), "documents");
-    job.tokens += pair.ids.size();
-    job.pairs.push_back({std::move(pair.ids), pair.second});
+    const std::vector<int32_t> rest = t.encode(document, options);
+    check_fits(model, query.size() + rest.size(), "documents");
+    decode::EncoderInput& pair = job.pairs.emplace_back();
+    pair.tokens = query;
+    pair.tokens.insert(pair.tokens.end(), rest.begin(), rest.end());
+    pair.second = int(query.size());
+    job.tokens += pair.tokens.size();
   }
 }
 

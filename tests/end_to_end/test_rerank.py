@@ -1,7 +1,9 @@
 """/v1/embeddings and /v1/rerank with encoders: MiniLM's real weights, and small ones with a head that scores pairs."""
 
 import base64
+import http.client
 import json
+import time
 
 import numpy
 import openai
@@ -60,7 +62,10 @@ def test_vectors_are_the_models(server, minilm):
         assert (numpy.float32(client.embeddings.create(model="minilm", input=given).data[0].embedding) == first).all()
     raw = json.loads(server.request("POST", "/v1/embeddings", {"input": DOCUMENTS[0], "encoding_format": "base64"})[2])
     assert (numpy.frombuffer(base64.b64decode(raw["data"][0]["embedding"]), "<f4") == first).all()
-    assert server.client().models.list().data[0].id == "minilm"
+    for body, marks in (({"prompt": DOCUMENTS[0]}, True), ({"content": DOCUMENTS[0]}, False)):
+        counted = json.loads(server.request("POST", "/tokenize", body)[2])["tokens"]
+        assert counted == (ids[0] if marks else ids[0][1:-1])
+    assert client.models.list().data[0].id == "minilm"
 
 
 def test_documents_come_by_cosine(server, minilm):
@@ -110,6 +115,30 @@ def test_limits_hold_to_the_last(server):
     with pytest.raises(openai.BadRequestError, match="257 tokens do not fit the context of 256"):
         client.embeddings.create(model="minilm", input="word " * 255)
     assert server.error("POST", "/v1/rerank", {"query": "a", "documents": ["a"], "rank_fields": ["text"]})[0] == 501
+
+
+def test_a_client_that_goes_ends_its_request():
+    server = Server("-t", "1", model="minilm")
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        body = json.dumps({"query": QUERY, "documents": ["word " * 200] * 1024})  # a minute's work
+        connection.request("POST", "/v1/rerank", body, {"Content-Type": "application/json"})
+        wait_for(lambda: server.metrics()[("tutti:ticks_total", "")] > 0)
+        connection.close()
+        wait_for(lambda: server.metrics()[("tutti:num_requests_running", "")] == 0, seconds=5)
+        metrics = server.metrics()
+        assert metrics[("tutti:request_success_total", "abort")] == 1 and metrics[("tutti:kv_cache_usage_perc", "")] == 0
+        assert metrics[("tutti:rows_total", "")] < 1024 * 200  # far from all of it
+        assert len(rerank(server, DOCUMENTS)["results"]) == 3
+    finally:
+        assert server.stop() == 0
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_an_encoder_writes_nothing(server):

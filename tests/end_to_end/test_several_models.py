@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -102,6 +103,25 @@ def test_the_document_takes_all_of_them(server):
     body = document["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
     assert body["model"]["enum"] == ["chat", "gpt-x", "table", "vectors"]
     assert {576, 384} <= set(body["dimensions"]["enum"])
+
+
+def test_what_was_accepted_ends_for_all():
+    server = Server("-t", "2", "-m", "minilm", "-a", "chat", "-a", "vectors")
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            text = pool.submit(server.client().completions.create, model="chat", prompt="Tea", max_tokens=60, seed=1)
+            many = pool.submit(server.client().embeddings.create, model="vectors", input=["word " * 200] * 60)
+            while len([v for v in running(server).values() if v > 0]) < 2:
+                pass
+            server.process.send_signal(signal.SIGTERM)
+            assert text.result().usage.completion_tokens > 0 and len(many.result().data) == 60
+    finally:
+        assert server.process.wait(timeout=60) == 0
+
+
+def running(server):
+    return {sample.labels["model_name"]: sample.value for family in text_string_to_metric_families(
+        server.request("GET", "/metrics")[2]) for sample in family.samples if sample.name == "tutti:num_requests_running"}
 
 
 @pytest.mark.parametrize("arguments, words", [
