@@ -23,6 +23,7 @@ void add_train(CLI::App& app);
 void add_methods(CLI::App& app);
 void add_infill(CLI::App& app);
 void add_score(CLI::App& app);
+void add_embed(CLI::App& app);
 void add_completion(CLI::App& app);
 void add_train_filter(CLI::App& app);
 void add_image(CLI::App& app);

@@ -62,6 +62,7 @@ int program(int argc, char** argv) {
   add_methods(app);
   add_infill(app);
   add_score(app);
+  add_embed(app);
   add_completion(app);
   app.footer(
       "Models: a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m).\n"

@@ -1,9 +1,8 @@
-// tutti serve: OpenAI's API over a model.
+// tutti serve: OpenAI's API over one model or several.
 #include <CLI/CLI.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <cstdio>
 #include <ctime>
-#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <sstream>
@@ -16,8 +15,7 @@
 #include "cli/json_text.h"
 #include "cli/option_table.h"
 #include "cli/sampling_options.h"
-#include "cli/session.h"
-#include "decode/method_files.h"
+#include "cli/served_models.h"
 #include "serve/api.h"
 #include "serve/score_feed.h"
 
@@ -25,8 +23,7 @@ namespace tutti::cli {
 namespace {
 
 struct ServeOptions {
-  ModelOptions model;
-  std::vector<std::string> names;
+  ServedModelsOptions models;
   std::string host = "127.0.0.1";
   uint16_t port = 8080;
   std::vector<std::string> keys;
@@ -34,13 +31,11 @@ struct ServeOptions {
   serve::TlsFiles tls;
   std::string config;  // read before the others (option_table.h)
   serve::HttpLimits http;
-  serve::WorkerLimits worker;
   serve::ApiOptions api;
   std::vector<std::string> method_settings;  // key=value
   double grace_seconds = 30;
   bool no_page = false;
   std::string log_format = "text";
-  std::string tool_parser = "auto", reasoning_parser = "auto";
 };
 
 // One key a line; "#" begins a comment.
@@ -87,29 +82,7 @@ nlohmann::ordered_json options_document(const CLI::App& command) {
   return list;
 }
 
-void print_start(const ServeOptions& o, const serve::ServedModel& model, Session& session,
-                 uint16_t port) {
-  const auto& pages = session.engine().pages();
-  const long slots = long(pages.total()) * tensor::kPageSlots;
-  const std::string tools = !model.format.tools ? "in a format that is not known (--tool-parser)"
-                            : *model.format.tools == text::ToolFormat::kNone
-                                ? "hermes, told in a system message"
-                                : std::string(text::name(*model.format.tools));
-  std::fprintf(
-      stderr,
-      "model %s (%s), context %d, %s keys and values, %s arithmetic, loaded in %.2f s\n"
-      "calls of tools: %s; thoughts: %s\n"
-      "%d pages hold %ld tokens, %.1f requests of full length; %d run at a time, %d more may wait\n"
-      "listening at %s://%s:%u/v1%s\n",
-      model.name.c_str(), o.model.model.c_str(), model.config().context_length, o.model.kv.c_str(),
-      o.model.arithmetic.c_str(), session.load_seconds(), tools.c_str(),
-      model.format.thinks ? "in <think> tags" : "none", pages.total(), slots,
-      double(slots) / model.config().context_length, o.worker.running, o.worker.queued,
-      o.tls.certificate.empty() ? "http" : "https", o.host.c_str(), unsigned(port),
-      o.api.keys.empty() ? "" : ", with a key");
-}
-
-void run_server(ServeOptions o) {
+void check_options(ServeOptions& o) {
   for (const std::string& key : o.keys) {
     if (key.empty())
       throw Error(ErrorKind::kUsage, "--api-key: is empty; give a key, or leave it out for none");
@@ -121,29 +94,82 @@ void run_server(ServeOptions o) {
     for (std::string& key : keys_of_file(o.key_file)) o.api.keys.push_back(std::move(key));
   }
   o.api.version = TUTTI_VERSION;
-  o.api.method_options = method_options_of(o.method_settings);
+  o.api.method_options = o.models.method_options = method_options_of(o.method_settings);
+}
+
+// The first signal lets what was accepted end, within the time of grace; the second does not.
+class Shutdown {
+ public:
+  Shutdown(boost::asio::io_context& net, serve::HttpServer& http, serve::Api& api,
+           ServedModels& models, double grace_seconds)
+      : net_(net),
+        http_(http),
+        api_(api),
+        models_(models),
+        grace_seconds_(grace_seconds),
+        signals_(net, SIGINT, SIGTERM),
+        timer_(net) {
+    wait_for_signal();
+  }
+
+ private:
+  void wait_for_signal() {
+    signals_.async_wait([this](const boost::system::error_code& error, int) {
+      if (error) return;
+      if (std::exchange(stopping_, true)) {
+        models_.cancel_all();
+      } else {
+        begin();
+      }
+      wait_for_signal();
+    });
+  }
+
+  void begin() {
+    std::fprintf(stderr, "stopping: %d requests run, %d wait\n", models_.running(),
+                 models_.queued());
+    api_.begin_drain();
+    timer_.expires_after(std::chrono::milliseconds(int64_t(grace_seconds_ * 1000)));
+    timer_.async_wait([this](const boost::system::error_code& e) {
+      if (!e) models_.cancel_all();
+    });
+    models_.drain([this] {
+      timer_.cancel();
+      finish();
+    });
+  }
+
+  void finish() {
+    http_.stop_accepting();
+    // Answers on their way out get a moment.
+    timer_.expires_after(std::chrono::milliseconds(200));
+    timer_.async_wait([this](const boost::system::error_code&) {
+      http_.close();
+      models_.stop();
+      net_.stop();
+    });
+  }
+
+  boost::asio::io_context& net_;
+  serve::HttpServer& http_;
+  serve::Api& api_;
+  ServedModels& models_;
+  double grace_seconds_;
+  boost::asio::signal_set signals_;
+  boost::asio::steady_timer timer_;
+  bool stopping_ = false;
+};
+
+void run_server(ServeOptions o) {
+  check_options(o);
   raise_descriptor_limit();
-  // Before the session: requests that still stand in its engine at the end have timers here.
+  // Before the models: requests that still stand in their engines at the end have timers here.
   boost::asio::io_context net;
-  Session session(o.model);
-  o.api.method_files =
-      decode::read_method_files(o.api.method_options, session.model().checkpoint());
-  serve::Worker worker(net, session.engine(), o.worker);
-  serve::ServedModel model;
-  model.name =
-      o.names.empty() ? std::filesystem::path(o.model.model).filename().string() : o.names.front();
-  if (model.name.empty()) model.name = o.model.model;
-  if (!o.names.empty()) model.aliases.assign(o.names.begin() + 1, o.names.end());
-  model.created = int64_t(std::time(nullptr));
-  model.tokenizer = &session.tokenizer();
-  model.chat = chat_template_of(session.tokenizer());
-  model.format =
-      serve::chat_format_of(session.tokenizer().chat_template(), o.tool_parser, o.reasoning_parser);
-  model.worker = &worker;
-  serve::ScoreFeed feed(net, {&model});
-  serve::Api api(o.api, {&model});
+  ServedModels models(net, o.models);
+  serve::ScoreFeed feed(net, models.all());
+  serve::Api api(o.api, models.all());
   if (!o.no_page) api.show_page(&feed);
-  if (!o.model.quiet) {
+  if (!o.models.model.quiet) {
     api.on_log([format = o.log_format](const serve::HttpRequest& request, const std::string& id,
                                        int status, double seconds) {
       log_line(format, request, id, status, seconds);
@@ -153,55 +179,22 @@ void run_server(ServeOptions o) {
       net, o.host, o.port, o.http,
       [&](std::shared_ptr<serve::HttpExchange> exchange) { api.handle(std::move(exchange)); },
       [&](const serve::HttpRequest& request) { return api.refuse_early(request); }, o.tls);
-  print_start(o, model, session, http.port());
-
-  // The first signal lets what was accepted end, within the time of grace; the second does not.
-  boost::asio::signal_set signals(net, SIGINT, SIGTERM);
-  boost::asio::steady_timer grace(net);
-  bool stopping = false;
-  const auto finish = [&] {
-    http.stop_accepting();
-    // Answers on their way out get a moment.
-    grace.expires_after(std::chrono::milliseconds(200));
-    grace.async_wait([&](const boost::system::error_code&) {
-      http.close();
-      session.engine().stop();
-      net.stop();
-    });
-  };
-  std::function<void()> wait_for_signal = [&] {
-    signals.async_wait([&](const boost::system::error_code& error, int) {
-      if (error) return;
-      if (std::exchange(stopping, true)) {
-        worker.cancel_all();
-      } else {
-        std::fprintf(stderr, "stopping: %d requests run, %d wait\n", worker.running(),
-                     worker.queued());
-        api.begin_drain();
-        grace.expires_after(std::chrono::milliseconds(int64_t(o.grace_seconds * 1000)));
-        grace.async_wait([&](const boost::system::error_code& e) {
-          if (!e) worker.cancel_all();
-        });
-        worker.drain([&] {
-          grace.cancel();
-          finish();
-        });
-      }
-      wait_for_signal();
-    });
-  };
-  wait_for_signal();
+  Shutdown shutdown(net, http, api, models, o.grace_seconds);
+  // Signals are heard from here on: whoever reads this line may send one.
+  std::fprintf(stderr, "%slistening at %s://%s:%u/v1%s\n", models.description().c_str(),
+               o.tls.certificate.empty() ? "http" : "https", o.host.c_str(), unsigned(http.port()),
+               o.api.keys.empty() ? "" : ", with a key");
   std::exception_ptr failure, network_failure;
   std::thread network([&] {
     try {
       net.run();
     } catch (...) {
       network_failure = std::current_exception();
-      session.engine().stop();
+      models.stop();
     }
   });
   try {
-    session.engine().serve();
+    models.run([&] { net.stop(); });
   } catch (...) {
     failure = std::current_exception();
   }
@@ -218,7 +211,15 @@ void add_serve(CLI::App& app) {
   auto o = std::make_shared<ServeOptions>();
   CLI::App* command = app.add_subcommand(
       "serve", "OpenAI's API over HTTP: chat and completions, streamed or whole");
-  o->model.add_to(*command);
+  o->models.tool_parser = o->models.reasoning_parser = "auto";
+  command
+      ->add_option("-m,--model", o->models.models,
+                   std::string(ModelOptions::kModelHelp) +
+                       "; may be repeated: a request's \"model\" says which of them, the first if "
+                       "it says none")
+      ->required()
+      ->envname("TUTTI_MODEL");
+  o->models.model.add_ways_to(*command);
   command
       ->add_option("--config", o->config,
                    "a JSON file of these options, as {\"port\": 8080, \"api-key\": [\"…\"]}; flags "
@@ -227,8 +228,9 @@ void add_serve(CLI::App& app) {
   const auto option = [&](const char* flags, auto& value, const char* help, const char* variable) {
     return command->add_option(flags, value, help)->envname(variable)->capture_default_str();
   };
-  option("--served-model-name,-a,--alias", o->names,
-         "names of the model; any of them may be asked for (default: its file's)",
+  option("--served-model-name,-a,--alias", o->models.names,
+         "names of the model, any of which may be asked for (default: its file's); of several "
+         "models, one for each in their order, with further ones behind commas",
          "TUTTI_SERVED_MODEL_NAME");
   option("--host", o->host, "address to listen at", "TUTTI_HOST");
   option("--port", o->port, "port; 0: any free one", "TUTTI_PORT");
@@ -241,16 +243,16 @@ void add_serve(CLI::App& app) {
   option("--tls-key,--ssl-keyfile", o->tls.key, "its private key (PEM)", "TUTTI_TLS_KEY");
   option("--cors-origin", o->api.allowed_origin, "an origin that browsers may call from, or *",
          "TUTTI_CORS_ORIGIN");
-  option("--max-num-seqs,-N,--parallel", o->worker.running, "requests that run at the same time",
-         "TUTTI_MAX_NUM_SEQS")
+  option("--max-num-seqs,-N,--parallel", o->models.worker.running,
+         "requests that run at the same time", "TUTTI_MAX_NUM_SEQS")
       ->check(CLI::Range(1, 4096));
-  option("--max-queue", o->worker.queued, "requests that may wait for that; more are refused (429)",
-         "TUTTI_MAX_QUEUE")
+  option("--max-queue", o->models.worker.queued,
+         "requests that may wait for that; more are refused (429)", "TUTTI_MAX_QUEUE")
       ->check(CLI::Range(0, 1 << 20));
-  option("--queue-timeout", o->worker.queue_seconds, "seconds that one may wait (503)",
+  option("--queue-timeout", o->models.worker.queue_seconds, "seconds that one may wait (503)",
          "TUTTI_QUEUE_TIMEOUT")
       ->check(CLI::Range(1e-3, 1e7));
-  option("--timeout", o->worker.run_seconds, "seconds that a request may take (408)",
+  option("--timeout", o->models.worker.run_seconds, "seconds that a request may take (408)",
          "TUTTI_TIMEOUT")
       ->check(CLI::Range(1e-3, 1e7));
   option("--max-tokens", o->api.limits.max_tokens,
@@ -258,6 +260,12 @@ void add_serve(CLI::App& app) {
       ->check(CLI::NonNegativeNumber);
   option("--max-choices", o->api.limits.choices, "greatest n", "TUTTI_MAX_CHOICES")
       ->check(CLI::Range(1, 1024));
+  option("--max-inputs", o->api.limits.inputs, "texts of one embeddings body (400)",
+         "TUTTI_MAX_INPUTS")
+      ->check(CLI::Range(1, 1 << 20));
+  option("--max-documents", o->api.limits.documents, "documents of one rerank body (400)",
+         "TUTTI_MAX_DOCUMENTS")
+      ->check(CLI::Range(1, 1 << 20));
   option("--max-connections", o->http.connections, "connections at the same time (503)",
          "TUTTI_MAX_CONNECTIONS")
       ->check(CLI::Range(1, 1 << 20));
@@ -289,11 +297,11 @@ void add_serve(CLI::App& app) {
       "key=value for the methods that have it, where a request does not say it; may be repeated. "
       "Files of methods (prompt_tokens, tree, maps) are named here, and read at the start",
       "TUTTI_OPTION");
-  option("--tool-parser,--tool-call-parser", o->tool_parser,
+  option("--tool-parser,--tool-call-parser", o->models.tool_parser,
          "how the model writes calls of tools; auto: as its chat template says",
          "TUTTI_TOOL_PARSER")
       ->check(CLI::IsMember(serve::tool_parser_names()));
-  option("--reasoning-parser", o->reasoning_parser,
+  option("--reasoning-parser", o->models.reasoning_parser,
          "how it writes thoughts before an answer; auto: as its chat template says",
          "TUTTI_REASONING_PARSER")
       ->check(CLI::IsMember(serve::reasoning_parser_names()));

@@ -21,10 +21,11 @@ std::vector<std::string> arithmetic_names() {
 }
 
 void ModelOptions::add_to(CLI::App& app) {
-  app.add_option("-m,--model", model,
-                 "a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m)")
-      ->required()
-      ->envname("TUTTI_MODEL");
+  app.add_option("-m,--model", model, kModelHelp)->required()->envname("TUTTI_MODEL");
+  add_ways_to(app);
+}
+
+void ModelOptions::add_ways_to(CLI::App& app) {
   app.add_option("-t,--threads", threads, "compute threads; 0: all cores")
       ->check(CLI::Range(0, 1024))
       ->envname("TUTTI_THREADS")
@@ -132,7 +133,8 @@ text::Tokenizer load_tokenizer(const std::string& model) {
 }
 
 Session::Session(const ModelOptions& options, engine::EngineOptions engine_options, Input input,
-                 std::shared_ptr<ComputePool> pool, const models::Checkpoint* target)
+                 std::shared_ptr<ComputePool> pool, const models::Checkpoint* target,
+                 std::shared_ptr<engine::CoreLease> lease)
     : options_(options), pool_(std::move(pool)) {
   const auto start = std::chrono::steady_clock::now();
   if (!pool_)
@@ -164,8 +166,10 @@ Session::Session(const ModelOptions& options, engine::EngineOptions engine_optio
   engine_options.kv = options.kv == "f32"  ? tensor::KvType::kF32
                       : options.kv == "i8" ? tensor::KvType::kI8
                                            : tensor::KvType::kF16;
+  // An encoder keeps no keys and values: rounding them would cost exactness and save nothing.
+  if (model_->config().is_encoder()) engine_options.kv = tensor::KvType::kF32;
   if (options.kv_pages > 0) engine_options.pages = options.kv_pages;
-  engine_ = std::make_shared<engine::Engine>(model_, pool_, engine_options);
+  engine_ = std::make_shared<engine::Engine>(model_, pool_, engine_options, std::move(lease));
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 

@@ -30,7 +30,10 @@ struct ModelOptions {
   std::string pack_cache;  // a folder, "off", or empty for the default
   bool quiet = false;
 
+  static constexpr const char* kModelHelp =
+      "a .gguf file, a Hugging Face folder, or a short name (smollm2, gemma3-270m, minilm)";
   void add_to(CLI::App& app);
+  void add_ways_to(CLI::App& app);  // all but the model
 };
 
 // A text::Tokenizer of a model on disk; vocabulary-only files and folders serve as well.
@@ -42,10 +45,12 @@ class Session {
   enum class Input { kText, kIds };
   // Opens, packs (with a progress line on stderr when it takes long and stderr is a terminal) and
   // starts an engine. `pool`: it computes with these workers; null: it has its own. Throws Error.
-  // A draft model that has no embeddings takes those of `target`, and its tokens, too.
+  // A draft model that has no embeddings takes those of `target`, and its tokens, too. With `lease`
+  // the engine takes turns with others on the same cores, each on a thread of its own.
   explicit Session(const ModelOptions& options, engine::EngineOptions engine_options = {},
                    Input input = Input::kText, std::shared_ptr<ComputePool> pool = {},
-                   const models::Checkpoint* target = nullptr);
+                   const models::Checkpoint* target = nullptr,
+                   std::shared_ptr<engine::CoreLease> lease = {});
 
   const models::Model& model() const { return *model_; }
   std::shared_ptr<const models::Model> shared_model() const { return model_; }

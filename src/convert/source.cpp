@@ -169,7 +169,7 @@ Source from_folder(const std::filesystem::path& path) {
   source.place = path.string();
   source.checkpoint = std::make_shared<const models::Checkpoint>(models::Checkpoint::open(path));
   const models::Config& config = source.checkpoint->config();
-  if (config.relative) {
+  if (config.relative || config.is_encoder()) {
     throw Error(ErrorKind::kUnsupported, path.string() + ": the architecture " +
                                              config.architecture +
                                              " has no form as GGUF; use the folder as it is");

@@ -106,6 +106,7 @@ const Method& find_method(std::string_view wanted) {
 
 const Method& method_for(std::string_view wanted, const models::Config& config) {
   using models::AttentionKind;
+  models::require_head(config, "method " + std::string(wanted));
   const Reads reads = config.attention == AttentionKind::kCausal        ? Reads::kCausal
                       : config.attention == AttentionKind::kPermutation ? Reads::kAnyOrder
                                                                         : Reads::kMasked;

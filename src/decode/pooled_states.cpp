@@ -1,14 +1,12 @@
 #include "decode/pooled_states.h"
 
 #include <algorithm>
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/deferred.hpp>
-#include <boost/asio/experimental/parallel_group.hpp>
-#include <boost/asio/use_awaitable.hpp>
 #include <cmath>
 #include <span>
 
 #include "base/error.h"
+#include "decode/encoder_states.h"
+#include "decode/side_by_side.h"
 
 namespace tutti::decode {
 namespace {
@@ -27,15 +25,6 @@ void add_state(const std::vector<float>& state, const std::vector<float>& weight
   for (size_t i = 0; i < state.size(); ++i) sum[i] += double(state[i]) * scale * weight[i];
 }
 
-std::vector<float> unit(const std::vector<double>& sum) {
-  double squares = 0;
-  for (const double x : sum) squares += x * x;
-  const double scale = squares > 0 ? 1.0 / std::sqrt(squares) : 0;
-  std::vector<float> out;
-  for (const double x : sum) out.push_back(float(x * scale));
-  return out;
-}
-
 Task<void> pool(engine::Engine& engine, std::shared_ptr<engine::Request> request,
                 const std::vector<int32_t>& tokens, const std::vector<float>& norm,
                 std::vector<float>& out) {
@@ -50,7 +39,7 @@ Task<void> pool(engine::Engine& engine, std::shared_ptr<engine::Request> request
     for (const engine::RowAnswer& row : answer.rows)
       add_state(row.hidden.front(), norm, config.norm_eps, sum);
   }
-  out = unit(sum);
+  out = unit_vector(sum);
 }
 
 }  // namespace
@@ -59,6 +48,11 @@ Task<std::vector<std::vector<float>>> pooled_states(engine::Engine& engine,
                                                     std::shared_ptr<engine::Request> request,
                                                     std::vector<std::vector<int32_t>> inputs) {
   const models::Config& config = engine.model().config();
+  if (config.is_encoder()) {
+    std::vector<EncoderInput> texts;
+    for (auto& tokens : inputs) texts.push_back({std::move(tokens), -1});
+    co_return co_await encoder_vectors(engine, std::move(request), std::move(texts));
+  }
   models::require_causal(config, "embeddings");
   for (const auto& input : inputs) {
     if (input.empty()) throw Error(ErrorKind::kUsage, "input: is empty; give at least one token");
@@ -69,26 +63,11 @@ Task<std::vector<std::vector<float>>> pooled_states(engine::Engine& engine,
   }
   const std::vector<float> norm = engine.model().checkpoint().weights().output_norm.floats();
   std::vector<std::vector<float>> out(inputs.size());
-  const auto executor = co_await asio::this_coro::executor;
-  const auto start = [&](size_t i) {
-    return asio::co_spawn(
-        executor,
-        [&engine, request, &tokens = inputs[i], &norm, &vector = out[i]]() -> Task<void> {
-          co_await pool(engine, request, tokens, norm, vector);
-        },
-        asio::deferred);
+  const std::function<Task<void>(size_t)> one = [&](size_t i) {
+    return pool(engine, request, inputs[i], norm, out[i]);
   };
-  for (size_t first = 0; first < inputs.size(); first += kAtATime) {
-    std::vector<decltype(start(0))> running;
-    for (size_t i = first; i < std::min(inputs.size(), first + kAtATime); ++i)
-      running.push_back(start(i));
-    auto [order, errors] =
-        co_await asio::experimental::make_parallel_group(std::move(running))
-            .async_wait(asio::experimental::wait_for_one_error(), asio::use_awaitable);
-    for (const size_t i : order) {
-      if (errors[i]) std::rethrow_exception(errors[i]);
-    }
-  }
+  for (size_t first = 0; first < inputs.size(); first += kAtATime)
+    co_await side_by_side(first, std::min(inputs.size(), first + kAtATime), one);
   for (const auto& input : inputs) request->statistics.prompt_tokens += input.size();
   co_return out;
 }

@@ -10,9 +10,10 @@ namespace tutti::decode {
 
 // For each input (tokens, not empty): the mean over its tokens of the final, normalised states
 // (transformers' last_hidden_state), divided by its Euclidean length; [hidden]. The inputs run side
-// by side, some 32 at a time, and no more than 512 tokens of each are under way. Throws
-// Error(kUnsupported) for models that do not read from left to right, Error(kLimit) for an input
-// that does not fit the context, and what a cancelled request throws.
+// by side, some 32 at a time, and no more than 512 tokens of each are under way. Encoders do it
+// their own way (encoder_states.h). Throws Error(kUnsupported) for models that fill in masks or
+// predict in any order, Error(kLimit) for an input that does not fit the context, and what a
+// cancelled request throws.
 Task<std::vector<std::vector<float>>> pooled_states(engine::Engine& engine,
                                                     std::shared_ptr<engine::Request> request,
                                                     std::vector<std::vector<int32_t>> inputs);

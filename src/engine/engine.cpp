@@ -33,7 +33,8 @@ int page_count(const models::Model& model, const EngineOptions& options) {
   const size_t page_bytes = model.kv_layout(options.kv).page_bytes();
   size_t bytes = options.kv_bytes;
   if (bytes == 0) {
-    bytes = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)) / 4;
+    bytes = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)) / 4 /
+            size_t(std::max(1, options.sharers));
     const size_t context_pages =
         size_t(std::max(model.config().context_length, 1) + tensor::kPageSlots - 1) /
         tensor::kPageSlots;
@@ -582,9 +583,12 @@ void Engine::tick() {
   std::stable_sort(queries.begin(), queries.end(), [](const QueryPtr& a, const QueryPtr& b) {
     return std::pair(a->request->id, a->order) < std::pair(b->request->id, b->order);
   });
-  // What may go in pieces over several ticks: appends of more than a stream's one token, and
-  // Contexts that must come back first.
-  const auto divisible = [](const Query& q) {
+  // What takes turns by virtual time, so many rows a tick: what may go in pieces over several ticks
+  // (appends of more than a stream's one token, and Contexts that must come back first), and the
+  // texts that an encoder reads, each whole.
+  const bool reads_only = model_->config().is_encoder();
+  const auto takes_turns = [reads_only](const Query& q) {
+    if (reads_only) return true;
     const auto& first = q.parts.front();
     if (first.rows.splittable && int(first.rows.rows.size()) - first.done > 1) return true;
     return std::any_of(q.parts.begin(), q.parts.end(),
@@ -593,7 +597,7 @@ void Engine::tick() {
   std::vector<QueryPtr> prompts;
   TickLoad load;  // what the tick holds once all undivided queries are in, then prompts on top
   for (const auto& query : queries) {
-    if (divisible(*query)) {
+    if (takes_turns(*query)) {
       prompts.push_back(query);
       continue;
     }
@@ -640,7 +644,7 @@ void Engine::tick() {
   };
 
   const QueryPtr oldest = queries.front();
-  if (!divisible(*oldest)) {
+  if (!takes_turns(*oldest)) {
     put(oldest, 0);
   } else if (oldest != prompts.front()) {
     // Not its turn, but it never stands still.
@@ -661,7 +665,7 @@ void Engine::tick() {
     }
   }
   for (const auto& query : queries) {
-    if (query != oldest && !divisible(*query)) put(query, 0);
+    if (query != oldest && !takes_turns(*query)) put(query, 0);
   }
   for (const auto& query : prompts) put_prompt(query, INT_MAX);
 

@@ -35,6 +35,7 @@ struct EngineOptions {
   tensor::KvType kv = tensor::KvType::kF16;
   int pages = 0;        // of 32 slots; 0: as many as `kv_bytes` holds
   size_t kv_bytes = 0;  // 0: a quarter of the machine's memory, at most what 64 full contexts need
+  int sharers = 1;      // engines between which that quarter is divided
   bool prefix_cache = true;
   int max_prompt_rows = 512;              // of one tick
   double streaming_tick_seconds = 0.040;  // a tick's time while somebody waits for tokens

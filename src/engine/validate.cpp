@@ -74,10 +74,16 @@ void Engine::validate(const Query& query) const {
             bad(p, r, "the model has no mask vector");
           break;
       }
-      if (c.relative && (row.position.t < 0 || row.position.t >= c.context_length)) {
+      if ((c.relative || c.is_encoder()) &&
+          (row.position.t < 0 || row.position.t >= c.context_length)) {
         bad(p, r,
             "position " + std::to_string(row.position.t) + " is not in [0, " +
                 std::to_string(c.context_length) + "), the context of the model");
+      }
+      if (c.is_encoder() && (row.segment_id < 0 || row.segment_id >= c.token_types)) {
+        bad(p, r,
+            "segment " + std::to_string(row.segment_id) + " is not in [0, " +
+                std::to_string(c.token_types) + "), the kinds of tokens of the model");
       }
       if (row.view != kCausalView && (row.view < 0 || size_t(row.view) >= part.rows.views.size())) {
         bad(p, r, "view " + std::to_string(row.view) + " does not exist");
@@ -91,6 +97,7 @@ void Engine::validate(const Query& query) const {
         bad(p, r, "a splittable append holds plain causal rows only");
       }
       if (!row.want) continue;
+      if (row.want->needs_head()) models::require_head(c, "query");
       for (const int layer : row.want->hidden) {
         if (layer < 0 || layer > c.layers)
           bad(p, r, "wants the state at layer " + std::to_string(layer));

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "formats/quantised_layers.h"
+#include "models/bert_folder.h"
 #include "models/gguf_config.h"
 #include "models/hf_config.h"
 #include "models/rope.h"
@@ -177,6 +178,7 @@ Checkpoint Checkpoint::from_folder(std::shared_ptr<const formats::ModelFolder> f
   refuse_latent_attention(table);
   TensorLayout layout;
   c.config_ = hf_config(folder->config(), (folder->path() / "config.json").string(), layout);
+  if (c.config_.is_encoder()) find_bert_names(table, layout);
   if (const auto shape = table.shape(layout.embedding);
       c.config_.embedding_width == 0 && shape.size() == 2 && shape[0] <= INT32_MAX) {
     // Some folders pad the embedding beyond the stated vocabulary.
@@ -185,6 +187,10 @@ Checkpoint Checkpoint::from_folder(std::shared_ptr<const formats::ModelFolder> f
   }
   c.weights_ = load_weights(c.config_, layout, table, c.owned_);
   if (c.config_.tied_head) table.ignore(layout.head);
+  if (c.config_.is_encoder()) {
+    c.score_head_ = take_score_head(c.config_, table);
+    read_sentence_files(folder->path(), c.config_);
+  }
   if (scheme) ignore_empty_biases(folder->weights(), *scheme, table);
   table.ignore_if(is_redundant);
   if (c.config_.architecture == "dimple") table.ignore_if(is_vision_tensor);

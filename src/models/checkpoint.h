@@ -23,6 +23,12 @@ TensorTable folder_tensors(const formats::ModelFolder& folder, OwnedBytes& owned
 // model.
 bool is_vision_tensor(const std::string& name);
 
+// A classifier over an encoder's first state h: logits = classifier tanh(pooler h).
+struct ScoreHead {
+  Linear<StoredTensor, StoredTensor> pooler;      // [hidden, hidden]
+  Linear<StoredTensor, StoredTensor> classifier;  // [labels, hidden]
+};
+
 class Checkpoint {
  public:
   // A .gguf file or a folder with config.json and safetensors. Throws Error(kNotFound | kBadFile |
@@ -40,6 +46,8 @@ class Checkpoint {
   // map, rounded to fp16, and embedding_width 0. Others stay as they are. Throws
   // Error(kUnsupported) when the table has another shape.
   void take_embeddings(const StoredTensor& table);
+  // Of an encoder that was trained to judge texts (BertForSequenceClassification).
+  const std::optional<ScoreHead>& score_head() const { return score_head_; }
   // What it was opened from: exactly one is set. The tokenizer is read from there.
   const std::shared_ptr<const formats::Gguf>& gguf() const { return gguf_; }
   const std::shared_ptr<const formats::ModelFolder>& folder() const { return folder_; }
@@ -57,6 +65,7 @@ class Checkpoint {
 
   Config config_;
   StoredWeights weights_;
+  std::optional<ScoreHead> score_head_;
   std::shared_ptr<const formats::Gguf> gguf_;
   std::shared_ptr<const formats::ModelFolder> folder_;
   OwnedBytes owned_;  // what stored tensors point into beside the file's map

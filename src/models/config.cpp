@@ -90,9 +90,10 @@ void check_config(const Config& c, const std::string& place) {
               "the attention cap is no positive number");
   check.holds(c.logit_cap >= 0 && std::isfinite(c.logit_cap),
               "the logit cap is no positive number");
-  if (!c.relative) check_rope(check, c.rope, c.head_dim);
+  if (!c.relative && !c.is_encoder()) check_rope(check, c.rope, c.head_dim);
   check.range("the clamped distance", c.clamp_distance, 0, 1 << 20);
-  if (c.relative) check.range("the context length", c.context_length, 1, 1 << 16);
+  if (c.relative || c.is_encoder()) check.range("the context length", c.context_length, 1, 1 << 16);
+  if (c.is_encoder()) check.range("the number of token types", c.token_types, 1, 1 << 10);
   if (!c.sliding.empty()) {
     check.range("the number of sliding flags", int64_t(c.sliding.size()), c.layers, c.layers);
     check.range("the sliding window", c.window, 1, 1 << 30);
@@ -121,8 +122,17 @@ void require_causal(const Config& config, const std::string& who) {
   throw Error(ErrorKind::kUnsupported,
               who + ": reads a causal model, but this one (" + config.architecture +
                   (config.attention == AttentionKind::kPermutation ? ") predicts in any order"
+                   : config.is_encoder()                           ? ") only reads"
                                                                    : ") fills in masked tokens") +
                   "; use a causal model");
+}
+
+void require_head(const Config& config, const std::string& who) {
+  if (!config.is_encoder()) return;
+  throw Error(ErrorKind::kUnsupported,
+              who + ": the model (" + config.architecture +
+                  ") is an encoder: it reads texts and writes none; use it for embeddings and "
+                  "rerank, and another model here");
 }
 
 void require_mask_token(const Config& config, const std::string& who) {

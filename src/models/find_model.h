@@ -15,9 +15,9 @@ struct KnownModel {
 };
 const std::vector<KnownModel>& known_models();
 
-// A .gguf file or a model folder. Packages that carry a model in numbered parts are joined once
-// into the cache folder (TUTTI_CACHE, else XDG_CACHE_HOME/tutti, else ~/.cache/tutti). Throws
-// Error(kNotFound) that says where it looked and how to get the model.
+// A .gguf file or a model folder (a package may carry either). Packages that carry a model in
+// numbered parts are joined once into the cache folder (TUTTI_CACHE, else XDG_CACHE_HOME/tutti,
+// else ~/.cache/tutti). Throws Error(kNotFound) that says where it looked and how to get the model.
 std::filesystem::path find_model(const std::string& path_or_name);
 
 }  // namespace tutti::models

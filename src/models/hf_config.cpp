@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "formats/shown.h"
+#include "models/bert_folder.h"
 #include "models/hf_keys.h"
 #include "models/rope.h"
 
@@ -36,6 +37,8 @@ constexpr Family kFamilies[] = {
     {"DimpleModel", "dimple", "dimple"},
     {"SDARForCausalLM", "sdar", "sdar"},
     {"XLNetLMHeadModel", "xlnet", "xlnet"},
+    {"BertModel", "bert", "bert"},
+    {"BertForSequenceClassification", "bert", "bert"},
 };
 
 // LLaDA's own names of keys that the other families share.
@@ -97,12 +100,7 @@ tensor::Activation activation(const Keys& keys, const Config& config) {
   const char* key = is_gemma(config) ? "hidden_activation" : "hidden_act";
   const auto name = keys.string_if(key);
   if (!name && is_gemma(config)) return tensor::Activation::kGeluTanh;
-  if (!name || *name == "silu" || *name == "swish") return tensor::Activation::kSilu;
-  if (*name == "gelu_pytorch_tanh" || *name == "gelu_new" || *name == "gelu_fast")
-    return tensor::Activation::kGeluTanh;
-  if (*name == "gelu") return tensor::Activation::kGelu;
-  if (*name == "relu") return tensor::Activation::kRelu;
-  keys.unsupported(key, "is " + formats::shown(*name));
+  return name ? named_activation(keys, key, *name) : tensor::Activation::kSilu;
 }
 
 // `rope` holds rope_type (old: type) and its numbers; `base` is used unless it says rope_theta.
@@ -470,6 +468,10 @@ Config hf_config(const json& object, const std::string& place, TensorLayout& lay
     layout = hf_layout("xlnet");
     return xlnet_config(keys, place);
   }
+  if (std::string_view(family.architecture) == "bert") {
+    layout = hf_layout("bert");
+    return bert_config(keys, place);
+  }
   if (std::string_view(family.architecture) == "llada") keys.use_names(kLladaNames);
   if (std::string_view(family.architecture) == "llada-moe") keys.use_names(kLladaMoeNames);
   if (keys.find("kv_lora_rank")) keys.unsupported("kv_lora_rank", "is latent attention (MLA)");
@@ -512,6 +514,15 @@ Config hf_config(const json& object, const std::string& place, TensorLayout& lay
   if (config.embedding_width > 0) layout.embedding = layout.embedding_map;
   check_config(config, place);
   return config;
+}
+
+tensor::Activation named_activation(const HfKeys& keys, const char* key, const std::string& name) {
+  if (name == "silu" || name == "swish") return tensor::Activation::kSilu;
+  if (name == "gelu_pytorch_tanh" || name == "gelu_new" || name == "gelu_fast")
+    return tensor::Activation::kGeluTanh;
+  if (name == "gelu") return tensor::Activation::kGelu;
+  if (name == "relu") return tensor::Activation::kRelu;
+  keys.unsupported(key, "is " + formats::shown(name));
 }
 
 // None of the rotary keys has a name of its own.

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "models/config.h"
+#include "models/hf_keys.h"
 #include "models/rope.h"
 #include "models/tensor_layout.h"
 
@@ -15,6 +16,9 @@ namespace tutti::models {
 // file, for errors. Throws Error(kBadFile | kUnsupported) naming the key, the architecture or the
 // scaling.
 Config hf_config(const nlohmann::json& config, const std::string& place, TensorLayout& layout);
+
+// The activation that `key` calls `name`. Throws Error(kUnsupported).
+tensor::Activation named_activation(const HfKeys& keys, const char* key, const std::string& name);
 
 // The rotary embedding as the folder states it, before it becomes frequencies: of full layers, and
 // of sliding ones where they have their own. `config` is hf_config's. Throws Error(kBadFile |

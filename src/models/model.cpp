@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "models/bert.h"
 #include "models/transformer.h"
 #include "models/xlnet.h"
 
@@ -46,7 +47,7 @@ void add_config(Xxh64& hash, const Config& c) {
   for (const int n : {c.hidden, c.layers, c.heads, c.kv_heads, c.head_dim, c.intermediate, c.vocab,
                       c.window, c.experts.count, c.experts.used, c.experts.intermediate,
                       c.experts.shared_intermediate, c.experts.groups, c.experts.used_groups,
-                      c.attention_block, c.mask_token, c.clamp_distance}) {
+                      c.attention_block, c.mask_token, c.clamp_distance, c.token_types}) {
     hash.add(n);
   }
   for (const float x : {c.norm_eps, c.embedding_scale, c.attention_scale, c.attention_cap,
@@ -128,7 +129,9 @@ void Model::forward(ComputePool& pool, const Batch& batch, const KvMemory& kv, R
       consume,           space,    relative_.get()};
   pool.run([&](Worker& worker) {
     RowOps ops(shared, worker);
-    if (config().relative) {
+    if (config().is_encoder()) {
+      bert_forward(ops, config(), packed_.weights);
+    } else if (config().relative) {
       xlnet_forward(ops, config(), packed_.weights);
     } else {
       models::forward(ops, config(), packed_.weights);

@@ -33,8 +33,10 @@ class PackPlan {
       routers.insert(&layer.router);
       unpacked.insert(&layer.relative);  // goes into RelativeKeys
     }
-    // An untied embedding is only looked up, row by row, in the file's own blocks.
-    if (!stored.head.empty()) unpacked.insert(&stored.embedding);
+    // An untied embedding, or that of a network without a head, is only looked up, row by row, in
+    // the file's own blocks.
+    if (!stored.head.empty() || checkpoint.config().is_encoder())
+      unpacked.insert(&stored.embedding);
     weights_ = convert_weights<RowWeights>(
         stored,
         [&](const StoredTensor& t) {

@@ -109,8 +109,12 @@ class RowOps {
   void experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVector>& layer);
   void head(Rows h, const RowVector& norm, const tensor::Matrix& head, const RowVector& bias = {});
 
-  // XLNet's own (row_ops_xlnet.cpp). Scores have the terms of weights.h, by the distances of
-  // Shared::relative.
+  // BERT's own (row_ops_bert.cpp): h = layer_norm(embedding + position + type of token).
+  Rows embed_places(const tensor::Matrix& embedding, const RowVector& positions,
+                    const RowVector& types, const RowVector& norm, const RowVector& norm_bias);
+
+  // XLNet's own (row_ops_xlnet.cpp); BERT shares the last two. Scores have the terms of weights.h,
+  // by the distances of Shared::relative.
   Rows attend_relative(int layer, Rows qkv, const LayerWeights<tensor::Matrix, RowVector>& weights);
   // h = layer_norm(h + W in + b).
   void linear_layer_norm(Rows h, Rows in, const Linear<tensor::Matrix, RowVector>& linear,

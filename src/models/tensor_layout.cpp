@@ -54,6 +54,24 @@ TensorLayout xlnet_layout() {
   return t;
 }
 
+TensorLayout bert_layout() {
+  TensorLayout t;
+  t.embedding = "embeddings.word_embeddings.weight";
+  t.positions = "embeddings.position_embeddings.weight";
+  t.types = "embeddings.token_type_embeddings.weight";
+  t.embedding_norm = "embeddings.LayerNorm";
+  t.layer_prefix = "encoder.layer.";
+  t.q = "attention.self.query";
+  t.k = "attention.self.key";
+  t.v = "attention.self.value";
+  t.o = "attention.output.dense";
+  t.attn_norm = "attention.output.LayerNorm";
+  t.up = "intermediate.dense";
+  t.down = "output.dense";
+  t.ffn_norm = "output.LayerNorm";
+  return t;
+}
+
 // The shared expert stands beside the feed-forward and has no gate.
 void name_llada_moe(TensorLayout& t) {
   t.shared_router.clear();
@@ -130,6 +148,7 @@ TensorLayout gguf_layout(std::string_view architecture) {
 TensorLayout hf_layout(std::string_view architecture) {
   if (architecture == "llada") return llada_layout();
   if (architecture == "xlnet") return xlnet_layout();
+  if (architecture == "bert") return bert_layout();
   TensorLayout t;
   t.embedding = "model.embed_tokens.weight";
   t.embedding_map = "model.embed_map.weight";

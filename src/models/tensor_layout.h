@@ -32,6 +32,8 @@ struct TensorLayout {
   // XLNet's further ones, with their suffixes; those of q, k, v and o have none (bare_projections).
   std::string relative, content_bias, position_bias, segment_bias, segment_keys;
   std::string head_bias, mask;  // whole
+  // BERT's; `embedding_norm` without its suffix, the others whole.
+  std::string positions, types, embedding_norm;
   std::string expert_prefix, expert_gate, expert_up, expert_down;
   std::string stacked_gate, stacked_up, stacked_down, stacked_gate_up;
 

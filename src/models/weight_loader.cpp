@@ -171,6 +171,7 @@ class Loader {
 
 StoredWeights load_weights(const Config& config, const TensorLayout& layout, TensorTable& table,
                            OwnedBytes& owned) {
+  if (config.is_encoder()) return load_bert_weights(config, layout, table);
   if (config.relative) return load_xlnet_weights(config, layout, table, owned);
   return Loader(config, layout, table, owned).load();
 }

@@ -21,6 +21,10 @@ StoredWeights load_weights(const Config& config, const TensorLayout& layout, Ten
 StoredWeights load_xlnet_weights(const Config& config, const TensorLayout& layout,
                                  TensorTable& table, OwnedBytes& owned);
 
+// The same for BERT.
+StoredWeights load_bert_weights(const Config& config, const TensorLayout& layout,
+                                TensorTable& table);
+
 // Rows of `heads` heads from pairs (2i, 2i + 1), i < pairs, to (i, i + pairs); the rest of a head
 // stays. Whole stored rows move, so the values are exact in every type. A bias (one row) moves by
 // elements.

@@ -62,6 +62,10 @@ void for_each_tensor(W& weights, const TensorLayout& t, const Fn& fn) {
   fn(t.head, weights.head);
   fn(t.head_bias, weights.head_bias);
   fn(t.mask, weights.mask);
+  fn(t.positions, weights.positions);
+  fn(t.types, weights.types);
+  fn(t.embedding_norm + ".weight", weights.embedding_norm);
+  fn(t.embedding_norm + ".bias", weights.embedding_norm_bias);
 }
 
 }  // namespace tutti::models

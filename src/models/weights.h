@@ -52,6 +52,10 @@ struct Weights {
   Matrix head;         // [vocab, hidden]; empty when tied to the embedding
   Vector head_bias;    // [vocab], optional
   Vector mask;         // [hidden], optional: what RowInput::kMask stands for (XLNet's query stream)
+  // BERT: what is added to an embedding, [positions * hidden] and [types * hidden], and the layer
+  // norm over the sum.
+  Vector positions, types;
+  Vector embedding_norm, embedding_norm_bias;
 };
 
 // What convert_weights makes when only its visits matter.
@@ -112,6 +116,10 @@ To convert_weights(From& from, const MatrixFn& matrix, const VectorFn& vector) {
   to.head = matrix(from.head);
   to.head_bias = vector(from.head_bias);
   to.mask = vector(from.mask);
+  to.positions = vector(from.positions);
+  to.types = vector(from.types);
+  to.embedding_norm = vector(from.embedding_norm);
+  to.embedding_norm_bias = vector(from.embedding_norm_bias);
   return to;
 }
 

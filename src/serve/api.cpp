@@ -9,6 +9,7 @@
 #include "serve/api_error.h"
 #include "serve/embeddings.h"
 #include "serve/openapi.h"
+#include "serve/rerank.h"
 #include "serve/text_answer.h"
 
 namespace tutti::serve {
@@ -56,6 +57,7 @@ const Api::Entry Api::kRoutes[] = {
     {"POST", "/v1/chat/completions", &Api::chat, false},
     {"POST", "/v1/completions", &Api::completion, false},
     {"POST", "/v1/embeddings", &Api::embeddings, false},
+    {"POST", "/v1/rerank", &Api::rerank, false},
     {"GET", "/v1/models", &Api::list_models, false},
     {"GET", "/health", &Api::health, true},
     {"GET", "/version", &Api::version, false},
@@ -178,8 +180,8 @@ ServedModel& Api::model_of(const std::string& name) {
                  "model_not_found");
 }
 
-void Api::add_method_options(decode::GenerationOptions& options) const {
-  options.files = options_.method_files;
+void Api::add_method_options(const ServedModel& model, decode::GenerationOptions& options) const {
+  options.files = model.method_files;
   if (options.method == "auto") return;
   for (const decode::MethodOption& option : decode::find_method(options.method).options) {
     const auto given = options_.method_options.find(std::string(option.name));
@@ -190,8 +192,13 @@ void Api::add_method_options(decode::GenerationOptions& options) const {
 void Api::text(TextRequest::Kind kind, const std::shared_ptr<HttpExchange>& exchange,
                const std::string& id) {
   TextRequest request = read_text_request(kind, exchange->request().body, options_.limits);
-  add_method_options(request.options);
   ServedModel& model = model_of(request.model);
+  if (model.config().is_encoder())
+    throw invalid("model " + model.name +
+                      ": is an encoder, which reads texts and writes none; use /v1/embeddings or "
+                      "/v1/rerank",
+                  "model");
+  add_method_options(model, request.options);
   answer_text(exchange, model, std::move(request), id);
 }
 
@@ -208,16 +215,23 @@ void Api::embeddings(const std::shared_ptr<HttpExchange>& exchange, const std::s
   answer_embeddings(exchange, model_of(request.model), request);
 }
 
+void Api::rerank(const std::shared_ptr<HttpExchange>& exchange, const std::string& id) {
+  RerankRequest request = read_rerank_request(exchange->request().body, options_.limits);
+  ServedModel& model = model_of(request.model);
+  answer_rerank(exchange, model, std::move(request), id);
+}
+
 void Api::openapi(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
   std::vector<OpenApiRoute> routes;
   for (const Entry& entry : kRoutes) routes.push_back({entry.method, entry.path, entry.open});
   OpenApiModels models;
   models.vocabulary = models_.front()->tokenizer->vocab_size();
-  models.dimensions = models_.front()->config().hidden;
   for (const ServedModel* m : models_) {
     models.names.push_back(m->name);
     models.names.insert(models.names.end(), m->aliases.begin(), m->aliases.end());
     models.vocabulary = std::min(models.vocabulary, int(m->tokenizer->vocab_size()));
+    if (std::ranges::find(models.dimensions, m->config().hidden) == models.dimensions.end())
+      models.dimensions.push_back(m->config().hidden);
   }
   exchange->respond(
       json_response(openapi_document(routes, options_.version, options_.limits, models,
@@ -271,6 +285,8 @@ void Api::tokenize(const std::shared_ptr<HttpExchange>& exchange, const std::str
   text::EncodeOptions options;
   options.add_bos = flag("add_special", "add_special_tokens", body.contains("prompt")) &&
                     model.tokenizer->add_bos_default();
+  options.add_eos =
+      options.add_bos && model.config().is_encoder() && model.tokenizer->add_eos_default();
   options.parse_special = flag("parse_special", "parse_special_tokens", true);
   const std::vector<int32_t> ids = model.tokenizer->encode(text->get<std::string>(), options);
   Json reply{

@@ -20,9 +20,8 @@ struct ApiOptions {
   std::string version;
   RequestLimits limits;
   // Of methods, by name: what a request does not say itself, where its method has the option. Files
-  // that they name are in `method_files`.
+  // that they name are in ServedModel::method_files.
   std::map<std::string, std::string> method_options;
-  std::shared_ptr<const decode::MethodFiles> method_files;
   nlohmann::ordered_json server_options;  // for /openapi.json: an array, or null
 };
 
@@ -61,12 +60,13 @@ class Api {
   void check_key(const HttpRequest& request) const;
   Headers headers_of_every_answer(const std::string& id) const;
   ServedModel& model_of(const std::string& name);
-  void add_method_options(decode::GenerationOptions& options) const;
+  void add_method_options(const ServedModel& model, decode::GenerationOptions& options) const;
   void chat(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void completion(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void text(TextRequest::Kind kind, const std::shared_ptr<HttpExchange>& exchange,
             const std::string& id);
   void embeddings(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  void rerank(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void openapi(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void list_models(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   void health(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);

@@ -9,6 +9,7 @@
 #include "engine/crossing.h"
 #include "formats/json_text.h"
 #include "serve/api_error.h"
+#include "serve/whole_answer.h"
 
 namespace tutti::serve {
 namespace {
@@ -68,30 +69,6 @@ Task<std::vector<decode::Completion>> work(std::shared_ptr<EmbeddingJob> job,
   co_return std::vector<decode::Completion>();
 }
 
-std::vector<std::vector<int32_t>> tokens_of(const ServedModel& model,
-                                            const EmbeddingRequest& request) {
-  const text::Tokenizer& t = *model.tokenizer;
-  text::EncodeOptions encode;
-  encode.add_bos = t.add_bos_default();
-  const size_t most = size_t(model.config().context_length);
-  std::vector<std::vector<int32_t>> inputs;
-  for (const TextRequest::Prompt& p : request.inputs) {
-    inputs.push_back(p.ids ? *p.ids : t.encode(p.text, encode));
-    for (const int32_t id : inputs.back()) {
-      if (id >= t.vocab_size())
-        throw invalid("input: token " + std::to_string(id) + " is not in the vocabulary", "input");
-    }
-    if (inputs.back().empty()) throw invalid("input: is empty; give at least one token", "input");
-    if (inputs.back().size() > most)
-      throw ApiError(400, "invalid_request_error",
-                     "input: " + std::to_string(inputs.back().size()) +
-                         " tokens do not fit the context of " + std::to_string(most) +
-                         " tokens; shorten it",
-                     "input", "context_length_exceeded");
-  }
-  return inputs;
-}
-
 }  // namespace
 
 EmbeddingRequest read_embedding_request(std::string_view body, const RequestLimits& limits,
@@ -119,17 +96,16 @@ void answer_embeddings(std::shared_ptr<HttpExchange> exchange, ServedModel& mode
     throw invalid("dimensions: this model's vectors have " + std::to_string(hidden) +
                       " numbers, and were not trained to be cut; leave it out",
                   "dimensions");
-  models::require_causal(model.config(), "embeddings");
+  if (!model.config().is_encoder()) models::require_causal(model.config(), "embeddings");
   const auto job = std::make_shared<EmbeddingJob>();
   job->engine = &model.worker->engine();
-  job->inputs = tokens_of(model, request);
+  for (const TextRequest::Prompt& p : request.inputs)
+    job->inputs.push_back(tokens_to_read(model, p, "input"));
   job->as_base64 = request.base64;
-  const auto run = model.worker->start(
+  answer_whole(
+      std::move(exchange), *model.worker,
       [job](std::shared_ptr<engine::Request> r, const decode::PieceSink&) { return work(job, r); },
-      {},
-      [exchange, job, name = model.name](const RunResult& result) {
-        exchange->on_gone({});
-        if (result.error) return exchange->respond(error_response(api_error(result.error)));
+      [job, name = model.name](const RunResult&) {
         size_t tokens = 0;
         for (const auto& input : job->inputs) tokens += input.size();
         HttpResponse response;
@@ -137,11 +113,8 @@ void answer_embeddings(std::shared_ptr<HttpExchange> exchange, ServedModel& mode
                         formats::print_json(name) + R"(,"usage":)" +
                         formats::print_json({{"prompt_tokens", tokens}, {"total_tokens", tokens}}) +
                         "}";
-        exchange->respond(std::move(response));
+        return response;
       });
-  exchange->on_gone([worker = model.worker, weak = std::weak_ptr<Run>(run)] {
-    if (const auto run = weak.lock()) worker->cancel(run);
-  });
 }
 
 }  // namespace tutti::serve

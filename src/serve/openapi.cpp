@@ -4,6 +4,7 @@
 
 #include "decode/method.h"
 #include "serve/embeddings.h"
+#include "serve/rerank.h"
 
 namespace tutti::serve {
 namespace {
@@ -48,9 +49,12 @@ std::map<std::string, Json> particular_fields(const RequestLimits& limits,
                 "required": ["name", "arguments"], "properties": {"name": {"type": "string"},
                   "arguments": {"type": "string"}}}}}}}}]}})")},
       {"model", {{"enum", models.names}}},
-      {"dimensions", {{"const", models.dimensions}}},
+      {"dimensions", {{"enum", models.dimensions}}},
       {"prompt", prompts(limits.prompts)},
       {"input", prompts(limits.inputs)},
+      {"documents", texts(any_of({text, parsed(R"({"type": "object", "required": ["text"],
+          "properties": {"text": {"type": "string"}}})")}),
+                          limits.documents)},
       {"stop", any_of({stop, texts(stop, limits.stop_strings)})},
       {"logit_bias",
        {{"type", "object"},
@@ -121,7 +125,13 @@ const char* summary_of(const std::string& path) {
   static const std::map<std::string, const char*> kSummaries{
       {"/v1/chat/completions", "The next message of a chat: text, thoughts, calls of tools"},
       {"/v1/completions", "What follows a text, or its log-probabilities"},
-      {"/v1/embeddings", "Texts as vectors: the mean of the model's last states"},
+      {"/v1/embeddings",
+       "Texts as vectors of length 1: the mean of the model's last states, or as an encoder's own "
+       "files pool them"},
+      {"/v1/rerank",
+       "Documents by relevance to a query: an encoder's score head says it as a number from 0 to 1 "
+       "(\"tutti.score\": \"classifier\"), of any other model it is the cosine of the vectors of "
+       "/v1/embeddings (\"cosine\")"},
       {"/v1/models", "What is served"},
       {"/health", "Whether the server takes requests"},
       {"/version", "Its version"},
@@ -212,6 +222,10 @@ Json body_schema(const std::string& path, const RequestLimits& limits,
   if (path == "/v1/embeddings") {
     read_embedding_request(R"({"input": "a"})", free, &log);
     return described(log, {"input"}, limits, models);
+  }
+  if (path == "/v1/rerank") {
+    read_rerank_request(R"({"query": "a", "documents": ["a"]})", free, &log);
+    return described(log, {"query", "documents"}, limits, models);
   }
   Json small;
   if (path == "/tokenize") {

@@ -17,8 +17,8 @@ struct OpenApiRoute {
 // What of the models is a bound of a field.
 struct OpenApiModels {
   std::vector<std::string> names;
-  int vocabulary = 0;  // of the smallest
-  int dimensions = 0;  // of the first one's vectors
+  int vocabulary = 0;           // of the smallest
+  std::vector<int> dimensions;  // of their vectors
 };
 
 // A document of OpenAPI 3.1. `server_options` goes in as "x-server-options" unless it is null.

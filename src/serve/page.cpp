@@ -38,7 +38,7 @@ button{cursor:pointer}button:disabled{opacity:.5;cursor:default}
 #send{background:var(--go);color:Canvas;border-color:var(--go)}
 :focus-visible{outline:2px solid var(--go);outline-offset:1px}
 .fields{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(11rem,45%),1fr));gap:.4rem;margin-top:.4rem}
-.fields label{display:grid;font-size:.8rem;color:var(--dim)}.fields .wide{grid-column:1/-1}
+.fields label{display:grid;font-size:.8rem;color:var(--dim)}.fields [hidden]{display:none}.fields .wide{grid-column:1/-1}
 details{border:1px solid var(--line);border-radius:.4rem;padding:.3rem .5rem;max-height:45dvh;overflow:auto}
 summary{cursor:pointer;font-size:.85rem}
 @media(max-width:46rem){body{grid-template:auto 9.5rem minmax(0,1fr)/minmax(0,1fr)}
@@ -58,6 +58,7 @@ tokens it brought; pale: rows that were tried. Masked models: a cell for each po
 <main id="talk"><div id="log" role="log" aria-live="polite" aria-label="conversation" tabindex="0"></div>
 <form id="form"><details id="settings"><summary>Method and sampling <span id="chosen" class="note"></span></summary>
 <div class="fields">
+<label id="whose">model<select id="which"></select></label>
 <label>method<select id="method"></select></label>
 <label>as<select id="kind"><option value="chat">a chat</option><option value="text">text to go on with</option></select></label>
 </div><p class="note" id="about"></p>
@@ -102,17 +103,27 @@ async function refused(response){
 
 // Methods and their options
 let table={data:[],models:[]};
-const model=()=>table.models[0];
+// Of those that write text, the chosen one.
+const writers=()=>table.models.filter(m=>m.methods.length);
+const model=()=>writers().find(m=>m.id==$('which').value)??writers()[0];
 async function load_methods(){
   const response=await fetch('v1/methods',{headers:headers()});
   if(!response.ok)throw await refused(response);
   table=await response.json();
+  const chosen=$('which').value;
+  $('which').replaceChildren(...writers().map(m=>new Option(m.id,m.id)));
+  if(writers().some(m=>m.id==chosen))$('which').value=chosen;
+  $('whose').hidden=writers().length<2;
+  if(!model())throw new Error('The models here read texts and write none: ask for /v1/embeddings or /v1/rerank.');
+  show_model()}
+function show_model(){
   $('model').textContent=model().id;
   $('max_tokens').max=model().max_model_len;
-  if(!model().chat)$('kind').value='text';
+  $('kind').value=model().chat?'chat':'text';
   const names=['auto',...model().methods];
   $('method').replaceChildren(...names.map(name=>new Option(name=='auto'?'auto ('+model().auto+')':name,name)));
   show_method()}
+$('which').onchange=()=>{show_model();forget_score()};
 const method=()=>table.data.find(m=>m.name==($('method').value=='auto'?model().auto:$('method').value));
 function show_method(){
   const m=method();
@@ -209,7 +220,9 @@ function lane(request,choice){
   const id=request+'.'+choice;
   if(!lanes.has(id))lanes.set(id,{request,choice,ended:-1,cells:null,at:new Map()});
   return lanes.get(id)}
+function forget_score(){ticks=[];recent=[];lanes.clear();draw()}
 function take(event){
+  if(event.model!=model()?.id)return;  // each model has its own ticks
   const now=performance.now();
   if(event.lost)lanes.clear();  // whose end may be among them
   for(const t of event.ticks){

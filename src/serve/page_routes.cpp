@@ -66,7 +66,9 @@ void Api::methods(const std::shared_ptr<HttpExchange>& exchange, const std::stri
     models.push_back({{"id", model->name},
                       {"chat", model->chat.has_value()},
                       {"max_model_len", model->config().context_length},
-                      {"auto", decode::method_for("auto", model->config()).name},
+                      {"auto", model->config().is_encoder()
+                                   ? Json()
+                                   : Json(decode::method_for("auto", model->config()).name)},
                       {"methods", std::move(names)}});
   }
   HttpResponse response;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "decode/grammar_constraint.h"
+#include "decode/method_files.h"
 #include "serve/chat_format.h"
 #include "serve/worker.h"
 #include "text/chat_template.h"
@@ -21,6 +22,7 @@ struct ServedModel {
   std::optional<text::ChatTemplate> chat;
   ChatFormat format;  // of `chat`
   Worker* worker = nullptr;
+  std::shared_ptr<const decode::MethodFiles> method_files;  // null: none
 
   // Of a grammar, compiled once and kept while it is among the last kGrammars that were asked for.
   // Throws ApiError(400).

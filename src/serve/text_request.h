@@ -14,10 +14,11 @@
 namespace tutti::serve {
 
 struct RequestLimits {
-  int depth = 64;     // of nested arrays and objects
-  int choices = 64;   // n
-  int prompts = 256;  // of one completions body
-  int inputs = 2048;  // of one embeddings body
+  int depth = 64;        // of nested arrays and objects
+  int choices = 64;      // n
+  int prompts = 256;     // of one completions body
+  int inputs = 2048;     // of one embeddings body
+  int documents = 1024;  // of one rerank body
   int stop_strings = 16;
   size_t stop_bytes = 1024;
   size_t grammar_bytes = 65536;  // of a grammar, a schema or an expression

@@ -1,11 +1,12 @@
-// Any bytes as the body of a request for text or vectors: an ApiError, or a request that is within
-// the limits.
+// Any bytes as the body of a request for text, vectors or ranks: an ApiError, or a request that is
+// within the limits.
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>
 
 #include "serve/api_error.h"
 #include "serve/embeddings.h"
+#include "serve/rerank.h"
 #include "serve/text_request.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -40,6 +41,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (r.inputs.empty() || r.inputs.size() > size_t(limits.inputs)) std::abort();
   } catch (const serve::ApiError& e) {
     if (e.status != 400) std::abort();
+  }
+  try {
+    const serve::RerankRequest r =
+        serve::read_rerank_request({reinterpret_cast<const char*>(data), size}, limits);
+    if (r.documents.empty() || r.documents.size() > size_t(limits.documents) || r.top_n < 0)
+      std::abort();
+  } catch (const serve::ApiError& e) {
+    if (e.status != 400 && e.status != 501) std::abort();
   }
   return 0;
 }

@@ -5,12 +5,8 @@
 namespace tutti::text {
 
 std::string StreamingDetokenizer::push(int32_t id) {
-  std::string_view bytes = tokenizer_->token_bytes(id);
-  const bool control = tokenizer_->is_control(id);
-  if (control && skip_special_) return {};
-  if (first_ && !control && tokenizer_->decoding().strip_first_space && bytes.starts_with(' ')) {
-    bytes.remove_prefix(1);
-  }
+  const std::string_view bytes = first_ ? tokenizer_->first_bytes(id) : tokenizer_->token_bytes(id);
+  if (tokenizer_->is_control(id) && skip_special_) return {};
   first_ = false;
   pending_ += bytes;
   const size_t held = incomplete_utf8_suffix(pending_);

@@ -1,5 +1,5 @@
-// Unicode normalisation form C: decompose, order combining marks, compose (UAX #15; Hangul by
-// arithmetic).
+// Unicode normalisation forms D and C: decompose, order combining marks, compose (UAX #15; Hangul
+// by arithmetic).
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -94,7 +94,7 @@ char32_t compose(char32_t a, char32_t b) {
   return found != table.end() && found->first == a && found->second == b ? found->whole : 0;
 }
 
-void compose_run(std::vector<char32_t>& text) {
+void order_marks(std::vector<char32_t>& text) {
   for (size_t i = 0; i < text.size();) {  // canonical order within each run of marks
     size_t end = i;
     while (end < text.size() && combining_class(text[end]) != 0) ++end;
@@ -103,6 +103,9 @@ void compose_run(std::vector<char32_t>& text) {
         [](char32_t a, char32_t b) { return combining_class(a) < combining_class(b); });
     i = end + 1;
   }
+}
+
+void compose_run(std::vector<char32_t>& text) {
   size_t out = 0;
   size_t starter = SIZE_MAX;  // index in the output of the last character of class 0
   uint8_t last_class = 0;     // of the last character kept after the starter
@@ -123,18 +126,13 @@ void compose_run(std::vector<char32_t>& text) {
   text.resize(out);
 }
 
-}  // namespace
-
-std::string nfc(std::string_view text) {
-  // Below U+0300 every character is its own normal form and none combines.
-  if (std::none_of(text.begin(), text.end(), [](char c) { return uint8_t(c) >= 0xCC; })) {
-    return std::string(text);
-  }
+std::string normalised(std::string_view text, bool composed) {
   std::string out;
   out.reserve(text.size());
   std::vector<char32_t> run;
   const auto flush = [&] {
-    compose_run(run);
+    order_marks(run);
+    if (composed) compose_run(run);
     for (const char32_t c : run) append_utf8(out, c);
     run.clear();
   };
@@ -151,5 +149,17 @@ std::string nfc(std::string_view text) {
   flush();
   return out;
 }
+
+}  // namespace
+
+std::string nfc(std::string_view text) {
+  // Below U+0300 every character is its own normal form and none combines.
+  if (std::none_of(text.begin(), text.end(), [](char c) { return uint8_t(c) >= 0xCC; })) {
+    return std::string(text);
+  }
+  return normalised(text, true);
+}
+
+std::string nfd(std::string_view text) { return normalised(text, false); }
 
 }  // namespace tutti::text

@@ -81,6 +81,13 @@ void Normalizer::add_strip(bool left, bool right) {
   steps_.push_back(std::move(step));
 }
 
+void Normalizer::add_bert(const BertNormalizer& bert) {
+  Step step;
+  step.kind = Step::Kind::kBert;
+  step.bert = bert;
+  steps_.push_back(std::move(step));
+}
+
 std::string Normalizer::apply(std::string_view text) const {
   std::string out(text);
   for (const Step& step : steps_) {
@@ -96,6 +103,9 @@ std::string Normalizer::apply(std::string_view text) const {
         break;
       case Step::Kind::kStrip:
         out = std::string(strip(out, step.left, step.right));
+        break;
+      case Step::Kind::kBert:
+        out = bert_normalized(out, step.bert);
         break;
     }
   }

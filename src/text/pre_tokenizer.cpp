@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "text/bert_text.h"
 #include "text/byte_alphabet.h"
 #include "text/unicode.h"
 
@@ -102,6 +103,12 @@ void PreTokenizer::add_metaspace(std::string_view replacement, PrefixScheme pref
   if (split) add_split(escape_pattern(replacement), SplitBehavior::kMergedWithNext);
 }
 
+void PreTokenizer::add_bert_words() {
+  Step step;
+  step.kind = Step::Kind::kBertWords;
+  steps_.push_back(std::move(step));
+}
+
 PreTokens PreTokenizer::split(std::string text, bool first) const {
   PreTokens tokens;
   tokens.text = std::move(text);
@@ -126,6 +133,9 @@ PreTokens PreTokenizer::split(std::string text, bool first) const {
         break;
       case Step::Kind::kMetaspace:
         apply_metaspace(step, first, tokens);
+        break;
+      case Step::Kind::kBertWords:
+        apply_bert_words(tokens);
         break;
     }
   }
@@ -175,6 +185,34 @@ void PreTokenizer::apply_prefix_space(PreTokens& tokens) {
     out.pieces.push_back({{begin, out.text.size()}, tokens.pieces[i].valid_utf8});
   }
   tokens = std::move(out);
+}
+
+void PreTokenizer::apply_bert_words(PreTokens& tokens) {
+  std::vector<PreTokens::Piece> out;
+  for (size_t i = 0; i < tokens.pieces.size(); ++i) {
+    const PreTokens::Piece& piece = tokens.pieces[i];
+    if (!piece.valid_utf8) {
+      out.push_back(piece);
+      continue;
+    }
+    size_t begin = piece.range.begin;  // of the word that is being read
+    const auto end_word = [&](size_t at) {
+      if (at > begin) out.push_back({{begin, at}, true});
+    };
+    for (size_t at = begin; at < piece.range.end;) {
+      const Decoded c = decode_utf8(tokens.text, at);
+      const size_t next = at + c.length;
+      const bool mark = is_bert_punctuation(c.code_point);
+      if (mark || is_white_space(c.code_point)) {
+        end_word(at);
+        if (mark) out.push_back({{at, next}, true});
+        begin = next;
+      }
+      at = next;
+    }
+    end_word(piece.range.end);
+  }
+  tokens.pieces = std::move(out);
 }
 
 void PreTokenizer::apply_metaspace(const Step& step, bool first, PreTokens& tokens) {

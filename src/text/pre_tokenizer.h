@@ -63,11 +63,14 @@ class PreTokenizer {
   // begin there.
   void add_metaspace(std::string_view replacement, PrefixScheme prefix, bool split);
 
+  // BERT's: cut at white space, which goes, and around each mark of punctuation.
+  void add_bert_words();
+
   // `first` says that no text and no special token came before.
   PreTokens split(std::string text, bool first) const;
 
   struct Step {
-    enum class Kind { kSplit, kPrefixSpace, kMetaspace } kind = Kind::kSplit;
+    enum class Kind { kSplit, kPrefixSpace, kMetaspace, kBertWords } kind = Kind::kSplit;
     std::shared_ptr<const Regex> regex;
     SplitBehavior behavior = SplitBehavior::kIsolated;
     bool invert = false;
@@ -81,6 +84,7 @@ class PreTokenizer {
  private:
   static void apply_split(const Step& step, PreTokens& tokens);
   static void apply_prefix_space(PreTokens& tokens);
+  static void apply_bert_words(PreTokens& tokens);
   static void apply_metaspace(const Step& step, bool first, PreTokens& tokens);
 
   std::vector<Step> steps_;

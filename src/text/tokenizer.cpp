@@ -6,6 +6,7 @@
 #include "text/byte_alphabet.h"
 #include "text/sentencepiece_bpe.h"
 #include "text/unigram.h"
+#include "text/wordpiece.h"
 
 namespace tutti::text {
 namespace {
@@ -41,7 +42,7 @@ Tokenizer::Tokenizer(TokenizerSpec spec) : spec_(std::move(spec)) {
   vocabulary_ = Vocabulary(std::move(spec_.tokens), spec_.name);
   check_ids();
   make_bytes();
-  if (spec_.kind != TokenizerKind::kSentencePieceBpe && spec_.kind != TokenizerKind::kUnigram)
+  if (spec_.kind == TokenizerKind::kByteLevelBpe || spec_.kind == TokenizerKind::kCharacterBpe)
     make_merges();
   std::vector<AddedToken> raw, normalized;
   for (AddedToken& added : spec_.added) {
@@ -104,6 +105,8 @@ void Tokenizer::make_bytes() {
       }
       byte_ids_[size_t(byte)] = int32_t(id);
       bytes_[id] = std::string(1, char(byte));
+    } else if (spec_.decoding.words) {
+      bytes_[id] = word_bytes(token.text, spec_.continuing_prefix, spec_.decoding.cleanup);
     } else if (spec_.decoding.metaspace && token.type != TokenType::kControl) {
       bytes_[id] = replace_metaspace(token.text);
     } else {
@@ -189,6 +192,8 @@ std::string_view Tokenizer::kind_name() const {
       return "SentencePiece BPE";
     case TokenizerKind::kUnigram:
       return "SentencePiece unigram";
+    case TokenizerKind::kWordPiece:
+      return "WordPiece";
   }
   return "";
 }
@@ -218,6 +223,24 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, EncodeOptions opti
   encode_segment(text.substr(done), done == 0, options, ids);
   if (options.add_eos && spec_.eos != kNoToken) ids.push_back(spec_.eos);
   return ids;
+}
+
+Tokenizer::Pair Tokenizer::encode_pair(std::string_view first, std::string_view second) const {
+  if (spec_.bos == kNoToken || spec_.eos == kNoToken) {
+    throw Error(ErrorKind::kUnsupported,
+                spec_.name +
+                    ": has no tokens that stand around two texts; use the tokenizer of a "
+                    "model that reads pairs");
+  }
+  EncodeOptions options;
+  options.add_bos = options.add_eos = true;
+  Pair pair;
+  pair.ids = encode(first, options);
+  pair.second = int(pair.ids.size());
+  options.add_bos = false;
+  const std::vector<int32_t> rest = encode(second, options);
+  pair.ids.insert(pair.ids.end(), rest.begin(), rest.end());
+  return pair;
 }
 
 void Tokenizer::encode_segment(std::string_view text, bool first, const EncodeOptions& options,
@@ -259,6 +282,11 @@ void Tokenizer::encode_normalized(std::string text, bool first, std::vector<int3
 
 void Tokenizer::encode_piece(std::string_view piece, std::vector<int32_t>& symbols,
                              std::vector<int32_t>& ids) const {
+  if (spec_.kind == TokenizerKind::kWordPiece) {
+    const WordPieceRules rules{spec_.continuing_prefix, spec_.longest_word, spec_.substitute};
+    encode_wordpiece(vocabulary_, rules, piece, ids);
+    return;
+  }
   if (spec_.kind == TokenizerKind::kSentencePieceBpe) {
     encode_sentencepiece(vocabulary_, byte_ids_, spec_.substitute, piece, ids);
     return;
@@ -327,16 +355,21 @@ void Tokenizer::spell(std::string_view piece, std::vector<int32_t>& symbols) con
   }
 }
 
+std::string_view Tokenizer::first_bytes(int32_t id) const {
+  std::string_view bytes = token_bytes(id);
+  // As the file has it, also of a token that goes on with a word.
+  if (spec_.decoding.words) return vocabulary_[id].text;
+  if (control_[size_t(id)] == 0 && spec_.decoding.strip_first_space && bytes.starts_with(' '))
+    bytes.remove_prefix(1);
+  return bytes;
+}
+
 std::string Tokenizer::decode_bytes(std::span<const int32_t> ids, bool skip_special) const {
   std::string out;
   bool first = true;
   for (const int32_t id : ids) {
-    std::string_view bytes = token_bytes(id);
-    const bool control = control_[size_t(id)] != 0;
-    if (control && skip_special) continue;
-    if (first && !control && spec_.decoding.strip_first_space && bytes.starts_with(' ')) {
-      bytes.remove_prefix(1);
-    }
+    const std::string_view bytes = first ? first_bytes(id) : token_bytes(id);
+    if (control_[size_t(id)] != 0 && skip_special) continue;
     first = false;
     out += bytes;
   }

@@ -35,7 +35,8 @@ enum class TokenizerKind {
   kByteLevelBpe,      // merges over bytes, written in the printable alphabet of GPT-2
   kCharacterBpe,      // merges over characters, byte tokens <0xHH> for those not in the vocabulary
   kSentencePieceBpe,  // by score
-  kUnigram,  // the segmentation of the highest sum of scores (SentencePiece's unigram model)
+  kUnigram,    // the segmentation of the highest sum of scores (SentencePiece's unigram model)
+  kWordPiece,  // each word by its longest tokens from the left (BERT)
 };
 
 // How the text of decoded tokens is made whole.
@@ -43,6 +44,8 @@ struct Decoding {
   bool metaspace = false;          // U+2581 becomes a space
   bool strip_first_space = false;  // of the very first token, once
   Malformed malformed = Malformed::kSubpart;
+  bool words = false;    // a space before each token that begins a word
+  bool cleanup = false;  // with `words`: none before marks such as "." and "n't"
 };
 
 // Everything a tokenizer is made of, whichever file it comes from.
@@ -63,6 +66,10 @@ struct TokenizerSpec {
   int32_t substitute = kNoToken;
   bool fuse_substitutes = true;  // one for a run of them
   Decoding decoding;
+  // Of kWordPiece: what tokens begin with that go on with a word, and the most characters of a
+  // word; longer ones are unknown.
+  std::string continuing_prefix;
+  int longest_word = 0;
   int32_t bos = kNoToken, eos = kNoToken, eot = kNoToken, unknown = kNoToken, pad = kNoToken,
           mask = kNoToken;
   bool add_bos = false, add_eos = false;  // what the model was trained with
@@ -106,6 +113,8 @@ class Tokenizer {
   std::string decode_bytes(std::span<const int32_t> ids, bool skip_special = false) const;
   // The bytes a token stands for; nothing is stripped. Throws Error(kUsage).
   std::string_view token_bytes(int32_t id) const;
+  // The same at the very beginning of a text, as decoding has it.
+  std::string_view first_bytes(int32_t id) const;
   // Whether decoding with `skip_special` leaves it out.
   bool is_control(int32_t id) const;
   // The token of exactly this text as the file writes it, or kNoToken.
@@ -131,6 +140,14 @@ class Tokenizer {
   bool is_end(int32_t id) const;
   // Adds one (generation_config.json may list several). Throws Error(kUsage) when out of range.
   void add_end_id(int32_t id);
+
+  // Of an encoder that reads pairs: [bos] first [eos] second [eos], and where the second begins.
+  // Throws Error(kUnsupported) when the vocabulary has no such marks.
+  struct Pair {
+    std::vector<int32_t> ids;
+    int second = 0;
+  };
+  Pair encode_pair(std::string_view first, std::string_view second) const;
 
   bool add_bos_default() const { return spec_.add_bos; }
   bool add_eos_default() const { return spec_.add_eos; }

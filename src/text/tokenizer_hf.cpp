@@ -94,6 +94,13 @@ class Reader {
       spec_.normalizer.add_replace(pattern(value), string(value, "content"));
     } else if (type == "Strip") {
       spec_.normalizer.add_strip(flag(value, "strip_left", true), flag(value, "strip_right", true));
+    } else if (type == "BertNormalizer") {
+      BertNormalizer bert;
+      bert.clean = flag(value, "clean_text", true);
+      bert.chinese = flag(value, "handle_chinese_chars", true);
+      bert.lowercase = flag(value, "lowercase", true);
+      bert.strip_accents = flag(value, "strip_accents", bert.lowercase);
+      spec_.normalizer.add_bert(bert);
     } else {
       unsupported("the normalizer " + type);
     }
@@ -151,6 +158,9 @@ class Reader {
       pre.add_split(R"(\w+|[^\w\s]+)", SplitBehavior::kRemoved, true);
     } else if (type == "WhitespaceSplit") {
       pre.add_split(R"(\s)", SplitBehavior::kRemoved);
+    } else if (type == "BertPreTokenizer") {
+      if (pre.in_byte_level()) unsupported("a BertPreTokenizer after ByteLevel");
+      pre.add_bert_words();
     } else {
       unsupported("the pre-tokenizer " + type);
     }
@@ -176,6 +186,9 @@ class Reader {
       spec_.decoding.malformed = Malformed::kByte;
     } else if (type == "Strip") {
       spec_.decoding.strip_first_space = has(value, "start") && value["start"] == 1;
+    } else if (type == "WordPiece") {
+      spec_.decoding.words = true;
+      spec_.decoding.cleanup = flag(value, "cleanup", true);
     } else if (type != "Fuse") {
       unsupported("the decoder " + type);
     }
@@ -197,11 +210,24 @@ class Reader {
     return value.get<int64_t>();
   }
 
+  void read_wordpiece(const json& model) {
+    if (byte_level_) unsupported("WordPiece over bytes");
+    spec_.kind = TokenizerKind::kWordPiece;
+    spec_.continuing_prefix = string(model, "continuing_subword_prefix");
+    const int64_t longest = has(model, "max_input_chars_per_word")
+                                ? integer(model["max_input_chars_per_word"], "a word's length")
+                                : 100;
+    if (longest < 1 || longest > 1 << 20) bad("the longest word has an impossible length");
+    spec_.longest_word = int(longest);
+  }
+
   void read_model(const json& model) {
     const std::string type = has(model, "type") ? string(model, "type") : "BPE";
-    if (type != "BPE") unsupported("the model " + type);
+    const bool words = type == "WordPiece";
+    if (!words && type != "BPE") unsupported("the model " + type);
+    if (words) read_wordpiece(model);
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-      if (has(model, key) && model[key] != "") unsupported(key);
+      if (!words && has(model, key) && model[key] != "") unsupported(key);
     }
     const bool byte_fallback = flag(model, "byte_fallback", false);
     spec_.ignore_merges = flag(model, "ignore_merges", false);
@@ -214,6 +240,7 @@ class Reader {
       place = {text, 0, byte ? TokenType::kByte : TokenType::kNormal};
       ids_[text] = int32_t(value.get<int64_t>());
     }
+    if (words) return;
     for (const json& merge : list(model, "merges", 0)) {
       if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
         spec_.merges.emplace_back(merge[0].get<std::string>(), merge[1].get<std::string>());
@@ -279,13 +306,41 @@ class Reader {
     }
   }
 
+  // A pair of text and id.
+  int32_t mark_of(const json& value, const char* key) const {
+    if (!has(value, key) || !value[key].is_array() || value[key].empty() ||
+        !value[key][0].is_string())
+      bad(std::string("no token \"") + key + "\"");
+    const int32_t id = id_of(value[key][0].get<std::string>());
+    if (id == kNoToken) bad("the post-processor names a token that is not there");
+    return id;
+  }
+
+  // Two texts stand as encode_pair puts them: [CLS] A [SEP] B [SEP], kinds 0 and 1.
+  void check_pair(const json& value, int depth) const {
+    if (!has(value, "pair")) return;
+    std::string form;
+    for (const json& part : list(value, "pair", depth)) {
+      const bool text = has(part, "Sequence");
+      const json& inner = object(part, text ? "Sequence" : "SpecialToken");
+      const int64_t kind = has(inner, "type_id") ? integer(inner["type_id"], "a type_id") : 0;
+      form += (text ? string(inner, "id") : "+") + std::to_string(kind);
+    }
+    if (form != "+0A0+0B1+1") unsupported("a form of pairs other than BERT's");
+  }
+
   void read_post_processor(const json& value, int depth) {
     const std::string type = string(value, "type");
     if (type == "Sequence") {
       for (const json& step : list(value, "processors", depth)) {
         read_post_processor(step, depth + 1);
       }
+    } else if (type == "BertProcessing") {
+      spec_.bos = mark_of(value, "cls");
+      spec_.eos = mark_of(value, "sep");
+      spec_.add_bos = spec_.add_eos = true;
     } else if (type == "TemplateProcessing") {
+      if (spec_.kind == TokenizerKind::kWordPiece) check_pair(value, depth);
       spec_.add_bos = spec_.add_eos = false;
       bool before = true;
       for (const json& part : list(value, "single", depth)) {

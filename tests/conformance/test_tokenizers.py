@@ -4,6 +4,7 @@ import os
 import pathlib
 import struct
 import subprocess
+import unicodedata
 
 import pytest
 import real_models
@@ -239,3 +240,53 @@ def test_trained_byte_fallback(tmp_path, family, normalizer, pre_tokenizer, deco
     got = tutti(tmp_path, lines)
     compare(got, [e.ids for e in oracle.encode_batch(lines, add_special_tokens=False)], lines)
     compare(tutti(tmp_path, got, "--decode"), oracle.decode_batch(got, skip_special_tokens=False), lines)
+
+
+@pytest.mark.parametrize("family, options, cleanup", [
+    ("uncased", {}, True),
+    ("cased", {"lowercase": False}, False),
+    ("accents", {"strip_accents": False}, True),
+    ("no-cjk", {"handle_chinese_chars": False, "clean_text": False, "lowercase": False, "strip_accents": True}, False),
+])
+def test_trained_wordpiece(tmp_path, family, options, cleanup):
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=20))
+    tokenizer.normalizer = normalizers.BertNormalizer(**options)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(cleanup=cleanup)
+    trainer = trainers.WordPieceTrainer(vocab_size=4000, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
+                                        show_progress=False)
+    tokenizer.train_from_iterator(corpus(400_000) + mixed_lines(500), trainer)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    lines = mixed_lines(3000, ["[SEP]", "[UNK]", "x" * 20, "x" * 21, "y" * 200], seed=13)
+    got = tutti(tmp_path, lines)
+    compare(got, [e.ids for e in tokenizer.encode_batch(lines, add_special_tokens=False)], lines)
+    compare(tutti(tmp_path, got, "--decode"), tokenizer.decode_batch(got, skip_special_tokens=False), lines)
+
+
+def test_minilm():
+    model = real_models.minilm()
+    oracle = Tokenizer.from_file(str(model / "tokenizer.json"))
+    oracle.no_truncation()
+    oracle.no_padding()
+    lines = mixed_lines(12000, ["[CLS]", "[SEP]", "[MASK]", "##ing"])
+    got = tutti("minilm", lines)
+    compare(got, [e.ids for e in oracle.encode_batch(lines, add_special_tokens=False)], lines)
+    compare(tutti("minilm", got, "--decode"), oracle.decode_batch(got, skip_special_tokens=False), lines)
+    # A continuation may be decoded first.
+    ids = [oracle.encode("playing.").ids[1:-1], [oracle.token_to_id("##ing"), oracle.token_to_id("##s")]]
+    compare(tutti("minilm", ids, "--decode"), oracle.decode_batch(ids), ids)
+
+
+@pytest.mark.parametrize("options", [{}, {"lowercase": False}, {"strip_accents": False}, {"clean_text": False}])
+def test_every_character_by_wordpiece(tmp_path, options):
+    """A vocabulary of nothing but characters shows what the normaliser made of each."""
+    every = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    known = [c for c in every if unicodedata.category(c) not in ("Cn", "Co")]
+    tokens = ["[UNK]"] + known + ["##" + c for c in known]
+    oracle = Tokenizer(models.WordPiece({t: i for i, t in enumerate(tokens)}, unk_token="[UNK]"))
+    oracle.normalizer = normalizers.BertNormalizer(**options)
+    oracle.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    oracle.save(str(tmp_path / "tokenizer.json"))
+    lines = [" ".join("a" + c + "b" + c for c in every[at:at + 128]) for at in range(0, len(every), 128)]
+    got = tutti(tmp_path, lines)
+    compare(got, [e.ids for e in oracle.encode_batch(lines, add_special_tokens=False)], lines)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from server import Server
+from table_model import TableModel
 from user import tutti
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -231,6 +232,7 @@ def test_a_person_talks_to_it(server):
             model="smollm2", max_tokens=24, temperature=0, seed=3, top_p=0.95,
             messages=[{"role": "user", "content": "Name three colours."}]).choices[0].message.content
         assert page.locator(".answers .turn").all_text_contents() == [answer]
+        assert page.evaluate("document.querySelector('#whose').hidden")  # there is one model
         # The second turn knows the first; four samples are four lanes.
         page.locator("summary").press("Enter")
         page.select_option("#method", "lookup")
@@ -301,3 +303,27 @@ def test_what_goes_wrong_is_said():
     finally:
         server.process.kill()
         server.process.wait()
+
+
+def test_one_of_several_models_is_chosen(tmp_path):
+    table = TableModel()
+    script = table.say(["the table speaks"])
+    path = table.write(tmp_path / "table.gguf", "{% for m in messages %}{{ m.content }}{% endfor %}")
+    server = Server("-t", "1", "-q", "-m", SUDOKU, "-m", "minilm", "-m", path)
+    try:
+        with browser() as running, opened(running, server) as page:
+            shown = page.evaluate("[...document.querySelector('#which').options].map(o => o.value)")
+            assert shown == ["smollm2", "sudoku", "table.gguf"]  # those that write text
+            page.locator("summary").press("Enter")
+            page.select_option("#which", "sudoku")
+            assert page.evaluate("document.querySelector('#method').value") == "auto"
+            assert "diffusion" in page.locator("#method option").first.text_content()
+            page.select_option("#which", "table.gguf")
+            page.locator("summary").press("Enter")
+            set_fields(page, max_tokens=24, temperature=0)
+            say(page, script)
+            assert page.locator(".answers .turn").all_text_contents() == ["the table speaks"]
+            assert page.locator("#model").text_content() == "table.gguf"
+            until(page, "[...lanes.values()].length >= 1")  # the score is the chosen model's
+    finally:
+        assert server.stop() == 0

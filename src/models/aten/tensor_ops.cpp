@@ -416,6 +416,7 @@ namespace {
 
 template <class Ops>
 void run_network(Ops& ops, const Config& config, const TensorWeights& weights) {
+  require_head(config, "the network over ATen");
   if (config.relative) {
     xlnet_forward(ops, config, weights);
   } else {

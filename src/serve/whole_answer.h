@@ -1,0 +1,28 @@
+// Answers that come at once: no pieces, no stream.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "serve/http_server.h"
+#include "serve/served_model.h"
+#include "serve/text_request.h"
+
+namespace tutti::serve {
+
+// Starts `program`; its end is answered with `answer`, or with its error. A client that goes
+// cancels it. Throws ApiError when it cannot begin.
+void answer_whole(std::shared_ptr<HttpExchange> exchange, Worker& worker, Program program,
+                  std::function<HttpResponse(const RunResult&)> answer);
+
+// The tokens of a text that is only read, as the model wants them; ids stay as they are. Throws
+// ApiError(400) naming `field` when there are none, too many for the context, or unknown ones.
+std::vector<int32_t> tokens_to_read(const ServedModel& model, const TextRequest::Prompt& text,
+                                    const std::string& field);
+// Throws the same when `tokens` are too many.
+void check_fits(const ServedModel& model, size_t tokens, const std::string& field);
+
+}  // namespace tutti::serve
