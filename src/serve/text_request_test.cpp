@@ -40,6 +40,7 @@ TEST(TextRequest, DefaultsAreOpenAis) {
 TEST(TextRequest, NullsAndTwinsAndSynonyms) {
   EXPECT_EQ(chat({{"temperature", nullptr}, {"n", nullptr}, {"stop", nullptr}}).options.n, 1);
   EXPECT_EQ(chat({{"max_tokens", 7}}).options.max_tokens, 7);
+  EXPECT_EQ(chat({{"max_tokens", -1}}).options.max_tokens, -1);
   EXPECT_EQ(chat({{"max_completion_tokens", 8.0}}).options.max_tokens, 8);
   const Json messages = Json::array({{{"role", "user"}, {"content", "hi"}}});
   EXPECT_EQ(

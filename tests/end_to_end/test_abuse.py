@@ -90,7 +90,7 @@ BODIES = [  # (bytes, statuses)
     (b'{"prompt": "\xff\xfe"}', {400}), (b'{"prompt": "\\ud800", "max_tokens": 1}', {400}),
     (b'{"prompt": "a\\u0000b", "max_tokens": 1}', {200}),
     (b'{"prompt": "a", "max_tokens": 1e999}', {400}), (b'{"prompt": "a", "max_tokens": 18446744073709551616}', {400}),
-    (b'{"prompt": "a", "max_tokens": -1}', {400}), (b'{"prompt": "a", "max_tokens": 1.5}', {400}),
+    (b'{"prompt": "a", "max_tokens": -2}', {400}), (b'{"prompt": "a", "max_tokens": 1.5}', {400}),
     (b'{"prompt": "a", "temperature": NaN}', {400}), (b'{"prompt": "a", "seed": 99999999999999999999}', {400}),
     (b'{"prompt": "a", "max_tokens": 1, "max_tokens": 2, "temperature": 0}', {200, 400}),
     (json.dumps({f"k{i}": i for i in range(5000)}).encode(), {400}),
