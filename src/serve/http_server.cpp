@@ -192,6 +192,8 @@ class HttpServer::Connection final : public HttpConnection {
     tcp_stream().expires_after(milliseconds(limits.read_seconds));
     auto [error, read] = co_await http::async_read_header(stream_, buffer_, parser,
                                                           asio::as_tuple(asio::use_awaitable));
+    // The parser's limit bounds what it holds, not the sum.
+    if (!error && read > limits.header_bytes) error = http::error::header_limit;
     if (!error && server_.check_ && !parser.is_done()) {
       if (const auto refused = server_.check_(header_of(parser.get()))) {
         tcp_stream().expires_after(milliseconds(limits.write_seconds));

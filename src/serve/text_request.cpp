@@ -352,7 +352,10 @@ Json read_body(std::string_view body, int depth) {
     constexpr size_t kMostKeys = 4096;
     std::vector<size_t> keys(size_t(depth) + 2, 0);
     json = Json::parse(body, [&](int level, Json::parse_event_t event, Json&) {
-      if (level > depth)
+      // Its own level is not counted in an array's or object's beginning.
+      const bool opens =
+          event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start;
+      if (level + opens > depth)
         throw invalid("body: is nested deeper than " + std::to_string(depth) + " levels");
       // A key's level is one more than its object's beginning and end.
       if (event == Json::parse_event_t::object_start) keys[size_t(level) + 1] = 0;

@@ -186,7 +186,7 @@ TEST(ReadBody, IsBounded) {
     return "{\"a\":" + std::string(size_t(n), '[') + std::string(size_t(n), ']') + "}";
   };
   EXPECT_NO_THROW(read_body(nested(7), 8));
-  EXPECT_THROW(read_body(nested(9), 8), ApiError);
+  EXPECT_THROW(read_body(nested(8), 8), ApiError);
   EXPECT_THROW(read_body(std::string(1 << 20, '['), 8), ApiError);
   EXPECT_THROW(read_body("[]", 8), ApiError);
 }
