@@ -15,7 +15,7 @@ help:
 	@echo "make bench-serve  tutti serve beside llama-server under the same load (builds it once; 12 minutes)"
 	@echo "make bench-traffic  requests that arrive over time, under five schedulers (hours)"
 	@echo "make bench-diffusion  masked models: policies, caches, FreeDave, and beside llama.cpp (half an hour)"
-	@echo "make study        what takes long: all windows of the conformance tests, speculation on a thousand prompts, the tables beside the peer"
+	@echo "make study        what takes long: all windows of the conformance tests, speculation on a thousand prompts, the server under load, the tables beside the peer"
 	@echo "make sanitize     ASan+UBSan, TSan and 60 s of each fuzz target"
 	@echo "make format lint  clang-format, clang-tidy"
 
@@ -60,6 +60,8 @@ bench-diffusion: setup-dev build
 study: test
 	@STUDY=1 ctest --test-dir $(BUILD) --output-on-failure -L "conformance|unit"
 	@.venv/bin/python tests/study/lossless.py
+	@.venv/bin/python tests/study/serve_equality.py
+	@.venv/bin/python tests/study/serve_soak.py
 	@bench/peers/llama.cpp/compare.sh --model smollm2
 	@bench/peers/llama.cpp/compare.sh --model gemma3-270m
 	@bench/smollm2-diffusion.sh

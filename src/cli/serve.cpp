@@ -5,6 +5,7 @@
 #include <ctime>
 #include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
 
@@ -12,7 +13,6 @@
 #include "base/files.h"
 #include "cli/commands.h"
 #include "cli/descriptor_limit.h"
-#include "cli/json_text.h"
 #include "cli/option_table.h"
 #include "cli/sampling_options.h"
 #include "cli/served_models.h"
@@ -52,21 +52,25 @@ std::vector<std::string> keys_of_file(const std::string& path) {
   return keys;
 }
 
+// In ASCII, so that nothing in a path can begin a line of its own, or speak to a terminal.
+std::string print_for_log(const nlohmann::ordered_json& value) {
+  return value.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
+}
+
 void log_line(const std::string& format, const serve::HttpRequest& request, const std::string& id,
               int status, double seconds) {
-  // As JSON, so that nothing in a path can begin a line of its own.
   if (format == "json") {
-    const std::string line = print_json({{"time", int64_t(std::time(nullptr))},
-                                         {"id", id},
-                                         {"method", request.method},
-                                         {"path", request.path},
-                                         {"status", status},
-                                         {"seconds", seconds}});
+    const std::string line = print_for_log({{"time", int64_t(std::time(nullptr))},
+                                            {"id", id},
+                                            {"method", request.method},
+                                            {"path", request.path},
+                                            {"status", status},
+                                            {"seconds", seconds}});
     std::fprintf(stderr, "%s\n", line.c_str());
     return;
   }
-  std::fprintf(stderr, "%s %s %d %.3f s, %s\n", print_json(request.method).c_str(),
-               print_json(request.path).c_str(), status, seconds, id.c_str());
+  std::fprintf(stderr, "%s %s %d %.3f s, %s\n", print_for_log(request.method).c_str(),
+               print_for_log(request.path).c_str(), status, seconds, id.c_str());
 }
 
 // The options for /openapi.json: what they are, not what this server was given.

@@ -101,6 +101,9 @@ void Engine::spawn(std::shared_ptr<Request> request, std::function<Task<void>()>
 void Engine::cancel(Request& request) {
   request.cancelled = true;
   request.cancel.emit(asio::cancellation_type::all);
+  // Programs of it may have answers that they have not seen yet: their turns come before this.
+  ++cancelling_;
+  asio::post(*io_, [this] { --cancelling_; });
 }
 
 Task<Answer> Engine::forward(Context& context, Rows rows) {

@@ -334,6 +334,11 @@ void write_metrics(MetricsPage& page, const ServedModel& model, const EngineSnap
              worker.queued());
   page.gauge(both("kv_cache_usage_perc"), "Share of the pages that are in use; 1 is all.", labels,
              now.pages > 0 ? 1.0 - double(now.free_pages) / now.pages : 0);
+  page.gauge({"tutti:kv_pages"}, "Pages of keys and values.", labels, now.pages);
+  page.gauge({"tutti:kv_pages_free"}, "Pages that nobody holds.", labels, now.free_pages);
+  page.gauge({"tutti:kv_pages_cached"},
+             "Pages that the prefix cache holds; requests may hold them, too.", labels,
+             now.cached_pages);
   page.counter(both("prefix_cache_queries_total"),
                "Prompt tokens that were looked up in the prefix cache.", labels,
                double(m.prompt_tokens));

@@ -37,12 +37,22 @@ ApiError api_error(const std::exception_ptr& error) {
   }
 }
 
+namespace {
+
+// Errors quote what they are about, which may be as long as a body. A character that is cut is
+// printed as U+FFFD.
+std::string shortened(const std::string& text, size_t most) {
+  return text.size() <= most ? text : text.substr(0, most) + "…";
+}
+
+}  // namespace
+
 std::string error_body(const ApiError& error) {
   const auto or_null = [](const std::string& text) {
-    return text.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(text);
+    return text.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(shortened(text, 200));
   };
   return formats::print_json({{"error",
-                               {{"message", error.what()},
+                               {{"message", shortened(error.what(), 2000)},
                                 {"type", error.type},
                                 {"param", or_null(error.param)},
                                 {"code", or_null(error.code)}}}});

@@ -28,6 +28,9 @@ namespace {
 template <class T>
 using Awaitable = asio::awaitable<T>;
 
+constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+constexpr std::string_view kPing = ": ping\n\n";  // a comment of a stream of events
+
 std::chrono::milliseconds milliseconds(double seconds) {
   return std::chrono::milliseconds(int64_t(seconds * 1000));
 }
@@ -189,6 +192,8 @@ class HttpServer::Connection final : public HttpConnection {
     tcp_stream().expires_after(milliseconds(limits.read_seconds));
     auto [error, read] = co_await http::async_read_header(stream_, buffer_, parser,
                                                           asio::as_tuple(asio::use_awaitable));
+    // The parser's limit bounds what it holds, not the sum.
+    if (!error && read > limits.header_bytes) error = http::error::header_limit;
     if (!error && server_.check_ && !parser.is_done()) {
       if (const auto refused = server_.check_(header_of(parser.get()))) {
         tcp_stream().expires_after(milliseconds(limits.write_seconds));
@@ -197,7 +202,6 @@ class HttpServer::Connection final : public HttpConnection {
       }
     }
     if (!error && parser.get()[http::field::expect] == "100-continue") {
-      static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
       co_await asio::async_write(stream_, asio::buffer(kContinue), asio::use_awaitable);
     }
     if (!error) {
@@ -217,7 +221,8 @@ class HttpServer::Connection final : public HttpConnection {
     using namespace asio::experimental::awaitable_operators;
     bool kept = false;
     try {
-      const auto first = co_await (answer(*exchange, keep, version, head) || watch(*exchange));
+      const auto first =
+          co_await (answer(*exchange, keep, version, head) || watch(*exchange, version));
       kept = first.index() == 0 && std::get<0>(first);
     } catch (const boost::system::system_error&) {
       exchange->set_gone();
@@ -265,7 +270,13 @@ class HttpServer::Connection final : public HttpConnection {
   // True: the whole answer is out.
   Awaitable<bool> answer(HttpExchange& exchange, bool keep, unsigned version, bool head) {
     const HttpLimits& limits = server_.limits_;
-    while (!exchange.answered_ && !exchange.gone_) co_await sleep(exchange, 3600);
+    while (!exchange.answered_ && !exchange.gone_) {
+      // Ignored by whoever did not ask for it; a client that is gone answers it by a reset.
+      const bool asks = exchange.half_closed_;
+      if (asks) co_await asio::async_write(stream_, asio::buffer(kContinue), asio::use_awaitable);
+      if (exchange.answered_ || exchange.gone_) break;
+      co_await sleep(exchange, asks ? limits.ping_seconds : 3600);
+    }
     if (exchange.gone_) co_return false;
     tcp_stream().expires_after(milliseconds(limits.write_seconds));
     if (!exchange.streaming_) {
@@ -283,10 +294,12 @@ class HttpServer::Connection final : public HttpConnection {
     http::response_serializer<http::empty_body> serializer(message);
     co_await http::async_write_header(stream_, serializer, asio::use_awaitable);
     while (!exchange.gone_) {
+      if (std::exchange(exchange.half_closed_, false)) exchange.write(std::string(kPing));
       if (exchange.queue_.empty()) {
         if (exchange.ended_) break;
         const bool silent = co_await sleep(exchange, limits.ping_seconds);
-        if (silent && exchange.queue_.empty() && !exchange.ended_) exchange.write(": ping\n\n");
+        if (silent && exchange.queue_.empty() && !exchange.ended_)
+          exchange.write(std::string(kPing));
         continue;
       }
       std::string bytes;
@@ -321,9 +334,11 @@ class HttpServer::Connection final : public HttpConnection {
     co_return !error;
   }
 
-  // Ends when the client has closed its side. What it sends ahead stays for later, and hides a
-  // later end.
-  Awaitable<void> watch(HttpExchange& exchange) {
+  // Ends when the client is gone. One that has closed its side of sending may be gone, or wait for
+  // its answer: it is sent what every client ignores, and one that is gone answers by a reset.
+  // HTTP/1.0 has nothing of that kind: there it is gone, unless its answer is on its way. What a
+  // client sends ahead stays for later, and hides a later end.
+  Awaitable<void> watch(HttpExchange& exchange, unsigned version) {
     if constexpr (kTls) {
       char bytes[256];
       boost::system::error_code error;
@@ -335,16 +350,21 @@ class HttpServer::Connection final : public HttpConnection {
       exchange.set_gone();
       co_return;
     }
-    co_await tcp_stream().socket().async_wait(tcp::socket::wait_read, asio::use_awaitable);
+    tcp::socket& socket = tcp_stream().socket();
+    co_await socket.async_wait(tcp::socket::wait_read, asio::use_awaitable);
     char byte = 0;
-    const ssize_t n =
-        ::recv(tcp_stream().socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+    const ssize_t n = ::recv(socket.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    const bool reset = n < 0 && errno != EAGAIN && errno != EINTR;
+    if (reset || (n == 0 && version < 11 && !exchange.answered_)) {
       exchange.set_gone();
       co_return;
     }
-    asio::steady_timer never(server_.net_, asio::steady_timer::time_point::max());
-    co_await never.async_wait(asio::use_awaitable);
+    if (n == 0) {
+      exchange.half_closed_ = true;
+      exchange.wake();
+    }
+    co_await socket.async_wait(tcp::socket::wait_error, asio::use_awaitable);
+    exchange.set_gone();
   }
 
   // A client that is still sending would lose the answer to a reset: what it sends is taken, for as
@@ -376,27 +396,6 @@ class HttpServer::Connection final : public HttpConnection {
   Stream stream_;
   beast::flat_buffer buffer_;
 };
-
-namespace {
-
-// Throws what is wrong with one of the files, its name in front.
-void use_files(asio::ssl::context& context, const TlsFiles& files) {
-  const auto check = [](const std::string& file, const boost::system::error_code& error) {
-    if (error)
-      throw Error(ErrorKind::kBadFile, file + ": cannot be used for TLS (" + error.message() +
-                                           "); give a certificate chain and its key as PEM");
-  };
-  boost::system::error_code error;
-  context.set_options(asio::ssl::context::default_workarounds | asio::ssl::context::no_sslv2 |
-                      asio::ssl::context::no_sslv3 | asio::ssl::context::no_tlsv1 |
-                      asio::ssl::context::no_tlsv1_1);
-  context.use_certificate_chain_file(files.certificate, error);
-  check(files.certificate, error);
-  context.use_private_key_file(files.key, asio::ssl::context::pem, error);
-  check(files.key, error);
-}
-
-}  // namespace
 
 HttpServer::HttpServer(asio::io_context& net, const std::string& host, uint16_t port,
                        HttpLimits limits, Handler handler, HeaderCheck check, const TlsFiles& tls)

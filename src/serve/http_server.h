@@ -13,6 +13,7 @@
 #include <string>
 
 #include "serve/http.h"
+#include "serve/tls_files.h"
 
 namespace tutti::serve {
 
@@ -28,11 +29,6 @@ struct HttpLimits {
   size_t stream_bytes =
       size_t(1) << 20;       // of a stream that its client has not taken yet; more: it is dropped
   double ping_seconds = 30;  // of silence, then a comment in a stream of events
-};
-
-// A certificate chain and its private key, as PEM; empty: no TLS.
-struct TlsFiles {
-  std::string certificate, key;
 };
 
 // A request and the way to answer it. Answered once: by respond(), or by begin_stream(), write() …
@@ -69,6 +65,7 @@ class HttpExchange {
   HttpResponse response_;
   Headers headers_;
   bool answered_ = false, streaming_ = false, ended_ = false, gone_ = false;
+  bool half_closed_ = false;  // the client sends no more, and is to be asked whether it reads
   std::deque<std::string> queue_;
   size_t queued_ = 0;
   std::function<void()> listener_;

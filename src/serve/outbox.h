@@ -1,4 +1,5 @@
-// From an engine's thread to the net thread: one wake-up for all that a tick has to say.
+// From one thread to another, as an engine's and the net thread: one wake-up for all that a tick
+// has to say.
 #pragma once
 
 #include <boost/asio/io_context.hpp>
@@ -11,18 +12,18 @@ namespace tutti::serve {
 
 class Outbox {
  public:
-  explicit Outbox(boost::asio::io_context& net) : net_(net) {}
+  explicit Outbox(boost::asio::io_context& to) : to_(to) {}
 
-  // Any thread; `message` runs on the net thread, in the order of the calls.
+  // Any thread; `message` runs on the thread of `to`, in the order of the calls.
   void post(std::function<void()> message) {
     const std::lock_guard lock(mutex_);
     waiting_.push_back(std::move(message));
     if (scheduled_) return;
     scheduled_ = true;
-    boost::asio::post(net_, [this] { deliver(); });
+    boost::asio::post(to_, [this] { deliver(); });
   }
 
- private:
+  // On the thread of `to`: now what waits, ahead of all that it has been posted besides.
   void deliver() {
     std::vector<std::function<void()>> messages;
     {
@@ -33,7 +34,8 @@ class Outbox {
     for (const auto& message : messages) message();
   }
 
-  boost::asio::io_context& net_;
+ private:
+  boost::asio::io_context& to_;
   std::mutex mutex_;
   std::vector<std::function<void()>> waiting_;
   bool scheduled_ = false;

@@ -6,10 +6,6 @@
 
 namespace tutti::serve {
 
-Score::Score(engine::Engine& engine) : engine_(engine) {
-  engine.on_tick([this](const engine::TickReport& report) { tick(report); });
-}
-
 void Score::began(const std::shared_ptr<engine::Request>& request) {
   active_[request->id] = {request, request->statistics.rows};
   const std::lock_guard lock(mutex_);

@@ -49,10 +49,10 @@ class Score {
   static constexpr size_t kMostLanes = 256;       // of a tick that are told
   static constexpr size_t kMostPositions = 1024;  // of a canvas and tick
 
-  // Takes the engine's on_tick listener. Before the engine runs.
-  explicit Score(engine::Engine& engine);
+  explicit Score(engine::Engine& engine) : engine_(engine) {}
 
-  // Of the engine's thread.
+  // Of the engine's thread. Every tick's report is to be given.
+  void tick(const engine::TickReport& report);
   void began(const std::shared_ptr<engine::Request>& request);
   void wrote(uint64_t request, const decode::Piece& piece);
   void wrote(uint64_t request, const decode::CanvasStep& step);
@@ -71,7 +71,6 @@ class Score {
     std::shared_ptr<engine::Request> request;
     uint64_t rows = 0;  // so far, as of the last tick
   };
-  void tick(const engine::TickReport& report);
   bool watched() const { return watched_.load(std::memory_order_relaxed); }
 
   engine::Engine& engine_;

@@ -13,11 +13,15 @@ namespace {
 
 class ScoreTest : public testing::Test {
  protected:
+  ScoreTest() {
+    world_.engine.on_tick([this](const engine::TickReport& report) { score_.tick(report); });
+  }
   // Runs requests of `tokens` tokens each, side by side, as a Worker would.
   void run(std::initializer_list<int> tokens) {
     for (const int n : tokens) {
       const auto request = world_.engine.new_request();
       decode::GenerationOptions options;
+      options.method = "plain";  // a token a tick
       options.max_tokens = n;
       options.ignore_eos = true;
       options.n = 2;

@@ -352,7 +352,10 @@ Json read_body(std::string_view body, int depth) {
     constexpr size_t kMostKeys = 4096;
     std::vector<size_t> keys(size_t(depth) + 2, 0);
     json = Json::parse(body, [&](int level, Json::parse_event_t event, Json&) {
-      if (level > depth)
+      // Its own level is not counted in an array's or object's beginning.
+      const bool opens =
+          event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start;
+      if (level + opens > depth)
         throw invalid("body: is nested deeper than " + std::to_string(depth) + " levels");
       // A key's level is one more than its object's beginning and end.
       if (event == Json::parse_event_t::object_start) keys[size_t(level) + 1] = 0;
@@ -384,16 +387,18 @@ TextRequest read_text_request(TextRequest::Kind kind, std::string_view body,
   decode::GenerationOptions& o = request.options;
   const int64_t most = limits.max_tokens > 0 ? limits.max_tokens : INT32_MAX;
   const int64_t least = kind == TextRequest::Kind::kCompletion ? 0 : 1;
-  const auto tokens = fields.integer({"max_completion_tokens", "max_tokens"}, least, INT32_MAX);
+  // -1, llama.cpp's: as many as fit.
+  const auto tokens = fields.integer({"max_completion_tokens", "max_tokens"}, -1, INT32_MAX);
+  if (tokens && *tokens >= 0 && *tokens < least)
+    throw invalid("max_tokens: must be at least 1, or -1 for as many as fit", "max_tokens");
   if (tokens && *tokens > most) {
     throw invalid("max_tokens: " + std::to_string(*tokens) + " is more than this server allows, " +
                       std::to_string(most),
                   "max_tokens");
   }
-  const int64_t absent = kind == TextRequest::Kind::kCompletion ? 16
-                         : limits.max_tokens > 0                ? limits.max_tokens
-                                                                : -1;
-  o.max_tokens = int(tokens.value_or(absent));
+  const int64_t all = limits.max_tokens > 0 ? limits.max_tokens : -1;
+  const int64_t absent = kind == TextRequest::Kind::kCompletion ? 16 : all;
+  o.max_tokens = int(tokens == -1 ? all : tokens.value_or(absent));
   o.n = int(fields.integer({"n"}, 1, limits.choices).value_or(1));
   if (const auto seed = fields.integer({"seed"}, INT64_MIN, INT64_MAX)) o.seed = uint64_t(*seed);
   o.ignore_eos = fields.flag("ignore_eos", false);

@@ -15,7 +15,15 @@ Worker::Worker(asio::io_context& net, engine::Engine& engine, WorkerLimits limit
       limits_(limits),
       score_(engine),
       outbox_(net),
-      metrics_(engine.model().config().context_length) {}
+      inbox_(engine.io()),
+      metrics_(engine.model().config().context_length) {
+  engine.on_tick([this](const engine::TickReport& report) { tick(report); });
+}
+
+void Worker::tick(const engine::TickReport& report) {
+  score_.tick(report);
+  inbox_.deliver();
+}
 
 namespace {
 
@@ -85,7 +93,7 @@ void Worker::begin(const std::shared_ptr<Run>& run) {
   ++running_;
   active_.push_back(run);
   arm(run);
-  asio::post(engine_.io(), [this, run] {
+  inbox_.post([this, run] {
     run->request = engine_.new_request();
     auto result = std::make_shared<RunResult>();
     score_.began(run->request);
@@ -139,7 +147,7 @@ void Worker::stop(const std::shared_ptr<Run>& run, Run::Stop why) {
     asio::post(net_, [this, run] { end(run, {}); });
     return;
   }
-  asio::post(engine_.io(), [this, run] { engine_.cancel(*run->request); });
+  inbox_.post([this, run] { engine_.cancel(*run->request); });
 }
 
 void Worker::end(const std::shared_ptr<Run>& run, RunResult result) {
@@ -167,6 +175,10 @@ void Worker::end(const std::shared_ptr<Run>& run, RunResult result) {
     case Run::Stop::kRunTime:
       result.error = std::make_exception_ptr(ApiError(
           408, "timeout", "the request took longer than this server allows; ask for less"));
+      break;
+    case Run::Stop::kShutdown:
+      result.error = std::make_exception_ptr(ApiError(
+          503, "unavailable_error", "the server ended before the request did; try another one"));
       break;
   }
   if (run->failure && !result.error) result.error = run->failure;
@@ -217,13 +229,14 @@ void Worker::drain(std::function<void()> idle) {
 
 void Worker::cancel_all() {
   const std::vector<std::shared_ptr<Run>> waiting(queue_.begin(), queue_.end()), running = active_;
-  for (const auto& run : waiting) cancel(run);
-  for (const auto& run : running) cancel(run);
+  for (const auto& run : waiting) stop(run, Run::Stop::kShutdown);
+  for (const auto& run : running) stop(run, Run::Stop::kShutdown);
 }
 
 void Worker::snapshot(std::function<void(const EngineSnapshot&)> reader) {
-  asio::post(engine_.io(), [this, reader = std::move(reader)] {
-    EngineSnapshot now{engine_.statistics(), engine_.pages().total(), engine_.pages().free()};
+  inbox_.post([this, reader = std::move(reader)] {
+    EngineSnapshot now{engine_.statistics(), engine_.pages().total(), engine_.pages().free(),
+                       engine_.prefix_cache().size()};
     outbox_.post([reader, now] { reader(now); });
   });
 }

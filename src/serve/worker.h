@@ -49,7 +49,13 @@ class Run {
   explicit Run(boost::asio::io_context& net) : timer(net) {}
 
   enum class State : uint8_t { kQueued, kRunning, kEnded } state = State::kQueued;
-  enum class Stop : uint8_t { kNone, kCancelled, kQueueTime, kRunTime } stop = Stop::kNone;
+  enum class Stop : uint8_t {
+    kNone,
+    kCancelled,
+    kQueueTime,
+    kRunTime,
+    kShutdown
+  } stop = Stop::kNone;
   Clock::time_point admitted = Clock::now();
   double last_piece = -1;
   Program program;
@@ -64,6 +70,7 @@ class Run {
 struct EngineSnapshot {
   engine::EngineStatistics statistics;
   int pages = 0, free_pages = 0;
+  int cached_pages = 0;  // that the prefix cache holds; requests may hold them, too
 };
 
 struct WorkerMetrics {
@@ -79,6 +86,7 @@ struct WorkerMetrics {
 
 class Worker {
  public:
+  // Takes the engine's on_tick listener. Before the engine runs.
   Worker(boost::asio::io_context& net, engine::Engine& engine, WorkerLimits limits);
 
   // Throws ApiError(429) when the queue is full, ApiError(503) after drain(). `on_end` is called
@@ -89,9 +97,12 @@ class Worker {
   void cancel(const std::shared_ptr<Run>& run);
   // Refuses what is new; `idle` is called when nothing runs or waits any more.
   void drain(std::function<void()> idle);
+  // The server's end: what runs or waits is told that it must end with it.
   void cancel_all();
 
   void snapshot(std::function<void(const EngineSnapshot&)> reader);
+  // Of the engine's thread: what its on_tick listener does.
+  void tick(const engine::TickReport& report);
   int running() const { return running_; }
   int queued() const { return int(queue_.size()); }
   const WorkerMetrics& metrics() const { return metrics_; }
@@ -112,7 +123,10 @@ class Worker {
   engine::Engine& engine_;
   WorkerLimits limits_;
   Score score_;
-  Outbox outbox_;
+  Outbox outbox_;  // to the net thread
+  // To the engine's thread, at the next tick at the latest: its own queue may be long, as it gives
+  // programs a share of the time only, and who is cancelled must not wait for a turn there.
+  Outbox inbox_;
   std::deque<std::shared_ptr<Run>> queue_;
   std::vector<std::shared_ptr<Run>> active_;
   int running_ = 0;

@@ -17,8 +17,8 @@ MODEL = "smollm2"
 class Server:
     """`tutti serve` at a free port; its log is read to the end."""
 
-    def __init__(self, *arguments, model=MODEL, scheme="http"):
-        self.process = subprocess.Popen([TUTTI, "serve", "-m", str(model), "--port", "0", *map(str, arguments)],
+    def __init__(self, *arguments, model=MODEL, scheme="http", port=0):
+        self.process = subprocess.Popen([TUTTI, "serve", "-m", str(model), "--port", str(port), *map(str, arguments)],
                                         stderr=subprocess.PIPE, text=True)
         self.log = ""
         for line in self.process.stderr:

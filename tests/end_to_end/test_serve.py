@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy
 import openai
 import pytest
+from random_model import write_prompt_tokens
 from server import MODEL, Server
 from user import tutti
 
@@ -110,18 +111,8 @@ def test_sampling_options_reach_the_engine(server, client):
     assert beam.usage.model_extra["tutti"]["method"] == "beam"
 
 
-def prompt_tokens(folder):
-    """A prompt token for SmolLM2 that says nothing, and trees for it."""
-    header = json.dumps({"prompt_embeddings": {"dtype": "F32", "shape": [1, 576], "data_offsets": [0, 576 * 4]}}).encode()
-    values = numpy.random.default_rng(1).normal(size=576).astype("<f4").tobytes()
-    (folder / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + values)
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 1}))
-    (folder / "tree.json").write_text(json.dumps({"method": "ppd", "acceptance": [[0.5, 0.2]], "seconds": [],
-                                                  "trees": [[[[[], 1]], [[[], 1], [[0], 1], [[1], 0]]]]}))
-
-
 def test_the_operator_names_the_files_of_methods(tmp_path):
-    prompt_tokens(tmp_path)
+    write_prompt_tokens(tmp_path, 576)
     shutil.copytree(MAPS, tmp_path / "maps")
     server = Server("-t", "1", "-o", f"prompt_tokens={tmp_path}", "-o", "rows=8", "-o", f"maps={tmp_path / 'maps'}")
     for file in tmp_path.glob("**/*.*"):
