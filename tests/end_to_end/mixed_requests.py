@@ -11,6 +11,7 @@ WORDS = ("light house keeper river stone seven under winter glass window paper g
 SCHEMA = {"type": "object", "required": ["name", "n"], "properties": {
     "name": {"type": "string", "maxLength": 8}, "n": {"type": "integer", "minimum": 0, "maximum": 99}}}
 GBNF = 'root ::= item ("," item)* "."\nitem ::= [a-z]{1,4} | [0-9]{1,3}'
+WITHOUT_TEXT = ("/v1/embeddings", "/v1/rerank")
 EXIT_LAYER = {"random.gguf": 1}
 
 
@@ -21,7 +22,7 @@ class Kinds:
         self.model, self.methods = model, methods
         self.all = [self.greedy, self.sampled, self.streamed, self.choices, self.scored, self.texts, self.by_method,
                     self.by_method_hot, self.beams, self.regex, self.schema, self.choice, self.gbnf, self.stops, self.bent,
-                    self.vectors, self.long]
+                    self.vectors, self.ranks, self.long]
 
     def make(self, count, seed):
         """(path, body) of `count` requests: every kind in turn, no two alike."""
@@ -102,6 +103,9 @@ class Kinds:
     def vectors(self, draw):
         return "/v1/embeddings", {"model": self.model, "input": [self.text(draw) for _ in range(draw.randint(1, 4))]}
 
+    def ranks(self, draw):
+        return "/v1/rerank", {"model": self.model, "query": self.text(draw), "documents": [self.text(draw) for _ in range(draw.randint(1, 4))]}
+
     def long(self, draw):
         return self.completion(draw, prompt=" ".join(draw.choices(WORDS, k=110)), **self.hot(draw), stream=True)
 
@@ -129,9 +133,9 @@ def whole_of(events):
 def outcome(path, body, status, text):
     """What must be the same whatever else runs: texts, tokens, log-probabilities bit for bit, reasons, counts of tokens."""
     assert status == 200, (path, body, status, text)
-    if path == "/v1/embeddings":
+    if path in WITHOUT_TEXT:
         answer = json.loads(text)
-        return answer["data"], answer["usage"]
+        return answer["data" if "data" in answer else "results"], answer["usage"]
     if body.get("stream"):
         choices, usage = whole_of(events_of(text))
     else:

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from mixed_requests import events_of
+from mixed_requests import WITHOUT_TEXT, events_of
 
 
 class Process:
@@ -103,7 +103,7 @@ class Soak:
         if b"chunked" in head.lower():
             text = unchunk(text)
         prompts = len(body["prompt"]) if isinstance(body.get("prompt"), list) else 1
-        if path == "/v1/embeddings":
+        if path in WITHOUT_TEXT:
             return self.note(answered=1, runs=1, stop=1, prompt_tokens=json.loads(text)["usage"]["prompt_tokens"])
         if body.get("stream"):
             events = events_of(text.decode())
@@ -120,7 +120,7 @@ class Soak:
         path, body = job
         gives_up = draw.random() < self.share
         body = {k: v for k, v in body.items() if k != "logprobs"} if draw.random() < 0.5 and "top_logprobs" not in body else body
-        if path != "/v1/embeddings":
+        if path not in WITHOUT_TEXT:
             if gives_up and isinstance(body.get("prompt"), list):
                 body["prompt"] = body["prompt"][0]  # one request is one run
             if gives_up and draw.random() < 0.7:

@@ -10,7 +10,7 @@ import time
 import openai
 import pytest
 import random_model
-from mixed_requests import Clients, Kinds
+from mixed_requests import WITHOUT_TEXT, Clients, Kinds
 from server import Server
 from test_serve import wait_until
 
@@ -35,7 +35,7 @@ def test_every_request_that_was_accepted_is_answered(model):
     """Forty at a time of which two run; what they get is what they get of a server that is not ending."""
     server = Server("-q", "-t", "1", "-N", "2", "--grace", "60", model=model)
     try:
-        jobs = [(path, {**body, "max_tokens": 200} if "n" not in body and path != "/v1/embeddings" else body)
+        jobs = [(path, {**body, "max_tokens": 200} if "n" not in body and path not in WITHOUT_TEXT else body)
                 for path, body in Kinds("random.gguf", ["lookup", "early-exit"]).make(40, 5)]
         alone = Clients(server.port).ask_all(jobs, 1)
         runs = sum(len(body["prompt"]) if isinstance(body.get("prompt"), list) else 1 for _, body in jobs) + 2
