@@ -17,8 +17,8 @@ def refused(*words, arguments):
         assert word in done.err, done.err
 
 
-@pytest.mark.parametrize("options", [[], ["--method", "beam", "-o", "width=3"],
-                                     ["--samples", "2", "--seed", "3", "--temp", "0.8"]])
+@pytest.mark.parametrize("options", [["--method", "plain"], ["--method", "beam", "-o", "width=3"],  # whose rows can be counted
+                                     ["--method", "plain", "--samples", "2", "--seed", "3", "--temp", "0.8"]])
 def test_same_tokens_and_fewer_rows(tmp_path, options):
     file = tmp_path / "prompt.cache"
     expected = run("-p", PROMPT, *options)

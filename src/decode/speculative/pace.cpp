@@ -10,7 +10,8 @@ namespace {
 // Forwards between probes: often enough to notice that the text has become predictable, seldom
 // enough to cost little.
 constexpr int kFirstPatience = 16, kMostPatience = 512;
-constexpr int kProbe = 3;  // drafts of a probe
+constexpr int kProbe = 3;      // drafts of a probe
+constexpr int kCompared = 16;  // rows whose forwards one without drafts must not cost more than
 // Tokens that drafts must gain beyond their cost: less is noise of the clock, and not worth the
 // rows. It is a share of the request's own token: beside many others one request gains little of
 // the whole, but all of them together do not.
@@ -32,15 +33,31 @@ void Pace::begin(double keys) {
   tokens_ = statistics_.tokens;
   probing_ = adaptive_ && probes_.idle >= probes_.patience;
   carried_ = {};
+  forget();
+}
+
+// A forward of more rows is never cheaper. A measurement that says so is noise of the clock or of
+// another moment, and the luckiest of many would be taken for a bargain: so a forward without
+// drafts costs the least, and one with some the most that was measured up to its rows.
+double Pace::alone() const {
+  if (alone_ >= 0) return alone_;
+  const auto measured = [this](int r) {
+    return cost_.measured(int(other_rows_ + 0.5) + r, keys_).value_or(0);
+  };
+  alone_ = measured(1);  // 0: first it must be known what a forward without costs
+  for (int r = 2; alone_ > 0 && r <= kCompared; ++r) {
+    if (const double s = measured(r); s > 0) alone_ = std::min(alone_, s);
+  }
+  return alone_;
 }
 
 double Pace::seconds_of(int rows) const {
-  // Where nothing was measured the last measured number of rows stands in: so it is tried, and
-  // measured.
-  for (int r = rows; r >= 1; --r) {
-    if (const auto s = cost_.measured(int(other_rows_ + 0.5) + r, keys_)) return *s;
+  while (int(most_.size()) < rows) {
+    const int r = int(most_.size()) + 1;
+    const auto s = cost_.measured(int(other_rows_ + 0.5) + r, keys_);
+    most_.push_back(std::max(most_.empty() ? 0.0 : most_.back(), s.value_or(0)));
   }
-  return 0;
+  return most_[size_t(rows) - 1];
 }
 
 Pace::Best Pace::best(const Carried& carried, std::span<const double> reach, double least) const {
@@ -56,15 +73,15 @@ Pace::Best Pace::best(const Carried& carried, std::span<const double> reach, dou
 
 bool Pace::carrying_pays(Carried carried, std::span<const double> reach) const {
   if (!adaptive_ || probing_) return true;
-  const double alone = seconds_of(1);
-  if (alone <= 0) return false;  // first it must be known what a forward without costs
+  const double alone = this->alone();
+  if (alone <= 0) return false;
   return best(carried, reach, (other_tokens_ + 1 + kMargin) / alone).drafts > 0;
 }
 
 double Pace::least_reach(int before, double seconds_to_make) const {
   if (!adaptive_ || (probing_ && before < kProbe)) return 0;
-  const double alone = seconds(0), now = seconds(before), with = seconds(before + 1);
-  if (alone <= 0) return 2;  // first it must be known what a forward without drafts costs
+  const double alone = this->alone(), now = seconds(before), with = seconds(before + 1);
+  if (alone <= 0) return 2;
   // Time is worth the tokens that a forward without drafts writes in it.
   return (std::max(with - now, 0.0) + seconds_to_make) * (other_tokens_ + 1) / alone;
 }
@@ -74,9 +91,8 @@ Tree Pace::trim(const Tree& tree) const {
   std::vector<double> reach;
   for (int i = 1; i < tree.size(); ++i) reach.push_back(tree[i].reach);
   std::sort(reach.rbegin(), reach.rend());
-  const double alone = seconds(0);
-  if (alone <= 0)
-    return tree.best(probing_ ? kProbe : 0);  // first it must be known what none costs
+  const double alone = this->alone();
+  if (alone <= 0) return tree.best(probing_ ? kProbe : 0);
   const int best = this->best(carried_, reach, (other_tokens_ + 1 + kMargin) / alone).drafts;
   return tree.best(probing_ ? std::max(best, kProbe) : best);
 }
@@ -96,6 +112,7 @@ void Pace::end(int rows, int tokens) {
     other_rows_ += (others(statistics_.rows - rows_, all_rows) - other_rows_) * kFresh;
     other_tokens_ += (others(statistics_.tokens - tokens_, tokens) - other_tokens_) * kFresh;
   }
+  forget();
   if (all_rows == 1) {
     ++probes_.idle;
     return;
@@ -104,8 +121,7 @@ void Pace::end(int rows, int tokens) {
   if (probing_ && rows == 1 && !std::exchange(guessed_, true)) return;
   guessed_ = false;
   if (probing_) {
-    const bool paid =
-        (other_tokens_ + tokens) * seconds_of(1) > (other_tokens_ + 1) * seconds(rows - 1);
+    const bool paid = (other_tokens_ + tokens) * alone() > (other_tokens_ + 1) * seconds(rows - 1);
     probes_.patience = paid ? kFirstPatience : std::min(2 * probes_.patience, kMostPatience);
   }
   probes_.idle = 0;

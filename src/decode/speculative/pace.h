@@ -52,8 +52,15 @@ class Pace {
   bool probing() const { return probing_; }
 
  private:
-  // Predicted seconds of a forward with so many rows of ours.
+  // Predicted seconds of a forward with so many rows of ours, and without drafts or what is
+  // carried; 0: not known.
   double seconds_of(int rows) const;
+  double alone() const;
+  // The tables have changed.
+  void forget() {
+    alone_ = -1;
+    most_.clear();
+  }
   // The same with `drafts` drafts beside the last token, and what is carried.
   double seconds(int drafts) const { return seconds_of(carried_.rows(drafts)); }
   // How many of the drafts make the most tokens a second, and how many that is; the rate counts
@@ -69,6 +76,8 @@ class Pace {
   bool adaptive_;
   Carried carried_;
   double keys_ = 0;
+  mutable double alone_ = -1;         // of this forward; negative: not asked for yet
+  mutable std::vector<double> most_;  // likewise, by rows - 1
   bool probing_ = false;
   bool guessed_ = false;  // the last forward of the probe only carried guesses
   Probes own_;
