@@ -197,6 +197,13 @@ void Engine::stop() {
 
 void Engine::loop(bool wait_when_idle) {
   stop_ = false;
+  // Also when a tick throws: the others on these cores would wait for a turn of the dead one.
+  struct Sated {
+    Engine& engine;
+    ~Sated() {
+      if (engine.lease_) engine.lease_->set_hungry(engine.lease_member_, false);
+    }
+  } sated{*this};
   while (!stop_) {
     run_programs();
     if (stop_) break;
@@ -212,7 +219,6 @@ void Engine::loop(bool wait_when_idle) {
     io_->run_one();
     statistics_.idle_seconds += seconds_since(start);
   }
-  if (lease_) lease_->set_hungry(lease_member_, false);
 }
 
 // A tick and what is due of the networks' work; false: there is none, or no core for it.

@@ -1,5 +1,7 @@
 #include "serve/whole_answer.h"
 
+#include <exception>
+
 #include "serve/api_error.h"
 
 namespace tutti::serve {
@@ -10,7 +12,11 @@ void answer_whole(std::shared_ptr<HttpExchange> exchange, Worker& worker, Progra
       std::move(program), {}, [exchange, answer = std::move(answer)](const RunResult& result) {
         exchange->on_gone({});
         if (result.error) return exchange->respond(error_response(api_error(result.error)));
-        exchange->respond(answer(result));
+        try {
+          exchange->respond(answer(result));
+        } catch (...) {
+          exchange->respond(error_response(api_error(std::current_exception())));
+        }
       });
   exchange->on_gone([&worker, weak = std::weak_ptr<Run>(run)] {
     if (const auto run = weak.lock()) worker.cancel(run);

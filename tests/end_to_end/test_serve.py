@@ -330,9 +330,11 @@ def test_keys_queues_limits_and_the_end():
         server.process.kill()
 
 
-def test_a_client_that_does_not_read_is_dropped():
-    """Its unread answer grows to the limit while the engine runs as fast as it can; then it costs nothing any more."""
-    server = Server("-t", "1", "--stream-buffer", "2048", "--write-timeout", "2")
+@pytest.mark.parametrize("limits", [["--stream-buffer", "2048", "--write-timeout", "2"],
+                                    ["--stream-buffer", "1000000000", "--write-timeout", "1"]])
+def test_a_client_that_does_not_read_is_dropped(limits):
+    """Its unread answer grows to a limit of bytes or of time; then it costs nothing any more."""
+    server = Server("-t", "1", *limits)
     try:
         with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)

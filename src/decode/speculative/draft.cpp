@@ -91,10 +91,7 @@ class ModelDrafter : public Drafter {
     // A request's first run reads its prompt, too.
     const double each = seconds / std::max(result.forwards, 1);
     double& mean = experience_.seconds;
-    if (mean == 0 || runs_ == 1)
-      mean = mean == 0 ? each : std::min(mean, each);
-    else if (runs_ > 1)
-      mean += (each - mean) * 0.1;
+    if (runs_ > 0) mean = mean == 0 ? each : mean + (each - mean) * 0.1;
     ++runs_;
     return result.tree.depth() < shortest_ ? Tree(g_.last_token()) : std::move(result.tree);
   }

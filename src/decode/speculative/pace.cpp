@@ -22,7 +22,10 @@ constexpr double kFresh = 0.25;  // share of a new sample in the means of the ot
 
 Pace::Pace(const engine::CostTable& cost, const engine::EngineStatistics& statistics, bool adaptive,
            Probes* probes)
-    : cost_(cost), statistics_(statistics), adaptive_(adaptive), probes_(probes ? *probes : own_) {
+    : cost_(cost),
+      statistics_(statistics),
+      adaptive_(adaptive),
+      probes_(adaptive && probes ? *probes : own_) {
   if (probes_.patience == 0) probes_.patience = kFirstPatience;
 }
 
@@ -31,7 +34,8 @@ void Pace::begin(double keys) {
   ticks_ = statistics_.ticks;
   rows_ = statistics_.rows;
   tokens_ = statistics_.tokens;
-  probing_ = adaptive_ && probes_.idle >= probes_.patience;
+  probing_ = adaptive_ && (guessed_ || probes_.idle >= probes_.patience);
+  if (probing_) probes_.idle = 0;  // this one tries: the others that decode beside it need not
   carried_ = {};
   forget();
 }
@@ -102,26 +106,28 @@ double Pace::rate(double tokens, double rows) const {
   return (other_tokens_ + tokens) / seconds(std::max(int(rows + 0.5) - 1, 0));
 }
 
-void Pace::end(int rows, int tokens) {
+void Pace::end(int rows, int tokens, double seconds_to_draft) {
   const int all_rows = carried_.rows(rows - 1);
   const uint64_t ticks = statistics_.ticks - ticks_;
   if (ticks > 0) {
     const auto others = [&](uint64_t all, int own) {
       return std::max(double(all) - own, 0.0) / double(ticks);
     };
-    other_rows_ += (others(statistics_.rows - rows_, all_rows) - other_rows_) * kFresh;
-    other_tokens_ += (others(statistics_.tokens - tokens_, tokens) - other_tokens_) * kFresh;
+    const double fresh = std::exchange(alone_so_far_, false) ? 1 : kFresh;
+    other_rows_ += (others(statistics_.rows - rows_, all_rows) - other_rows_) * fresh;
+    other_tokens_ += (others(statistics_.tokens - tokens_, tokens) - other_tokens_) * fresh;
   }
   forget();
   if (all_rows == 1) {
-    ++probes_.idle;
+    probes_.idle = probing_ ? probes_.patience : probes_.idle + 1;  // there was nothing to try
     return;
   }
   // What is carried the first time guesses for the next forward, which is the one that shows.
   if (probing_ && rows == 1 && !std::exchange(guessed_, true)) return;
   guessed_ = false;
   if (probing_) {
-    const bool paid = (other_tokens_ + tokens) * alone() > (other_tokens_ + 1) * seconds(rows - 1);
+    const bool paid = (other_tokens_ + tokens) * alone() >
+                      (other_tokens_ + 1) * (seconds(rows - 1) + seconds_to_draft);
     probes_.patience = paid ? kFirstPatience : std::min(2 * probes_.patience, kMostPatience);
   }
   probes_.idle = 0;

@@ -45,8 +45,9 @@ class Pace {
   // Tokens a second that the engine writes, everybody's, when this request puts `rows` rows down
   // and writes `tokens`; 0 while the cost of a row alone is not known.
   double rate(double tokens, double rows) const;
-  // After it: `rows` were put down beside what was carried, `tokens` emitted.
-  void end(int rows, int tokens);
+  // After it: `rows` were put down beside what was carried, `tokens` emitted; making the drafts
+  // took `seconds_to_draft`.
+  void end(int rows, int tokens, double seconds_to_draft = 0);
   // Whether the forward that begins tries a draft though it does not seem to pay: what one does not
   // try, one does not learn about.
   bool probing() const { return probing_; }
@@ -82,6 +83,7 @@ class Pace {
   bool guessed_ = false;  // the last forward of the probe only carried guesses
   Probes own_;
   Probes& probes_;
+  bool alone_so_far_ = true;  // nothing is known of other requests
   // Of the other requests, per tick: means over the last ticks.
   double other_rows_ = 0, other_tokens_ = 0;
   uint64_t ticks_ = 0, rows_ = 0, tokens_ = 0;  // the engine's when this forward began

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "base/draws.h"
@@ -275,6 +276,49 @@ TEST(Experience, ProbesAreCountedOverRequests) {
   // 16, 32, 64, 128, 256, then every 512 of 3,000 forwards.
   EXPECT_GE(tried, 8);
   EXPECT_LE(tried, 11);
+}
+
+TEST(Experience, OneOfThoseThatDecodeSideBySideProbes) {
+  engine::CostTable cost;
+  engine::EngineStatistics statistics;
+  for (const int rows : {1, 16, 32}) {
+    for (int i = 0; i < 20; ++i) cost.record(rows, 100, 0.004 * rows);
+  }
+  constexpr int kRequests = 16;
+  Probes probes;
+  std::vector<std::unique_ptr<Pace>> paces;
+  for (int i = 0; i < kRequests; ++i)
+    paces.push_back(std::make_unique<Pace>(cost, statistics, true, &probes));
+  int tried = 0;
+  for (int tick = 0; tick < 100; ++tick) {
+    int now = 0;
+    for (const auto& pace : paces) pace->begin(100);
+    ++statistics.ticks;
+    statistics.rows += kRequests;
+    statistics.tokens += kRequests;
+    for (const auto& pace : paces) {
+      now += pace->probing();
+      pace->end(pace->probing() ? 2 : 1, 1);  // nothing stands
+    }
+    EXPECT_LE(now, 1);
+    tried += now;
+  }
+  EXPECT_GE(tried, 5);
+  EXPECT_LE(tried, 10);
+}
+
+TEST(Experience, AProbeThatFoundNothingToTryIsMadeUpFor) {
+  engine::CostTable cost;
+  engine::EngineStatistics statistics;
+  for (int i = 0; i < 20; ++i) cost.record(1, 100, 0.004);
+  Pace pace(cost, statistics, true);
+  int begun = 0;
+  for (int i = 0; i < 40; ++i) {
+    pace.begin(100);
+    begun += pace.probing();
+    pace.end(1, 1);
+  }
+  EXPECT_EQ(begun, 40 - 16);
 }
 
 }  // namespace

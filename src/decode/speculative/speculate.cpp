@@ -1,6 +1,7 @@
 #include "decode/speculative/speculate.h"
 
 #include <algorithm>
+#include <chrono>
 #include <string>
 #include <utility>
 
@@ -67,6 +68,7 @@ Task<void> speculate(Generation& g, Drafter& drafter, Verification verification,
     pace.begin(context.size() + 1);
     pace.carry(drafter.carried(pace));
     Tree tree(g.last_token());
+    const auto start = std::chrono::steady_clock::now();
     const int depth = g.room() - 1;  // the forward itself picks one more
     if (depth > 0) {
       const Tree drafted = co_await drafter.draft(context, pace, depth);
@@ -75,9 +77,11 @@ Task<void> speculate(Generation& g, Drafter& drafter, Verification verification,
       // Of draws, leaving out what looks unlikely would change the law.
       if (!tree.drawn_from(Tree::kRoot)) tree = pace.trim(tree);
     }
+    const double seconds_to_draft =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const size_t before = g.output().size();
     const Accepted accepted = co_await verify(g, context, tree, verification, &drafter);
-    pace.end(tree.size(), int(g.output().size() - before));
+    pace.end(tree.size(), int(g.output().size() - before), seconds_to_draft);
     drafter.learn(tree, accepted);
   }
 }
