@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/json_text.h"
+#include "cli/run_on.h"
 #include "cli/session.h"
 #include "decode/encoder_states.h"
 #include "decode/pooled_states.h"
@@ -91,17 +92,10 @@ void embed(const EmbedCommand& o) {
       throw Error(ErrorKind::kUsage, "embed: a pair has no vector of its own; give --states");
     inputs.push_back(encoded(session.tokenizer(), line, encoder));
   }
-  std::exception_ptr error;
-  const auto request = session.engine().new_request();
-  session.engine().spawn(
-      request,
-      [&] {
-        return o.states ? print_states(session.engine(), request, std::move(inputs))
-                        : print_vectors(session.engine(), request, std::move(inputs));
-      },
-      [&](std::exception_ptr e) { error = e; });
-  session.engine().run();
-  if (error) std::rethrow_exception(error);
+  run_to_end(session, [&](std::shared_ptr<engine::Request> request) {
+    return o.states ? print_states(session.engine(), std::move(request), std::move(inputs))
+                    : print_vectors(session.engine(), std::move(request), std::move(inputs));
+  });
 }
 
 }  // namespace

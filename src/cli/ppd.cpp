@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/json_text.h"
 #include "cli/progress_line.h"
+#include "cli/run_on.h"
 #include "cli/session.h"
 #include "decode/ppd/measure.h"
 #include "decode/speculative/tree_file.h"
@@ -59,19 +60,6 @@ std::vector<ppd::MeasuredText> read_texts(const PpdCommand& o, const Session& se
   }
   if (texts.empty()) throw Error(ErrorKind::kUsage, o.texts + ": holds no text");
   return texts;
-}
-
-template <class T>
-T run_on(Session& session, const std::function<Task<T>(std::shared_ptr<engine::Request>)>& task) {
-  T result{};
-  std::exception_ptr error;
-  const auto request = session.engine().new_request();
-  session.engine().spawn(
-      request, [&]() -> Task<void> { result = co_await task(request); },
-      [&](std::exception_ptr e) { error = e; });
-  session.engine().run();
-  if (error) std::rethrow_exception(error);
-  return result;
 }
 
 ppd::Accuracy accuracy_of(const PpdCommand& o, Session& session, const ppd::PromptTokens& prompts) {

@@ -10,6 +10,7 @@
 #include "cli/blank_text.h"
 #include "cli/commands.h"
 #include "cli/json_text.h"
+#include "cli/run_on.h"
 #include "cli/session.h"
 #include "cli/text_input.h"
 #include "decode/anyorder/infill.h"
@@ -45,17 +46,9 @@ void score(const ScoreCommand& o) {
     std::iota(task.order.begin(), task.order.end(), 0);
   }
   if (!stated) task.order = order_by_name(o.order, task.order, o.seed);
-  anyorder::Score result;
-  std::exception_ptr error;
-  const auto request = session.engine().new_request();
-  session.engine().spawn(
-      request,
-      [&]() -> Task<void> {
-        result = co_await anyorder::score(session.engine(), request, task, o.logits);
-      },
-      [&](std::exception_ptr e) { error = e; });
-  session.engine().run();
-  if (error) std::rethrow_exception(error);
+  const auto result = run_on<anyorder::Score>(session, [&](std::shared_ptr<engine::Request> r) {
+    return anyorder::score(session.engine(), std::move(r), task, o.logits);
+  });
   const double each = result.log_probability / double(result.filled.size());
   if (o.json) {
     Json tokens = Json::array();

@@ -84,8 +84,7 @@ EmbeddingRequest read_embedding_request(std::string_view body, const RequestLimi
   request.base64 = format == "base64";
   request.dimensions = int(fields.integer({"dimensions"}, 1, 1 << 20).value_or(0));
   fields.text("user");  // checked, and read by nobody
-  if (const auto unknown = fields.unknown(); limits.strict && !unknown.empty())
-    throw invalid(unknown.front() + ": is not known; leave it out", unknown.front());
+  if (limits.strict) fields.refuse_unknown();
   return request;
 }
 

@@ -113,4 +113,9 @@ std::vector<std::string> Fields::unknown() const {
   return names;
 }
 
+void Fields::refuse_unknown() const {
+  const std::vector<std::string> names = unknown();
+  if (!names.empty()) throw invalid(names.front() + ": is not known; leave it out", names.front());
+}
+
 }  // namespace tutti::serve

@@ -38,6 +38,8 @@ class Fields {
   // Known, and without effect here.
   void ignore(std::initializer_list<const char*> names);
   std::vector<std::string> unknown() const;
+  // Throws ApiError(400) that names one, if there is any.
+  void refuse_unknown() const;
 
  private:
   const Json* find(const std::string& name, const Json& schema);

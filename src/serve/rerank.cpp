@@ -140,8 +140,7 @@ RerankRequest read_rerank_request(std::string_view body, const RequestLimits& li
   fields.refuse({"rank_fields", "max_chunks_per_doc", "max_tokens_per_doc",
                  "truncate_prompt_tokens", "overlap_tokens"});
   fields.text("user");  // checked, and read by nobody
-  if (const auto unknown = fields.unknown(); limits.strict && !unknown.empty())
-    throw invalid(unknown.front() + ": is not known; leave it out", unknown.front());
+  if (limits.strict) fields.refuse_unknown();
   return request;
 }
 

@@ -424,10 +424,7 @@ TextRequest read_text_request(TextRequest::Kind kind, std::string_view body,
                  "prediction", "cache_prompt", "skip_special_tokens", "priority",
                  "prompt_cache_key", "safety_identifier", "verbosity"});
   request.unknown = fields.unknown();
-  if (limits.strict && !request.unknown.empty()) {
-    throw invalid(request.unknown.front() + ": is not known; leave it out",
-                  request.unknown.front());
-  }
+  if (limits.strict) fields.refuse_unknown();
   return request;
 }
 

@@ -6,9 +6,8 @@ published models were trained behind them. Run: .venv/bin/python src/text/make_b
 import pathlib
 import unicodedata
 
+from make_nfc_tables import ALL, wrap
 from tokenizers import normalizers, pre_tokenizers
-
-ALL = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
 
 def normalizer(**on):
@@ -38,16 +37,6 @@ def lower_ranges(mapping):
     return ["{0x%X,0x%X,%d,%d}" % tuple(r) for r in out]
 
 
-def wrapped(items):
-    lines, line = [], ""
-    for item in items:
-        if len(line) + len(item) + 1 > 98:
-            lines.append(line)
-            line = ""
-        line += item + ","
-    return lines + [line]
-
-
 def main():
     clean, strip, lower = normalizer(clean_text=True), normalizer(strip_accents=True), normalizer(lowercase=True)
     words = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
@@ -61,7 +50,7 @@ def main():
                         ("CharacterRange kNonspacingMarks", ranges(marks)),
                         ("CharacterRange kPunctuation", ranges(punctuation)),
                         ("LowerRange kLowerRanges", lower_ranges([(c, ord(t)) for c, t in changed if len(t) == 1]))):
-        lines += [f"constexpr {name}[] = {{"] + wrapped(items) + ["};"]
+        lines += [f"constexpr {name}[] = {{"] + wrap(items) + ["};"]
     path = pathlib.Path(__file__).with_name("bert_tables.inc")
     path.write_text("\n".join(lines + ["// clang-format on"]) + "\n")
 

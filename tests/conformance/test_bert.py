@@ -8,10 +8,8 @@ import program
 import pytest
 import real_models
 import torch
-import transformers
 from closeness import check_close
 from tiny_bert import make_model
-from tokenizers import Tokenizer
 
 TEXTS = ["The quick brown fox jumps over the lazy dog.", "Grüße aus Köln", "A", "",
          "def f(x):\n    return x ** 2  # a comment, and more words that make the text longer than the others"]
@@ -64,11 +62,7 @@ def test_kinds_of_tokens_matter(tmp_path):
 
 @pytest.fixture(scope="module")
 def minilm():
-    folder = real_models.minilm()
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return folder, transformers.BertModel.from_pretrained(folder, attn_implementation="eager").double().eval(), tokenizer
+    return real_models.minilm(), *real_models.minilm_reference()
 
 
 def test_real_weights(minilm):

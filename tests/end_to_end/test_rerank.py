@@ -13,7 +13,6 @@ import torch
 import transformers
 from server import Server
 from tiny_bert import make_model
-from tokenizers import Tokenizer
 
 QUERY = "How many people live in Berlin?"
 DOCUMENTS = ["Berlin has 3,520,031 registered inhabitants in an area of 891.82 square kilometres.",
@@ -30,11 +29,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def minilm():
-    folder = real_models.minilm()
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return transformers.BertModel.from_pretrained(folder).double().eval(), tokenizer
+    return real_models.minilm_reference()
 
 
 def vector(minilm, text):

@@ -45,9 +45,6 @@ void Pace::begin(double keys) {
 // drafts costs the least, and one with some the most that was measured up to its rows.
 double Pace::alone() const {
   if (alone_ >= 0) return alone_;
-  const auto measured = [this](int r) {
-    return cost_.measured(int(other_rows_ + 0.5) + r, keys_).value_or(0);
-  };
   alone_ = measured(1);  // 0: first it must be known what a forward without costs
   for (int r = 2; alone_ > 0 && r <= kCompared; ++r) {
     if (const double s = measured(r); s > 0) alone_ = std::min(alone_, s);
@@ -57,9 +54,8 @@ double Pace::alone() const {
 
 double Pace::seconds_of(int rows) const {
   while (int(most_.size()) < rows) {
-    const int r = int(most_.size()) + 1;
-    const auto s = cost_.measured(int(other_rows_ + 0.5) + r, keys_);
-    most_.push_back(std::max(most_.empty() ? 0.0 : most_.back(), s.value_or(0)));
+    const double before = most_.empty() ? 0.0 : most_.back();
+    most_.push_back(std::max(before, measured(int(most_.size()) + 1)));
   }
   return most_[size_t(rows) - 1];
 }

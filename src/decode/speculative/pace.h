@@ -53,17 +53,21 @@ class Pace {
   bool probing() const { return probing_; }
 
  private:
-  // Predicted seconds of a forward with so many rows of ours, and without drafts or what is
-  // carried; 0: not known.
+  // Measured seconds of a forward with so many rows of ours beside those of the others; 0: not
+  // known.
+  double measured(int rows) const {
+    return cost_.measured(int(other_rows_ + 0.5) + rows, keys_).value_or(0);
+  }
+  // The same as predicted: with so many rows; with `drafts` drafts beside the last token, and what
+  // is carried; without drafts or what is carried.
   double seconds_of(int rows) const;
+  double seconds(int drafts) const { return seconds_of(carried_.rows(drafts)); }
   double alone() const;
   // The tables have changed.
   void forget() {
     alone_ = -1;
     most_.clear();
   }
-  // The same with `drafts` drafts beside the last token, and what is carried.
-  double seconds(int drafts) const { return seconds_of(carried_.rows(drafts)); }
   // How many of the drafts make the most tokens a second, and how many that is; the rate counts
   // only where it is more than `least`.
   struct Best {
