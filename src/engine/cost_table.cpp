@@ -6,8 +6,10 @@
 namespace tutti::engine {
 
 int CostTable::row_bucket(int rows) {
-  int bucket = 0;
-  while (bucket + 1 < kRowBuckets && (1 << (bucket + 1)) <= rows) ++bucket;
+  if (rows <= kSingleRows) return rows - 1;
+  int bucket = kSingleRows - 1;
+  while (bucket + 1 < kRowBuckets && (2 * kSingleRows) << (bucket - kSingleRows + 1) <= rows)
+    ++bucket;
   return bucket;
 }
 
@@ -47,7 +49,7 @@ double CostTable::per_row(int rows, double keys) const {
 }
 
 std::optional<double> CostTable::measured(int rows, double keys) const {
-  const int last = row_bucket(rows), wanted = key_bucket(keys);
+  const int wanted = key_bucket(keys);
   struct Point {
     double rows, seconds;
   };
@@ -71,8 +73,8 @@ std::optional<double> CostTable::measured(int rows, double keys) const {
   }
   if (!below) return std::nullopt;
   if (!above) {
-    if (row_bucket(int(below->rows)) != last) return std::nullopt;
-    // More rows than the mean of their bucket: on along the line, but never down.
+    if (rows >= 2 * below->rows) return std::nullopt;
+    // A few more rows than were ever measured: on along the line, but never down.
     if (!before || before->rows >= below->rows) return below->seconds * rows / below->rows;
     std::swap(before, below);
     above = before;

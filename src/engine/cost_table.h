@@ -37,8 +37,10 @@ class CostTable {
                   int fallback) const;
 
  private:
-  static constexpr int kRowBuckets = 12;  // 1, 2, 4, … 2048
-  static constexpr int kKeyBuckets = 8;   // up to 64, 128, … 4096 and above
+  // 1, 2, … 16 rows each by itself, because kernels make tiles of a few rows and the next row may
+  // cost a third of a forward or nothing; then up to 31, 63, … and 2048 and above.
+  static constexpr int kSingleRows = 16, kRowBuckets = kSingleRows + 7;
+  static constexpr int kKeyBuckets = 8;  // up to 64, 128, … 4096 and above
   struct Cell {
     double seconds_per_row = 0;
     double rows = 0;  // means of what was recorded here

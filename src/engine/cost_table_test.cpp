@@ -64,7 +64,7 @@ TEST(CostTable, BetweenMeasuredRowsTimeGoesAlongALine) {
     ASSERT_TRUE(cost.measured(rows, 100)) << rows;
     EXPECT_NEAR(*cost.measured(rows, 100), 0.004 + 0.001 * rows, 1e-9) << rows;
   }
-  EXPECT_NEAR(*cost.measured(12, 100), 0.016, 1e-9);  // still of the bucket of 8 to 15
+  EXPECT_NEAR(*cost.measured(12, 100), 0.016, 1e-9);  // about as many as 9
   EXPECT_FALSE(cost.measured(32, 100));
   cost.record(64, 100, 0.068);
   EXPECT_NEAR(*cost.measured(16, 100), 0.020, 1e-9);  // between 9 and 64
@@ -76,6 +76,17 @@ TEST(CostTable, BetweenMeasuredRowsTimeGoesAlongALine) {
   for (int i = 0; i < 20; ++i) cost.record(2, 100, 0.100);
   EXPECT_GT(*cost.measured(2, 100), 0.09);
   EXPECT_EQ(*cost.measured(3, 100), *cost.measured(2, 100));
+}
+
+// A kernel whose tiles hold two rows: the fifth costs a third of a forward, the sixth little.
+TEST(CostTable, StepsBetweenFewRowsAreKept) {
+  CostTable cost;
+  const auto seconds = [](int rows) { return 0.001 + 0.0013 * ((rows + 1) / 2); };
+  for (int i = 0; i < 20; ++i) {
+    for (int rows = 1; rows <= 16; ++rows) cost.record(rows, 100, seconds(rows));
+  }
+  for (int rows = 1; rows <= 16; ++rows)
+    EXPECT_NEAR(*cost.measured(rows, 100), seconds(rows), 1e-9) << rows;
 }
 
 TEST(CostTable, NothingFitsIntoNoTime) {

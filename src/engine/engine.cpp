@@ -703,6 +703,7 @@ void Engine::tick() {
   cost_.record(plan.rows(), mean_keys, seconds);
   ++statistics_.ticks;
   statistics_.rows += uint64_t(plan.rows());
+  statistics_.prompt_rows += uint64_t(prompt_rows);
   statistics_.head_rows += plan.batch().head_rows.size();
   statistics_.forward_seconds += seconds;
 

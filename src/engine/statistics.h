@@ -8,6 +8,7 @@ namespace tutti::engine {
 struct EngineStatistics {
   uint64_t ticks = 0;
   uint64_t rows = 0;           // pushed through the model, all kinds
+  uint64_t prompt_rows = 0;    // of prompts, of Contexts that come back, of encoders
   uint64_t head_rows = 0;      // of which logits were computed
   uint64_t tokens = 0;         // generated (Engine::count_tokens)
   uint64_t rebuilt_rows = 0;   // recomputed from recipes after preemption

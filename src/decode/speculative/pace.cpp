@@ -16,6 +16,10 @@ constexpr int kCompared = 16;  // rows whose forwards one without drafts must no
 // rows. It is a share of the request's own token: beside many others one request gains little of
 // the whole, but all of them together do not.
 constexpr double kMargin = 0.02;
+// What drafts add to a forward's time counts as so much more: chances and times are means of few
+// samples, the best of many choices is the luckiest one, and what it promises beyond the truth must
+// not cost those who decode beside it.
+constexpr double kDoubt = 1.25;
 constexpr double kFresh = 0.25;  // share of a new sample in the means of the others
 
 }  // namespace
@@ -25,14 +29,22 @@ Pace::Pace(const engine::CostTable& cost, const engine::EngineStatistics& statis
     : cost_(cost),
       statistics_(statistics),
       adaptive_(adaptive),
-      probes_(adaptive && probes ? *probes : own_) {
+      probes_(adaptive && probes ? *probes : own_),
+      ticks_(statistics.ticks),
+      tokens_(statistics.tokens) {
   if (probes_.patience == 0) probes_.patience = kFirstPatience;
 }
 
 void Pace::begin(double keys) {
   keys_ = keys;
+  // What the prompt's forwards tell: who writes puts down about a row for each token.
+  if (alone_so_far_ && statistics_.ticks > ticks_) {
+    other_tokens_ = std::max(double(statistics_.tokens - tokens_) - 1, 0.0) /
+                    double(statistics_.ticks - ticks_);
+    other_rows_ = other_tokens_;
+  }
   ticks_ = statistics_.ticks;
-  rows_ = statistics_.rows;
+  rows_ = decoding_rows();
   tokens_ = statistics_.tokens;
   probing_ = adaptive_ && (guessed_ || probes_.idle >= probes_.patience);
   if (probing_) probes_.idle = 0;  // this one tries: the others that decode beside it need not
@@ -60,12 +72,17 @@ double Pace::seconds_of(int rows) const {
   return most_[size_t(rows) - 1];
 }
 
+double Pace::doubted(double seconds) const {
+  const double alone = this->alone();
+  return alone + kDoubt * (seconds - alone);
+}
+
 Pace::Best Pace::best(const Carried& carried, std::span<const double> reach, double least) const {
   Best best{0, least};
   double tokens = other_tokens_ + 1;
   for (size_t k = 0; k < reach.size(); ++k) {
     tokens += reach[k];
-    const double rate = tokens / seconds_of(carried.rows(int(k) + 1));
+    const double rate = tokens / doubted(seconds_of(carried.rows(int(k) + 1)));
     if (rate > best.rate) best = {int(k) + 1, rate};
   }
   return best;
@@ -83,7 +100,7 @@ double Pace::least_reach(int before, double seconds_to_make) const {
   const double alone = this->alone(), now = seconds(before), with = seconds(before + 1);
   if (alone <= 0) return 2;
   // Time is worth the tokens that a forward without drafts writes in it.
-  return (std::max(with - now, 0.0) + seconds_to_make) * (other_tokens_ + 1) / alone;
+  return kDoubt * (std::max(with - now, 0.0) + seconds_to_make) * (other_tokens_ + 1) / alone;
 }
 
 Tree Pace::trim(const Tree& tree) const {
@@ -110,7 +127,7 @@ void Pace::end(int rows, int tokens, double seconds_to_draft) {
       return std::max(double(all) - own, 0.0) / double(ticks);
     };
     const double fresh = std::exchange(alone_so_far_, false) ? 1 : kFresh;
-    other_rows_ += (others(statistics_.rows - rows_, all_rows) - other_rows_) * fresh;
+    other_rows_ += (others(decoding_rows() - rows_, all_rows) - other_rows_) * fresh;
     other_tokens_ += (others(statistics_.tokens - tokens_, tokens) - other_tokens_) * fresh;
   }
   forget();

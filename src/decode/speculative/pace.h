@@ -63,6 +63,7 @@ class Pace {
   double seconds_of(int rows) const;
   double seconds(int drafts) const { return seconds_of(carried_.rows(drafts)); }
   double alone() const;
+  double doubted(double seconds) const;  // of a forward with drafts: with what they add overrated
   // The tables have changed.
   void forget() {
     alone_ = -1;
@@ -88,7 +89,10 @@ class Pace {
   Probes own_;
   Probes& probes_;
   bool alone_so_far_ = true;  // nothing is known of other requests
-  // Of the other requests, per tick: means over the last ticks.
+  // Rows of the engine that no prompt put down: those come and go, and are work of their own.
+  uint64_t decoding_rows() const { return statistics_.rows - statistics_.prompt_rows; }
+
+  // Of the other requests that decode, per tick: means over the last ticks.
   double other_rows_ = 0, other_tokens_ = 0;
   uint64_t ticks_ = 0, rows_ = 0, tokens_ = 0;  // the engine's when this forward began
 };

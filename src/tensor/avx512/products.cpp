@@ -15,7 +15,7 @@ namespace {
 #include "tensor/row_terms.inc"
 
 // How many of `left` rows share an unpacked weight.
-inline int group_of(int left) { return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+inline int group_of(int left) { return left < 8 ? left : 8; }
 
 inline int32_t word(const void* p) {
   int32_t w;
@@ -216,20 +216,13 @@ inline void panel(const Panel& p, const Rows& x, bool begin, float* y, size_t y_
   for (int r = 0; r < rows; ++r) _mm512_mask_storeu_ps(y + size_t(r) * y_stride, lanes, sum[r]);
 }
 
+using PanelFunction = void(const Panel& p, const Rows& x, bool begin, float* y, size_t y_stride,
+                           __mmask16 lanes);
+// By rows - 1.
 template <Type type, bool fetch>
-inline void some_rows(int count, const Panel& p, const Rows& x, bool begin, float* y,
-                      size_t y_stride, __mmask16 lanes) {
-  switch (count) {
-    case 8:
-      return panel<type, 8, fetch>(p, x, begin, y, y_stride, lanes);
-    case 4:
-      return panel<type, 4, fetch>(p, x, begin, y, y_stride, lanes);
-    case 2:
-      return panel<type, 2, fetch>(p, x, begin, y, y_stride, lanes);
-    default:
-      return panel<type, 1, fetch>(p, x, begin, y, y_stride, lanes);
-  }
-}
+constexpr PanelFunction* kPanels[8] = {
+    panel<type, 1, fetch>, panel<type, 2, fetch>, panel<type, 3, fetch>, panel<type, 4, fetch>,
+    panel<type, 5, fetch>, panel<type, 6, fetch>, panel<type, 7, fetch>, panel<type, 8, fetch>};
 
 template <Type type>
 void product(const MatrixView& m, const QuantisedRows& x, int rows, int tile_first, int tile_last,
@@ -264,9 +257,9 @@ void product(const MatrixView& m, const QuantisedRows& x, int rows, int tile_fir
                            terms.stride};
           float* to = y + x_row * y_stride + size_t(t) * 16;
           const int count = group_of(some - r);
-          const auto take =
-              r == 0 && some >= kFetchRows ? some_rows<type, true> : some_rows<type, false>;
-          take(count, p, group, k == 0, to, y_stride, lanes);
+          const bool fetch = r == 0 && some >= kFetchRows;
+          (fetch ? kPanels<type, true> : kPanels<type, false>)[count - 1](p, group, k == 0, to,
+                                                                          y_stride, lanes);
           r += count;
         }
       }
@@ -383,8 +376,8 @@ inline void some_tiles(const MatrixView& m, const float* x, size_t x_stride, int
 }
 
 template <Type type, int rows>
-inline int dense_step(const MatrixView& m, const float* x, size_t x_stride, int t, int tile_last,
-                      float* y, size_t y_stride) {
+int dense_step(const MatrixView& m, const float* x, size_t x_stride, int t, int tile_last, float* y,
+               size_t y_stride) {
   constexpr int kTiles = rows == 1 ? 4 : 2;
   if (tile_last - t >= kTiles) {
     some_tiles<type, rows, kTiles>(m, x, x_stride, t, y, y_stride);
@@ -393,6 +386,14 @@ inline int dense_step(const MatrixView& m, const float* x, size_t x_stride, int 
   some_tiles<type, rows, 1>(m, x, x_stride, t, y, y_stride);
   return 1;
 }
+
+using DenseStep = int(const MatrixView& m, const float* x, size_t x_stride, int t, int tile_last,
+                      float* y, size_t y_stride);
+// By rows - 1.
+template <Type type>
+constexpr DenseStep* kDenseSteps[8] = {
+    dense_step<type, 1>, dense_step<type, 2>, dense_step<type, 3>, dense_step<type, 4>,
+    dense_step<type, 5>, dense_step<type, 6>, dense_step<type, 7>, dense_step<type, 8>};
 
 template <Type type>
 void dense(const MatrixView& m, const float* x, size_t x_stride, int rows, int tile_first,
@@ -405,21 +406,8 @@ void dense(const MatrixView& m, const float* x, size_t x_stride, int rows, int t
       const float* from = x + size_t(r) * x_stride;
       float* to = y + size_t(r) * y_stride;
       const int count = group_of(rows - r);
-      for (int t = first; t < last;) {
-        switch (count) {
-          case 8:
-            t += dense_step<type, 8>(m, from, x_stride, t, last, to, y_stride);
-            break;
-          case 4:
-            t += dense_step<type, 4>(m, from, x_stride, t, last, to, y_stride);
-            break;
-          case 2:
-            t += dense_step<type, 2>(m, from, x_stride, t, last, to, y_stride);
-            break;
-          default:
-            t += dense_step<type, 1>(m, from, x_stride, t, last, to, y_stride);
-        }
-      }
+      for (int t = first; t < last;)
+        t += kDenseSteps<type>[count - 1](m, from, x_stride, t, last, to, y_stride);
       r += count;
     }
   }
