@@ -91,8 +91,9 @@ DraftSession::DraftSession(const DraftModelOptions& options, Session& target) {
     target.engine().host(session_->shared_engine());
   }
   model_ = std::make_shared<const decode::speculative::DraftModel>(
-      session_->engine(), session_->has_tokenizer() ? session_->tokenizer() : target.tokenizer(),
-      target.tokenizer(), std::move(cores));
+      session_->shared_engine(),
+      session_->has_tokenizer() ? session_->tokenizer() : target.tokenizer(), target.tokenizer(),
+      std::move(cores));
   if (own_cores) thread_ = std::thread([this] { session_->engine().serve(); });
 }
 
