@@ -69,55 +69,6 @@ HttpResponse plain_error(int status, const char* type, const char* message) {
 
 }  // namespace
 
-void HttpExchange::wake() { wake_.cancel(); }
-
-void HttpExchange::set_gone() {
-  if (gone_ || ended_) return;
-  gone_ = true;
-  queue_.clear();
-  queued_ = 0;
-  if (auto listener = std::exchange(listener_, {})) listener();
-}
-
-void HttpExchange::respond(HttpResponse response) {
-  if (answered_) return;
-  answered_ = ended_ = true;
-  response_ = std::move(response);
-  response_.headers.insert(response_.headers.end(), headers_.begin(), headers_.end());
-  listener_ = {};
-  wake();
-}
-
-void HttpExchange::begin_stream(Headers headers) {
-  if (answered_) return;
-  answered_ = streaming_ = true;
-  response_.type = "text/event-stream";
-  response_.headers = std::move(headers);
-  response_.headers.insert(response_.headers.end(), headers_.begin(), headers_.end());
-  response_.headers.emplace_back("cache-control", "no-cache");
-  response_.headers.emplace_back("x-accel-buffering", "no");
-  wake();
-}
-
-void HttpExchange::write(std::string bytes) {
-  if (gone_ || ended_ || !streaming_) return;
-  // A client that does not read must not fill the memory; one large event is no sign of that.
-  if (queued_ > stream_bytes_) {
-    set_gone();
-    return wake();
-  }
-  queued_ += bytes.size();
-  queue_.push_back(std::move(bytes));
-  wake();
-}
-
-void HttpExchange::end() {
-  if (ended_) return;
-  ended_ = true;
-  listener_ = {};
-  wake();
-}
-
 struct HttpServer::Tls {
   asio::ssl::context context{asio::ssl::context::tls_server};
 };
@@ -197,7 +148,8 @@ class HttpServer::Connection final : public HttpConnection {
     if (!error && server_.check_ && !parser.is_done()) {
       if (const auto refused = server_.check_(header_of(parser.get()))) {
         tcp_stream().expires_after(milliseconds(limits.write_seconds));
-        co_await send(*refused, false, parser.get().version(), false);
+        co_await send(*refused, false, parser.get().version(),
+                      parser.get().method() == http::verb::head);
         co_return false;
       }
     }
@@ -449,31 +401,34 @@ void HttpServer::accept() {
         if (!e && acceptor_.is_open()) accept();
       });
     }
-    {
-      if (connections_ >= limits_.connections) {
-        static constexpr std::string_view kBusy =
-            "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: "
-            "1\r\ncontent-type: application/json\r\n"
-            "content-length: 101\r\n\r\n"
-            R"({"error":{"message":"too many connections; try later","type":"overloaded","param":null,"code":503}})"
-            "\r\n";
-        boost::system::error_code ignored;
-        socket.non_blocking(true, ignored);
-        if (!tls_) socket.write_some(asio::buffer(kBusy), ignored);
-      } else {
-        boost::system::error_code ignored;
-        socket.set_option(tcp::no_delay(true), ignored);
-        const auto connection = connect(std::move(socket));
-        std::erase_if(open_, [](const auto& c) { return c.expired(); });
-        open_.push_back(connection);
-        ++connections_;
-        asio::co_spawn(
-            net_, [connection]() { return connection->run(); },
-            [this, connection](std::exception_ptr) { --connections_; });
-      }
-    }
+    boost::system::error_code ignored;
+    socket.set_option(tcp::no_delay(true), ignored);
+    take(std::move(socket));
     accept();
   });
+}
+
+void HttpServer::refuse_connection(tcp::socket socket) const {
+  static constexpr std::string_view kBusy =
+      "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: "
+      "1\r\ncontent-type: application/json\r\n"
+      "content-length: 101\r\n\r\n"
+      R"({"error":{"message":"too many connections; try later","type":"overloaded","param":null,"code":503}})"
+      "\r\n";
+  boost::system::error_code ignored;
+  socket.non_blocking(true, ignored);
+  if (!tls_) socket.write_some(asio::buffer(kBusy), ignored);
+}
+
+void HttpServer::take(tcp::socket socket) {
+  if (connections_ >= limits_.connections) return refuse_connection(std::move(socket));
+  const auto connection = connect(std::move(socket));
+  std::erase_if(open_, [](const auto& c) { return c.expired(); });
+  open_.push_back(connection);
+  ++connections_;
+  asio::co_spawn(
+      net_, [connection]() { return connection->run(); },
+      [this, connection](std::exception_ptr) { --connections_; });
 }
 
 void HttpServer::stop_accepting() {
