@@ -182,6 +182,8 @@ ServedModel& Api::model_of(const std::string& name) {
 
 void Api::add_method_options(const ServedModel& model, decode::GenerationOptions& options) const {
   options.files = model.method_files;
+  options.draft_model = model.draft_model;
+  if (options.method == "auto" && model.draft_model) options.method = "draft";
   if (options.method == "auto") return;
   for (const decode::MethodOption& option : decode::find_method(options.method).options) {
     const auto given = options_.method_options.find(std::string(option.name));
@@ -321,6 +323,19 @@ void Api::detokenize(const std::shared_ptr<HttpExchange>& exchange, const std::s
 
 namespace {
 
+// Of a model with a draft model: who wrote, and what drafting took.
+void write_draft_metrics(MetricsPage& page, const WorkerMetrics& m, const Labels& labels) {
+  page.counter({"tutti:draft_forwards_total"},
+               "Forwards that draft, of a draft model or of the first layers.", labels,
+               double(m.draft_forwards));
+  for (const auto& [method, count] : m.methods) {
+    Labels with = labels;
+    with.emplace_back("method", method);
+    page.counter({"tutti:choices_by_method_total"}, "Choices that were written, by their method.",
+                 with, double(count));
+  }
+}
+
 void write_metrics(MetricsPage& page, const ServedModel& model, const EngineSnapshot& now) {
   const Worker& worker = *model.worker;
   const WorkerMetrics& m = worker.metrics();
@@ -362,6 +377,7 @@ void write_metrics(MetricsPage& page, const ServedModel& model, const EngineSnap
                labels, double(m.proposed));
   page.counter(both("spec_decode_num_accepted_tokens_total"), "Of those, that stood.", labels,
                double(m.accepted));
+  if (model.draft_model) write_draft_metrics(page, m, labels);
   page.counter({"tutti:ticks_total"}, "Forwards of the engine.", labels, double(e.ticks));
   page.counter({"tutti:rows_total"}, "Rows that were pushed through the model.", labels,
                double(e.rows));

@@ -76,7 +76,8 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
       for (size_t p = 0; p < prompts_.size(); ++p) {
         runs_.push_back(model_.worker->start(
             program(p), [self, p](const decode::Piece& piece) { self->on_piece(p, piece); },
-            [self, p](const RunResult& result) { self->on_end(p, result); }));
+            [self, p](const RunResult& result) { self->on_end(p, result); },
+            std::string(method())));
       }
     } catch (...) {
       cancel();
@@ -90,6 +91,9 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
     bool begun = false;
   };
 
+  std::string_view method() const {
+    return decode::method_for(request_.options.method, model_.config()).name;
+  }
   bool chat() const { return request_.kind == TextRequest::Kind::kChat; }
   // Whether the text holds thoughts or calls, which are no content.
   bool reads_output() const {
@@ -404,7 +408,7 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
               {"accepted_prediction_tokens", accepted},
               {"rejected_prediction_tokens", proposed - accepted}}},
             {"tutti",
-             {{"method", decode::method_for(request_.options.method, model_.config()).name},
+             {{"method", method()},
               {"forwards", forwards},
               {"rows", rows},
               {"tokens_per_forward", forwards > 0 ? double(tokens) / double(forwards) : 0.0}}}};
