@@ -5,6 +5,7 @@
 #include <random>
 
 #include "decode/method.h"
+#include "decode/pooled_states.h"
 #include "formats/json_text.h"
 #include "serve/api_error.h"
 #include "serve/embeddings.h"
@@ -212,9 +213,9 @@ void Api::completion(const std::shared_ptr<HttpExchange>& exchange, const std::s
 }
 
 void Api::embeddings(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
-  const EmbeddingRequest request =
-      read_embedding_request(exchange->request().body, options_.limits);
-  answer_embeddings(exchange, model_of(request.model), request);
+  EmbeddingRequest request = read_embedding_request(exchange->request().body, options_.limits);
+  ServedModel& model = model_of(request.model);
+  answer_embeddings(exchange, model, std::move(request));
 }
 
 void Api::rerank(const std::shared_ptr<HttpExchange>& exchange, const std::string& id) {
@@ -285,10 +286,8 @@ void Api::tokenize(const std::shared_ptr<HttpExchange>& exchange, const std::str
     return it->get<bool>();
   };
   text::EncodeOptions options;
-  options.add_bos = flag("add_special", "add_special_tokens", body.contains("prompt")) &&
-                    model.tokenizer->add_bos_default();
-  options.add_eos =
-      options.add_bos && model.config().is_encoder() && model.tokenizer->add_eos_default();
+  if (flag("add_special", "add_special_tokens", body.contains("prompt")))
+    options = decode::reading_options(*model.tokenizer, model.config());
   options.parse_special = flag("parse_special", "parse_special_tokens", true);
   const std::vector<int32_t> ids = model.tokenizer->encode(text->get<std::string>(), options);
   Json reply{
