@@ -276,6 +276,8 @@ void add_serve(CLI::App& app) {
   option("--max-documents", o->api.limits.documents, "documents of one rerank body (400)",
          "TUTTI_MAX_DOCUMENTS")
       ->check(CLI::Range(1, 1 << 20));
+  option("--max-images", o->api.limits.images, "images of one chat (400)", "TUTTI_MAX_IMAGES")
+      ->check(CLI::Range(0, 1 << 10));
   option("--max-connections", o->http.connections, "connections at the same time (503)",
          "TUTTI_MAX_CONNECTIONS")
       ->check(CLI::Range(1, 1 << 20));

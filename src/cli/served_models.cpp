@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "cli/images.h"
 #include "serve/chat_format.h"
 
 namespace tutti::cli {
@@ -43,6 +44,20 @@ void check_distinct(const std::vector<std::vector<std::string>>& names) {
       }
     }
     seen.insert(seen.end(), of_one.begin(), of_one.end());
+  }
+}
+
+// Of a model with a tower for images. A program that was built without libtorch serves its text.
+std::shared_ptr<const serve::ImageReading> image_reading_of(const Session& session) {
+  if (!vision::has_vision(session.model().checkpoint())) return nullptr;
+  try {
+    const ImageReader reader(session.model().checkpoint());
+    return std::make_shared<const serve::ImageReading>(
+        serve::ImageReading{reader.config(), reader.network()});
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::kNotFound) throw;
+    std::fprintf(stderr, "note: images are not read: %s\n", e.what());
+    return nullptr;
   }
 }
 
@@ -136,6 +151,7 @@ ServedModels::ServedModels(boost::asio::io_context& net, const ServedModelsOptio
     m.format = serve::chat_format_of(one.session->tokenizer().chat_template(), o.tool_parser,
                                      o.reasoning_parser);
     m.worker = one.worker.get();
+    m.images = image_reading_of(*one.session);
     one.draft_source = drafts[i];
     if (!drafts[i].empty()) add_draft(one, o, engine.sharers);
     const bool last = i + 1 == o.models.size();
@@ -184,6 +200,7 @@ std::string ServedModels::description_of(const One& one) {
     out += "calls of tools: " + calls_of(one.model.format) +
            "; thoughts: " + (one.model.format.thinks ? "in <think> tags" : "none") + "\n";
   }
+  if (one.model.images) out += "images: read from data: URLs\n";
   if (one.draft) {
     out += "drafts: by " + one.draft_source +
            (one.model.draft_model->cores() ? ", on cores of its own" : "") +

@@ -13,8 +13,15 @@
 #include "serve/worker.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
+#include "vision/image_prompt.h"
 
 namespace tutti::serve {
+
+// What a model reads images with.
+struct ImageReading {
+  vision::VisionConfig config;
+  std::shared_ptr<vision::ImageNetwork> network;
+};
 
 struct ServedModel {
   std::string name;
@@ -26,6 +33,7 @@ struct ServedModel {
   Worker* worker = nullptr;
   std::shared_ptr<const decode::MethodFiles> method_files;             // null: none
   std::shared_ptr<const decode::speculative::DraftModel> draft_model;  // null: none
+  std::shared_ptr<const ImageReading> images;                          // null: it reads none
 
   // What "auto" is: "draft" with a draft model; see decode::method_for.
   std::string_view auto_method() const;
