@@ -41,22 +41,30 @@ std::shared_ptr<engine::CoreSplit> split_cores(int threads, int own) {
 }  // namespace
 
 void DraftModelOptions::add_to(CLI::App& app) {
-  app.add_option("--draft-model,--model-draft", model,
+  app.add_option(kModelFlags, model,
                  "a smaller model of the same vocabulary that drafts (also -md): --method draft");
+  add_ways_to(app);
+}
+
+void DraftModelOptions::add_ways_to(CLI::App& app) {
   app.add_option("--draft-cores", cores,
                  "cores of the draft model's own; 0: it shares the model's, turn by turn")
       ->check(CLI::Range(0, 1024))
+      ->envname("TUTTI_DRAFT_CORES")
       ->capture_default_str();
-  const auto setting = [&](const char* flag, const char* option, const char* help) {
+  const auto setting = [&](const char* flag, const char* option, const char* help,
+                           const char* variable) {
     app.add_option_function<std::string>(
-        flag, [this, option](const std::string& value) { settings.emplace_back(option, value); },
-        help);
+           flag, [this, option](const std::string& value) { settings.emplace_back(option, value); },
+           help)
+        ->envname(variable);
   };
-  setting("--draft-max,--draft,--draft-n", "draft_max",
-          "speculation: tokens drafted one after the other at most");
-  setting("--draft-min,--draft-n-min", "draft_min", "speculation: shorter drafts are left");
-  setting("--draft-p-min", "draft_p_min",
-          "speculation: a draft of less probability ends the draft");
+  setting("--draft-max,--draft,--draft-n,--num-speculative-tokens", "draft_max",
+          "speculation: tokens drafted one after the other at most", "TUTTI_DRAFT_MAX");
+  setting("--draft-min,--draft-n-min", "draft_min", "speculation: shorter drafts are left",
+          "TUTTI_DRAFT_MIN");
+  setting("--draft-p-min", "draft_p_min", "speculation: a draft of less probability ends the draft",
+          "TUTTI_DRAFT_P_MIN");
 }
 
 void DraftModelOptions::resolve(decode::GenerationOptions& generation) const {
@@ -74,12 +82,13 @@ void DraftModelOptions::resolve(decode::GenerationOptions& generation) const {
     throw Error(ErrorKind::kUsage, "--draft-cores: needs a --draft-model");
 }
 
-DraftSession::DraftSession(const DraftModelOptions& options, Session& target) {
+DraftSession::DraftSession(const DraftModelOptions& options, Session& target,
+                           engine::EngineOptions engine_options) {
   ModelOptions model = target.options();
   model.model = options.model;
   const bool own_cores = options.cores > 0;
   session_ =
-      std::make_unique<Session>(model, engine::EngineOptions(), Session::Input::kText,
+      std::make_unique<Session>(model, engine_options, Session::Input::kText,
                                 own_cores ? nullptr : target.pool(), &target.model().checkpoint());
   std::shared_ptr<decode::speculative::DraftCores> cores;
   if (own_cores) {
@@ -91,8 +100,9 @@ DraftSession::DraftSession(const DraftModelOptions& options, Session& target) {
     target.engine().host(session_->shared_engine());
   }
   model_ = std::make_shared<const decode::speculative::DraftModel>(
-      session_->engine(), session_->has_tokenizer() ? session_->tokenizer() : target.tokenizer(),
-      target.tokenizer(), std::move(cores));
+      session_->shared_engine(),
+      session_->has_tokenizer() ? session_->tokenizer() : target.tokenizer(), target.tokenizer(),
+      std::move(cores));
   if (own_cores) thread_ = std::thread([this] { session_->engine().serve(); });
 }
 

@@ -19,6 +19,8 @@ struct DraftModelOptions {
       settings;  // method options that were given by their own names
 
   void add_to(CLI::App& app);
+  void add_ways_to(CLI::App& app);  // all but the model
+  static constexpr const char* kModelFlags = "--draft-model,--model-draft,--speculative-model";
   // A draft model drafts unless another method was named; --draft-max and the like become options
   // of the method. Throws Error(kUsage) for settings that the method does not have.
   void resolve(decode::GenerationOptions& generation) const;
@@ -28,7 +30,8 @@ class DraftSession {
  public:
   // Opens the draft model beside `target`, with the same threads, arithmetic and KV type. Throws
   // Error, also when the two have different vocabularies.
-  DraftSession(const DraftModelOptions& options, Session& target);
+  DraftSession(const DraftModelOptions& options, Session& target,
+               engine::EngineOptions engine_options = {});
   ~DraftSession();
   DraftSession(const DraftSession&) = delete;
   DraftSession& operator=(const DraftSession&) = delete;

@@ -53,14 +53,13 @@ std::vector<Line> lines_of(const EmbedCommand& o) {
   return lines;
 }
 
-decode::EncoderInput encoded(const text::Tokenizer& tokenizer, const Line& line, bool encoder) {
+decode::EncoderInput encoded(const Session& session, const Line& line) {
+  const text::Tokenizer& tokenizer = session.tokenizer();
   if (line.second) {
     text::Tokenizer::Pair pair = tokenizer.encode_pair(line.first, *line.second);
     return {std::move(pair.ids), pair.second};
   }
-  text::EncodeOptions options;
-  options.add_bos = tokenizer.add_bos_default();
-  options.add_eos = encoder && tokenizer.add_eos_default();
+  const auto options = decode::reading_options(tokenizer, session.model().config());
   return {tokenizer.encode(line.first, options), -1};
 }
 
@@ -85,12 +84,11 @@ void embed(const EmbedCommand& o) {
   if (lines.empty())
     throw Error(ErrorKind::kUsage, "embed: has no text; give --text, or --jsonl and lines of it");
   Session session(o.model);
-  const bool encoder = session.model().config().is_encoder();
   std::vector<decode::EncoderInput> inputs;
   for (const Line& line : lines) {
     if (line.second && !o.states)
       throw Error(ErrorKind::kUsage, "embed: a pair has no vector of its own; give --states");
-    inputs.push_back(encoded(session.tokenizer(), line, encoder));
+    inputs.push_back(encoded(session, line));
   }
   run_to_end(session, [&](std::shared_ptr<engine::Request> request) {
     return o.states ? print_states(session.engine(), std::move(request), std::move(inputs))

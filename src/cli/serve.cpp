@@ -99,6 +99,7 @@ void check_options(ServeOptions& o) {
   }
   o.api.version = TUTTI_VERSION;
   o.api.method_options = o.models.method_options = method_options_of(o.method_settings);
+  for (const auto& [name, value] : o.models.draft.settings) o.api.method_options[name] = value;
 }
 
 // The first signal lets what was accepted end, within the time of grace; the second does not.
@@ -236,6 +237,11 @@ void add_serve(CLI::App& app) {
          "names of the model, any of which may be asked for (default: its file's); of several "
          "models, one for each in their order, with further ones behind commas",
          "TUTTI_SERVED_MODEL_NAME");
+  option(DraftModelOptions::kModelFlags, o->models.drafts,
+         "a smaller model of the same vocabulary that drafts (also -md): methods draft and auto; "
+         "with --draft-cores pearl, too. Of several models, one for each in their order, or none",
+         "TUTTI_DRAFT_MODEL");
+  o->models.draft.add_ways_to(*command);
   option("--host", o->host, "address to listen at", "TUTTI_HOST");
   option("--port", o->port, "port; 0: any free one", "TUTTI_PORT");
   option("--api-key", o->keys, "a key that opens every route but /health; may be repeated",
@@ -270,6 +276,8 @@ void add_serve(CLI::App& app) {
   option("--max-documents", o->api.limits.documents, "documents of one rerank body (400)",
          "TUTTI_MAX_DOCUMENTS")
       ->check(CLI::Range(1, 1 << 20));
+  option("--max-images", o->api.limits.images, "images of one chat (400)", "TUTTI_MAX_IMAGES")
+      ->check(CLI::Range(0, 1 << 10));
   option("--max-connections", o->http.connections, "connections at the same time (503)",
          "TUTTI_MAX_CONNECTIONS")
       ->check(CLI::Range(1, 1 << 20));

@@ -5,10 +5,12 @@
 #include <ctime>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <numeric>
 #include <thread>
 
 #include "base/error.h"
+#include "cli/images.h"
 #include "serve/chat_format.h"
 
 namespace tutti::cli {
@@ -42,6 +44,20 @@ void check_distinct(const std::vector<std::vector<std::string>>& names) {
       }
     }
     seen.insert(seen.end(), of_one.begin(), of_one.end());
+  }
+}
+
+// Of a model with a tower for images. A program that was built without libtorch serves its text.
+std::shared_ptr<const serve::ImageReading> image_reading_of(const Session& session) {
+  if (!vision::has_vision(session.model().checkpoint())) return nullptr;
+  try {
+    const ImageReader reader(session.model().checkpoint());
+    return std::make_shared<const serve::ImageReading>(
+        serve::ImageReading{reader.config(), reader.network()});
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::kNotFound) throw;
+    std::fprintf(stderr, "note: images are not read: %s\n", e.what());
+    return nullptr;
   }
 }
 
@@ -87,8 +103,32 @@ std::vector<std::vector<std::string>> model_names(const std::vector<std::string>
   return names;
 }
 
+std::vector<std::string> draft_models(size_t models, const std::vector<std::string>& given) {
+  std::vector<std::string> drafts(models);
+  if (given.empty()) return drafts;
+  if (given.size() != models) {
+    throw Error(ErrorKind::kUsage,
+                "--draft-model: is given " + std::to_string(given.size()) + " times for " +
+                    std::to_string(models) +
+                    (models == 1 ? " model; give one"
+                                 : " models; give one for each, in their order, and \"none\" for "
+                                   "those that have none"));
+  }
+  for (size_t i = 0; i < models; ++i) {
+    if (given[i] != "none") drafts[i] = given[i];
+  }
+  return drafts;
+}
+
 ServedModels::ServedModels(boost::asio::io_context& net, const ServedModelsOptions& o) {
   const auto names = model_names(o.models, o.names);
+  const auto drafts = draft_models(o.models.size(), o.drafts);
+  const auto drafting = size_t(std::ranges::count_if(drafts, std::not_fn(&std::string::empty)));
+  if (o.draft.cores > 0 && (o.models.size() > 1 || drafting == 0)) {
+    throw Error(ErrorKind::kUsage,
+                "--draft-cores: cores are divided between one model and its "
+                "--draft-model; give both, and no second model");
+  }
   const auto lease = o.models.size() > 1 ? std::make_shared<engine::CoreLease>() : nullptr;
   bool files_read = false;
   for (size_t i = 0; i < o.models.size(); ++i) {
@@ -96,7 +136,7 @@ ServedModels::ServedModels(boost::asio::io_context& net, const ServedModelsOptio
     ModelOptions model = o.model;
     model.model = one.source = o.models[i];
     engine::EngineOptions engine;
-    engine.sharers = int(o.models.size());
+    engine.sharers = int(o.models.size() + drafting);
     one.session =
         std::make_unique<Session>(model, engine, Session::Input::kText, nullptr, nullptr, lease);
     one.worker = std::make_unique<serve::Worker>(net, one.session->engine(), o.worker);
@@ -111,6 +151,9 @@ ServedModels::ServedModels(boost::asio::io_context& net, const ServedModelsOptio
     m.format = serve::chat_format_of(one.session->tokenizer().chat_template(), o.tool_parser,
                                      o.reasoning_parser);
     m.worker = one.worker.get();
+    m.images = image_reading_of(*one.session);
+    one.draft_source = drafts[i];
+    if (!drafts[i].empty()) add_draft(one, o, engine.sharers);
     const bool last = i + 1 == o.models.size();
     if (!files_read && (!m.config().is_encoder() || last)) {
       m.method_files =
@@ -124,6 +167,21 @@ std::vector<serve::ServedModel*> ServedModels::all() {
   std::vector<serve::ServedModel*> list;
   for (One& one : models_) list.push_back(&one.model);
   return list;
+}
+
+void ServedModels::add_draft(One& one, const ServedModelsOptions& o, int sharers) {
+  const models::Config& config = one.model.config();
+  if (config.is_encoder() || config.attention != models::AttentionKind::kCausal) {
+    throw Error(ErrorKind::kUnsupported, "model " + one.source + " (" + config.architecture +
+                                             "): a draft model drafts for causal models; leave "
+                                             "--draft-model out, or give \"none\" for this one");
+  }
+  DraftModelOptions draft = o.draft;
+  draft.model = one.draft_source;
+  engine::EngineOptions engine;
+  engine.sharers = sharers;
+  one.draft = std::make_unique<DraftSession>(draft, *one.session, engine);
+  one.model.draft_model = one.draft->model();
 }
 
 std::string ServedModels::description_of(const One& one) {
@@ -141,6 +199,12 @@ std::string ServedModels::description_of(const One& one) {
   } else {
     out += "calls of tools: " + calls_of(one.model.format) +
            "; thoughts: " + (one.model.format.thinks ? "in <think> tags" : "none") + "\n";
+  }
+  if (one.model.images) out += "images: read from data: URLs\n";
+  if (one.draft) {
+    out += "drafts: by " + one.draft_source +
+           (one.model.draft_model->cores() ? ", on cores of its own" : "") +
+           "; method auto is draft\n";
   }
   const int pages = engine.pages().total();
   const double bytes = double(pages) * double(model.kv_layout(engine.options().kv).page_bytes());

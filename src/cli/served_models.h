@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/draft_session.h"
 #include "cli/session.h"
 #include "decode/method_files.h"
 #include "serve/served_model.h"
@@ -19,6 +20,8 @@ struct ServedModelsOptions {
   ModelOptions model;               // of all; its `model` is not read
   std::vector<std::string> models;  // at least one
   std::vector<std::string> names;   // see model_names
+  std::vector<std::string> drafts;  // see draft_models
+  DraftModelOptions draft;          // of each of them; its `model` is not read
   serve::WorkerLimits worker;       // of each
   std::string tool_parser, reasoning_parser;
   // Of methods; files that they name are read for the first model that writes text.
@@ -30,6 +33,10 @@ struct ServedModelsOptions {
 // by its file. Throws Error(kUsage): too few, too many, an empty one, one of two models.
 std::vector<std::vector<std::string>> model_names(const std::vector<std::string>& models,
                                                   const std::vector<std::string>& given);
+
+// The draft model of each model, empty where it has none: one for each in their order, "none"
+// where there is none to be. Throws Error(kUsage) when `given` are others than `models`.
+std::vector<std::string> draft_models(size_t models, const std::vector<std::string>& given);
 
 class ServedModels {
  public:
@@ -55,10 +62,13 @@ class ServedModels {
   struct One {
     std::string source;
     std::unique_ptr<Session> session;
+    std::unique_ptr<DraftSession> draft;
+    std::string draft_source;
     std::unique_ptr<serve::Worker> worker;
     serve::ServedModel model;
     int run_at_a_time = 0, may_wait = 0;
   };
+  static void add_draft(One& one, const ServedModelsOptions& options, int sharers);
   static std::string description_of(const One& one);
 
   std::deque<One> models_;

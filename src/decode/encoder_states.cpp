@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <stop_token>
 #include <string>
 
 #include "base/error.h"
@@ -153,9 +154,12 @@ Task<std::vector<float>> pair_scores(engine::Engine& engine,
   };
   co_await for_inputs(pairs, one);
   // hidden^2 products a pair take longer than a tick.
-  auto work = [head, first] {
+  auto work = [head, first](const std::stop_token& stop) {
     std::vector<float> scores;
-    for (const auto& state : *first) scores.push_back(head->score(state));
+    for (const auto& state : *first) {
+      if (stop.stop_requested()) break;
+      scores.push_back(head->score(state));
+    }
     return scores;
   };
   co_return co_await engine::offload(engine, std::move(work));

@@ -44,6 +44,14 @@ Task<void> pool(engine::Engine& engine, std::shared_ptr<engine::Request> request
 
 }  // namespace
 
+text::EncodeOptions reading_options(const text::Tokenizer& tokenizer,
+                                    const models::Config& config) {
+  text::EncodeOptions options;
+  options.add_bos = tokenizer.add_bos_default();
+  options.add_eos = config.is_encoder() && tokenizer.add_eos_default();
+  return options;
+}
+
 Task<std::vector<std::vector<float>>> pooled_states(engine::Engine& engine,
                                                     std::shared_ptr<engine::Request> request,
                                                     std::vector<std::vector<int32_t>> inputs) {

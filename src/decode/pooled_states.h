@@ -5,8 +5,13 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "text/tokenizer.h"
 
 namespace tutti::decode {
+
+// How a text that is only read becomes tokens: with the marks that the model was trained to see
+// around it.
+text::EncodeOptions reading_options(const text::Tokenizer& tokenizer, const models::Config& config);
 
 // For each input (tokens, not empty): the mean over its tokens of the final, normalised states
 // (transformers' last_hidden_state), divided by its Euclidean length; [hidden]. The inputs run side

@@ -240,6 +240,12 @@ bool Engine::any(const Condition& condition) const {
 
 void Engine::host(std::shared_ptr<Engine> guest) {
   guest->io_ = io_;
+  // It computes in its host's turns: one of its own, never asked for while the host works, would
+  // keep the others from theirs.
+  if (lease_) {
+    guest->lease_ = lease_;
+    guest->lease_member_ = lease_member_;
+  }
   guests_.push_back(std::move(guest));
 }
 

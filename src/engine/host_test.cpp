@@ -54,6 +54,35 @@ TEST_F(Host, BothDecodeSideBySideOnOneThread) {
   EXPECT_EQ(guest_->statistics().ticks, host_.statistics().ticks);  // 50 each: turn by turn
 }
 
+// A host that shares its cores takes turns for its guest, too, and the third engine gets its own.
+TEST_F(Host, TakesTurnsWithOthersForItsGuest) {
+  using namespace asio::experimental::awaitable_operators;
+  const auto expected = decode_alone(host_, random_tokens(1, 20), 40);
+  const auto lease = std::make_shared<CoreLease>();
+  Engine host(tiny_.model, tiny_.pool, small_engine(), lease);
+  Engine other(tiny_.model, std::make_shared<ComputePool>(1), small_engine(), lease);
+  host.host(guest_);
+  std::vector<int32_t> here, there, beside;
+  std::thread third([&] {
+    run_programs(other, {[&](std::shared_ptr<Request> request) -> Task<void> {
+                   Context context(other, request);
+                   co_await decode_greedily(other, context, random_tokens(1, 20), 40, beside);
+                 }});
+  });
+  run_programs(host, {[&](std::shared_ptr<Request> request) -> Task<void> {
+                 Context context(host, request);
+                 there = co_await away(2, 20);
+                 co_await decode_greedily(host, context, random_tokens(1, 20), 40, here);
+               }});
+  third.join();
+  EXPECT_EQ(here, expected);
+  EXPECT_EQ(beside, expected);
+  EXPECT_EQ(there.size(), 20u);
+  EXPECT_GE(lease->charged(0),
+            host.statistics().forward_seconds + guest_->statistics().forward_seconds);
+  EXPECT_GT(guest_->statistics().forward_seconds, 0);
+}
+
 TEST_F(Host, RunsUntilTheGuestsProgramsHaveEnded) {
   host_.host(guest_);
   std::vector<int32_t> out;

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "decode/method.h"
+#include "decode/pooled_states.h"
 #include "formats/json_text.h"
 #include "serve/api_error.h"
 #include "serve/embeddings.h"
@@ -182,6 +183,8 @@ ServedModel& Api::model_of(const std::string& name) {
 
 void Api::add_method_options(const ServedModel& model, decode::GenerationOptions& options) const {
   options.files = model.method_files;
+  options.draft_model = model.draft_model;
+  if (options.method == "auto" && model.draft_model) options.method = "draft";
   if (options.method == "auto") return;
   for (const decode::MethodOption& option : decode::find_method(options.method).options) {
     const auto given = options_.method_options.find(std::string(option.name));
@@ -210,9 +213,9 @@ void Api::completion(const std::shared_ptr<HttpExchange>& exchange, const std::s
 }
 
 void Api::embeddings(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
-  const EmbeddingRequest request =
-      read_embedding_request(exchange->request().body, options_.limits);
-  answer_embeddings(exchange, model_of(request.model), request);
+  EmbeddingRequest request = read_embedding_request(exchange->request().body, options_.limits);
+  ServedModel& model = model_of(request.model);
+  answer_embeddings(exchange, model, std::move(request));
 }
 
 void Api::rerank(const std::shared_ptr<HttpExchange>& exchange, const std::string& id) {
@@ -283,10 +286,8 @@ void Api::tokenize(const std::shared_ptr<HttpExchange>& exchange, const std::str
     return it->get<bool>();
   };
   text::EncodeOptions options;
-  options.add_bos = flag("add_special", "add_special_tokens", body.contains("prompt")) &&
-                    model.tokenizer->add_bos_default();
-  options.add_eos =
-      options.add_bos && model.config().is_encoder() && model.tokenizer->add_eos_default();
+  if (flag("add_special", "add_special_tokens", body.contains("prompt")))
+    options = decode::reading_options(*model.tokenizer, model.config());
   options.parse_special = flag("parse_special", "parse_special_tokens", true);
   const std::vector<int32_t> ids = model.tokenizer->encode(text->get<std::string>(), options);
   Json reply{
@@ -320,6 +321,19 @@ void Api::detokenize(const std::shared_ptr<HttpExchange>& exchange, const std::s
 }
 
 namespace {
+
+// Of a model with a draft model: who wrote, and what drafting took.
+void write_draft_metrics(MetricsPage& page, const WorkerMetrics& m, const Labels& labels) {
+  page.counter({"tutti:draft_forwards_total"},
+               "Forwards that draft, of a draft model or of the first layers.", labels,
+               double(m.draft_forwards));
+  for (const auto& [method, count] : m.methods) {
+    Labels with = labels;
+    with.emplace_back("method", method);
+    page.counter({"tutti:choices_by_method_total"}, "Choices that were written, by their method.",
+                 with, double(count));
+  }
+}
 
 void write_metrics(MetricsPage& page, const ServedModel& model, const EngineSnapshot& now) {
   const Worker& worker = *model.worker;
@@ -362,6 +376,7 @@ void write_metrics(MetricsPage& page, const ServedModel& model, const EngineSnap
                labels, double(m.proposed));
   page.counter(both("spec_decode_num_accepted_tokens_total"), "Of those, that stood.", labels,
                double(m.accepted));
+  if (model.draft_model) write_draft_metrics(page, m, labels);
   page.counter({"tutti:ticks_total"}, "Forwards of the engine.", labels, double(e.ticks));
   page.counter({"tutti:rows_total"}, "Rows that were pushed through the model.", labels,
                double(e.rows));

@@ -19,8 +19,8 @@ using Json = nlohmann::ordered_json;
 // What an engine's thread works on.
 struct EmbeddingJob {
   engine::Engine* engine;
+  EmbeddingRequest request;
   std::vector<std::vector<int32_t>> inputs;
-  bool as_base64 = false;
   std::string data;  // the answer's array; written before the run ends, read after
 };
 
@@ -63,7 +63,7 @@ Task<std::vector<decode::Completion>> work(std::shared_ptr<EmbeddingJob> job,
                                            std::shared_ptr<engine::Request> request) {
   auto vectors = co_await decode::pooled_states(*job->engine, request, job->inputs);
   // Millions of numbers take longer than a tick, or than streams of others may wait.
-  auto print = [vectors = std::move(vectors), as_base64 = job->as_base64](
+  auto print = [vectors = std::move(vectors), as_base64 = job->request.base64](
                    const std::stop_token& stop) { return data_of(vectors, as_base64, stop); };
   job->data = co_await engine::offload(*job->engine, std::move(print));
   co_return std::vector<decode::Completion>();
@@ -89,7 +89,7 @@ EmbeddingRequest read_embedding_request(std::string_view body, const RequestLimi
 }
 
 void answer_embeddings(std::shared_ptr<HttpExchange> exchange, ServedModel& model,
-                       const EmbeddingRequest& request) {
+                       EmbeddingRequest request) {
   const int hidden = model.config().hidden;
   if (request.dimensions != 0 && request.dimensions != hidden)
     throw invalid("dimensions: this model's vectors have " + std::to_string(hidden) +
@@ -98,11 +98,18 @@ void answer_embeddings(std::shared_ptr<HttpExchange> exchange, ServedModel& mode
   if (!model.config().is_encoder()) models::require_causal(model.config(), "embeddings");
   const auto job = std::make_shared<EmbeddingJob>();
   job->engine = &model.worker->engine();
-  for (const TextRequest::Prompt& p : request.inputs)
-    job->inputs.push_back(tokens_to_read(model, p, "input"));
-  job->as_base64 = request.base64;
+  job->request = std::move(request);
+  TextsToRead texts;
+  for (const TextRequest::Prompt& p : job->request.inputs) texts.bytes += p.text.size();
+  texts.encode = [job, &tokenizer = *model.tokenizer,
+                  &config = model.config()](const std::stop_token& stop) {
+    for (const TextRequest::Prompt& p : job->request.inputs) {
+      if (stop.stop_requested()) return;
+      job->inputs.push_back(tokens_to_read(tokenizer, config, p, "input"));
+    }
+  };
   answer_whole(
-      std::move(exchange), *model.worker,
+      std::move(exchange), *model.worker, std::move(texts),
       [job](std::shared_ptr<engine::Request> r, const decode::PieceSink&) { return work(job, r); },
       [job, name = model.name](const RunResult&) {
         size_t tokens = 0;

@@ -27,6 +27,6 @@ EmbeddingRequest read_embedding_request(std::string_view body, const RequestLimi
 
 // Answers `exchange` when the vectors are there. Throws ApiError when it cannot begin.
 void answer_embeddings(std::shared_ptr<HttpExchange> exchange, ServedModel& model,
-                       const EmbeddingRequest& request);
+                       EmbeddingRequest request);
 
 }  // namespace tutti::serve

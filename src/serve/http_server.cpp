@@ -69,55 +69,6 @@ HttpResponse plain_error(int status, const char* type, const char* message) {
 
 }  // namespace
 
-void HttpExchange::wake() { wake_.cancel(); }
-
-void HttpExchange::set_gone() {
-  if (gone_ || ended_) return;
-  gone_ = true;
-  queue_.clear();
-  queued_ = 0;
-  if (auto listener = std::exchange(listener_, {})) listener();
-}
-
-void HttpExchange::respond(HttpResponse response) {
-  if (answered_) return;
-  answered_ = ended_ = true;
-  response_ = std::move(response);
-  response_.headers.insert(response_.headers.end(), headers_.begin(), headers_.end());
-  listener_ = {};
-  wake();
-}
-
-void HttpExchange::begin_stream(Headers headers) {
-  if (answered_) return;
-  answered_ = streaming_ = true;
-  response_.type = "text/event-stream";
-  response_.headers = std::move(headers);
-  response_.headers.insert(response_.headers.end(), headers_.begin(), headers_.end());
-  response_.headers.emplace_back("cache-control", "no-cache");
-  response_.headers.emplace_back("x-accel-buffering", "no");
-  wake();
-}
-
-void HttpExchange::write(std::string bytes) {
-  if (gone_ || ended_ || !streaming_) return;
-  // A client that does not read must not fill the memory; one large event is no sign of that.
-  if (queued_ > stream_bytes_) {
-    set_gone();
-    return wake();
-  }
-  queued_ += bytes.size();
-  queue_.push_back(std::move(bytes));
-  wake();
-}
-
-void HttpExchange::end() {
-  if (ended_) return;
-  ended_ = true;
-  listener_ = {};
-  wake();
-}
-
 struct HttpServer::Tls {
   asio::ssl::context context{asio::ssl::context::tls_server};
 };
@@ -136,11 +87,11 @@ class HttpConnection {
   bool busy_ = false;
 };
 
-// Over a TCP stream, or over TLS. There a connection carries one request: while its answer is made,
-// the client's end is seen by reading, and what was read is lost to a next request.
+// Over a TCP stream, or over TLS.
 template <class Stream>
 class HttpServer::Connection final : public HttpConnection {
   static constexpr bool kTls = !std::is_same_v<Stream, beast::tcp_stream>;
+  static constexpr size_t kReadAhead = size_t(64) << 10;  // of what follows a request
   using Clock = std::chrono::steady_clock;
 
  public:
@@ -197,7 +148,8 @@ class HttpServer::Connection final : public HttpConnection {
     if (!error && server_.check_ && !parser.is_done()) {
       if (const auto refused = server_.check_(header_of(parser.get()))) {
         tcp_stream().expires_after(milliseconds(limits.write_seconds));
-        co_await send(*refused, false, parser.get().version(), false);
+        co_await send(*refused, false, parser.get().version(),
+                      parser.get().method() == http::verb::head);
         co_return false;
       }
     }
@@ -212,7 +164,7 @@ class HttpServer::Connection final : public HttpConnection {
       co_await refuse(error);
       co_return false;
     }
-    const bool keep = parser.keep_alive() && !kTls;
+    const bool keep = parser.keep_alive();
     const unsigned version = parser.get().version();
     const bool head = parser.get().method() == http::verb::head;
     auto exchange = std::make_shared<HttpExchange>(server_.net_, request_of(parser.release()),
@@ -342,32 +294,44 @@ class HttpServer::Connection final : public HttpConnection {
   // HTTP/1.0 has nothing of that kind: there it is gone, unless its answer is on its way. What a
   // client sends ahead stays for later, and hides a later end.
   Awaitable<void> watch(HttpExchange& exchange, unsigned version) {
-    if constexpr (kTls) {
-      char bytes[256];
-      boost::system::error_code error;
-      while (!error) {
-        tcp_stream().expires_never();
-        std::tie(error, std::ignore) = co_await stream_.async_read_some(
-            asio::buffer(bytes), asio::as_tuple(asio::use_awaitable));
-      }
+    const Sending sending = co_await next_of_client();
+    const bool ended = sending == Sending::kEnded;
+    if (sending == Sending::kReset || (ended && version < 11 && !exchange.answered_)) {
       exchange.set_gone();
       co_return;
+    }
+    if (ended) {
+      exchange.half_closed_ = true;
+      exchange.wake();
+    }
+    co_await tcp_stream().socket().async_wait(tcp::socket::wait_error, asio::use_awaitable);
+    exchange.set_gone();
+  }
+
+  enum class Sending : uint8_t { kAhead, kEnded, kReset };
+
+  // Waits until the client does something while its answer is made. Under TLS that shows by reading
+  // alone: the bytes are kept for its next request, and kAhead is many of them.
+  Awaitable<Sending> next_of_client() {
+    if constexpr (kTls) {
+      while (buffer_.size() < kReadAhead) {
+        tcp_stream().expires_never();
+        const auto [error, n] = co_await stream_.async_read_some(
+            buffer_.prepare(4096), asio::as_tuple(asio::use_awaitable));
+        buffer_.commit(n);
+        if (error == asio::error::operation_aborted) throw boost::system::system_error(error);
+        if (error == asio::error::eof || error == asio::ssl::error::stream_truncated)
+          co_return Sending::kEnded;
+        if (error) co_return Sending::kReset;
+      }
+      co_return Sending::kAhead;
     }
     tcp::socket& socket = tcp_stream().socket();
     co_await socket.async_wait(tcp::socket::wait_read, asio::use_awaitable);
     char byte = 0;
     const ssize_t n = ::recv(socket.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    const bool reset = n < 0 && errno != EAGAIN && errno != EINTR;
-    if (reset || (n == 0 && version < 11 && !exchange.answered_)) {
-      exchange.set_gone();
-      co_return;
-    }
-    if (n == 0) {
-      exchange.half_closed_ = true;
-      exchange.wake();
-    }
-    co_await socket.async_wait(tcp::socket::wait_error, asio::use_awaitable);
-    exchange.set_gone();
+    if (n < 0 && errno != EAGAIN && errno != EINTR) co_return Sending::kReset;
+    co_return n == 0 ? Sending::kEnded : Sending::kAhead;
   }
 
   // A client that is still sending would lose the answer to a reset: what it sends is taken, for as
@@ -449,31 +413,34 @@ void HttpServer::accept() {
         if (!e && acceptor_.is_open()) accept();
       });
     }
-    {
-      if (connections_ >= limits_.connections) {
-        static constexpr std::string_view kBusy =
-            "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: "
-            "1\r\ncontent-type: application/json\r\n"
-            "content-length: 101\r\n\r\n"
-            R"({"error":{"message":"too many connections; try later","type":"overloaded","param":null,"code":503}})"
-            "\r\n";
-        boost::system::error_code ignored;
-        socket.non_blocking(true, ignored);
-        if (!tls_) socket.write_some(asio::buffer(kBusy), ignored);
-      } else {
-        boost::system::error_code ignored;
-        socket.set_option(tcp::no_delay(true), ignored);
-        const auto connection = connect(std::move(socket));
-        std::erase_if(open_, [](const auto& c) { return c.expired(); });
-        open_.push_back(connection);
-        ++connections_;
-        asio::co_spawn(
-            net_, [connection]() { return connection->run(); },
-            [this, connection](std::exception_ptr) { --connections_; });
-      }
-    }
+    boost::system::error_code ignored;
+    socket.set_option(tcp::no_delay(true), ignored);
+    take(std::move(socket));
     accept();
   });
+}
+
+void HttpServer::refuse_connection(tcp::socket socket) const {
+  static constexpr std::string_view kBusy =
+      "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: "
+      "1\r\ncontent-type: application/json\r\n"
+      "content-length: 101\r\n\r\n"
+      R"({"error":{"message":"too many connections; try later","type":"overloaded","param":null,"code":503}})"
+      "\r\n";
+  boost::system::error_code ignored;
+  socket.non_blocking(true, ignored);
+  if (!tls_) socket.write_some(asio::buffer(kBusy), ignored);
+}
+
+void HttpServer::take(tcp::socket socket) {
+  if (connections_ >= limits_.connections) return refuse_connection(std::move(socket));
+  const auto connection = connect(std::move(socket));
+  std::erase_if(open_, [](const auto& c) { return c.expired(); });
+  open_.push_back(connection);
+  ++connections_;
+  asio::co_spawn(
+      net_, [connection]() { return connection->run(); },
+      [this, connection](std::exception_ptr) { --connections_; });
 }
 
 void HttpServer::stop_accepting() {

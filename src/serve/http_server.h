@@ -85,6 +85,8 @@ class HttpServer {
   ~HttpServer();
 
   uint16_t port() const;  // the one taken, when 0 was asked for
+  // Serves a connection that was accepted elsewhere as one of its own: any stream of bytes.
+  void take(asio::ip::tcp::socket socket);
   // No more connections; idle ones are closed, and others when their answer is out.
   void stop_accepting();
   // Closes what is left.
@@ -95,6 +97,7 @@ class HttpServer {
   template <class Stream>
   class Connection;
   void accept();
+  void refuse_connection(asio::ip::tcp::socket socket) const;
   std::shared_ptr<class HttpConnection> connect(asio::ip::tcp::socket socket);
 
   asio::io_context& net_;

@@ -38,8 +38,11 @@ std::map<std::string, Json> particular_fields(const RequestLimits& limits,
       {"messages", parsed(R"({"type": "array", "minItems": 1, "items": {"anyOf": [
           {"type": "object", "required": ["role", "content"], "properties": {
             "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
-            "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object",
-              "required": ["type", "text"], "properties": {"type": {"const": "text"}, "text": {"type": "string"}}}}]},
+            "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": [{"type": "object",
+              "required": ["type", "text"], "properties": {"type": {"const": "text"}, "text": {"type": "string"}}},
+              {"type": "object", "required": ["type", "image_url"], "properties": {"type": {"const": "image_url"},
+                "image_url": {"type": "object", "required": ["url"], "properties": {"url": {"type": "string",
+                  "pattern": "^data:image/(png|jpeg);base64,"}}}}}]}}]},
             "name": {"type": "string"}, "tool_call_id": {"type": "string"},
             "reasoning_content": {"type": "string"}}},
           {"type": "object", "required": ["role", "tool_calls"], "properties": {

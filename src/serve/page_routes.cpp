@@ -26,16 +26,6 @@ std::string new_nonce() {
   return nonce;
 }
 
-bool can_run(const ServedModel& model, const decode::Method& method) {
-  if (method.more_weights) return false;
-  try {
-    decode::method_for(method.name, model.config());
-    return true;
-  } catch (const Error&) {
-    return false;
-  }
-}
-
 }  // namespace
 
 void Api::page(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
@@ -61,14 +51,12 @@ void Api::methods(const std::shared_ptr<HttpExchange>& exchange, const std::stri
   for (const ServedModel* model : models_) {
     Json names = Json::array();
     for (const decode::Method& method : decode::methods()) {
-      if (can_run(*model, method)) names.push_back(method.name);
+      if (model->runs(method)) names.push_back(method.name);
     }
     models.push_back({{"id", model->name},
                       {"chat", model->chat.has_value()},
                       {"max_model_len", model->config().context_length},
-                      {"auto", model->config().is_encoder()
-                                   ? Json()
-                                   : Json(decode::method_for("auto", model->config()).name)},
+                      {"auto", model->config().is_encoder() ? Json() : Json(model->auto_method())},
                       {"methods", std::move(names)}});
   }
   HttpResponse response;

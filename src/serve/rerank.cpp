@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <numeric>
+#include <stop_token>
 
 #include "decode/encoder_states.h"
 #include "decode/pooled_states.h"
@@ -96,17 +97,18 @@ HttpResponse response_of(const RerankJob& job, const std::string& model, const s
 }
 
 // As Tokenizer::encode_pair has them, but the query is read once: it may be as long as the body.
-void read_pairs(RerankJob& job, const ServedModel& model) {
-  const text::Tokenizer& t = *model.tokenizer;
+void read_pairs(RerankJob& job, const text::Tokenizer& t, const models::Config& config,
+                const std::stop_token& stop) {
   t.encode_pair("", "");  // throws where it has no marks for pairs
   text::EncodeOptions options;
   options.add_bos = options.add_eos = true;
   const std::vector<int32_t> query = t.encode(job.request.query, options);
-  check_fits(model, query.size(), "query");
+  check_fits(config, query.size(), "query");
   options.add_bos = false;
   for (const std::string& document : job.request.documents) {
+    if (stop.stop_requested()) return;
     const std::vector<int32_t> rest = t.encode(document, options);
-    check_fits(model, query.size() + rest.size(), "documents");
+    check_fits(config, query.size() + rest.size(), "documents");
     decode::EncoderInput& pair = job.pairs.emplace_back();
     pair.tokens = query;
     pair.tokens.insert(pair.tokens.end(), rest.begin(), rest.end());
@@ -115,9 +117,11 @@ void read_pairs(RerankJob& job, const ServedModel& model) {
   }
 }
 
-void read_texts(RerankJob& job, const ServedModel& model) {
+void read_texts(RerankJob& job, const text::Tokenizer& t, const models::Config& config,
+                const std::stop_token& stop) {
   const auto read = [&](const std::string& text, const char* field) {
-    job.texts.push_back(tokens_to_read(model, {text, std::nullopt}, field));
+    if (stop.stop_requested()) return;
+    job.texts.push_back(tokens_to_read(t, config, {text, std::nullopt}, field));
     job.tokens += job.texts.back().size();
   };
   read(job.request.query, "query");
@@ -157,12 +161,15 @@ void answer_rerank(std::shared_ptr<HttpExchange> exchange, ServedModel& model,
   const auto job = std::make_shared<RerankJob>();
   job->engine = &model.worker->engine();
   job->request = std::move(request);
-  if (head)
-    read_pairs(*job, model);
-  else
-    read_texts(*job, model);
+  TextsToRead texts;
+  texts.bytes = job->request.query.size();
+  for (const std::string& document : job->request.documents) texts.bytes += document.size();
+  texts.encode = [job, &tokenizer = *model.tokenizer, &config = model.config(),
+                  read = head ? read_pairs : read_texts](const std::stop_token& stop) {
+    read(*job, tokenizer, config, stop);
+  };
   answer_whole(
-      std::move(exchange), *model.worker,
+      std::move(exchange), *model.worker, std::move(texts),
       [job](std::shared_ptr<engine::Request> r, const decode::PieceSink&) { return work(job, r); },
       [job, name = model.name, request_id](const RunResult&) {
         return response_of(*job, name, request_id);

@@ -6,6 +6,24 @@
 
 namespace tutti::serve {
 
+std::string_view ServedModel::auto_method() const {
+  return draft_model ? "draft" : decode::method_for("auto", config()).name;
+}
+
+bool ServedModel::runs(const decode::Method& method) const {
+  if (method.more_weights) {
+    // PEARL drafts while the model verifies, which takes cores for each.
+    const bool two_core_sets = draft_model && draft_model->cores();
+    return method.name == "pearl" ? two_core_sets : method.name == "draft" && draft_model;
+  }
+  try {
+    decode::method_for(method.name, config());
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 std::shared_ptr<const decode::Constraint> ServedModel::constraint(
     const text::GrammarSource& source) {
   if (!tokens_) tokens_ = text::TokenTree::of(*tokenizer, config().vocab);

@@ -6,13 +6,22 @@
 #include <string>
 
 #include "decode/grammar_constraint.h"
+#include "decode/method.h"
 #include "decode/method_files.h"
+#include "decode/speculative/draft_model.h"
 #include "serve/chat_format.h"
 #include "serve/worker.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
+#include "vision/image_prompt.h"
 
 namespace tutti::serve {
+
+// What a model reads images with.
+struct ImageReading {
+  vision::VisionConfig config;
+  std::shared_ptr<vision::ImageNetwork> network;
+};
 
 struct ServedModel {
   std::string name;
@@ -22,7 +31,14 @@ struct ServedModel {
   std::optional<text::ChatTemplate> chat;
   ChatFormat format;  // of `chat`
   Worker* worker = nullptr;
-  std::shared_ptr<const decode::MethodFiles> method_files;  // null: none
+  std::shared_ptr<const decode::MethodFiles> method_files;             // null: none
+  std::shared_ptr<const decode::speculative::DraftModel> draft_model;  // null: none
+  std::shared_ptr<const ImageReading> images;                          // null: it reads none
+
+  // What "auto" is: "draft" with a draft model; see decode::method_for.
+  std::string_view auto_method() const;
+  // Whether the draft model, files apart, is there that `method` needs, and it reads the model.
+  bool runs(const decode::Method& method) const;
 
   // Of a grammar, compiled once and kept while it is among the last kGrammars that were asked for.
   // Throws ApiError(400).

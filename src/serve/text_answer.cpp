@@ -5,10 +5,10 @@
 #include <ctime>
 
 #include "decode/method.h"
-#include "decode/prompt_score.h"
 #include "formats/json_text.h"
 #include "serve/api_error.h"
 #include "serve/chat_output.h"
+#include "serve/prompt_job.h"
 
 namespace tutti::serve {
 namespace {
@@ -19,38 +19,6 @@ using formats::print_json;
 int64_t code_points(std::string_view text) {
   return std::ranges::count_if(
       text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
-}
-
-// What an engine's thread works on. It may be the last to let go of it, so nothing of the net
-// thread's is in here.
-struct PromptJob {
-  engine::Engine* engine;
-  Score* score;
-  const text::Tokenizer* tokenizer;
-  std::vector<int32_t> prompt;
-  decode::GenerationOptions options;
-  bool scores_prompt = false;
-  std::vector<engine::Picked> scores;  // written before the run ends, read after
-};
-
-Task<std::vector<decode::Completion>> work(std::shared_ptr<PromptJob> job,
-                                           std::shared_ptr<engine::Request> request,
-                                           decode::PieceSink sink) {
-  if (job->scores_prompt) {
-    job->scores = co_await decode::score_prompt(*job->engine, request, job->prompt,
-                                                job->options.sampling.logprobs);
-    if (job->options.max_tokens == 0) {
-      request->statistics.prompt_tokens = job->prompt.size();
-      decode::Completion nothing;
-      nothing.finish = decode::Finish::kLength;
-      co_return std::vector<decode::Completion>(size_t(job->options.n), nothing);
-    }
-  }
-  job->options.on_canvas = [score = job->score, id = request->id](const decode::CanvasStep& step) {
-    score->wrote(id, step);
-  };
-  co_return co_await decode::generate(*job->engine, *job->tokenizer, request, job->prompt,
-                                      job->options, sink);
 }
 
 class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
@@ -76,7 +44,8 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
       for (size_t p = 0; p < prompts_.size(); ++p) {
         runs_.push_back(model_.worker->start(
             program(p), [self, p](const decode::Piece& piece) { self->on_piece(p, piece); },
-            [self, p](const RunResult& result) { self->on_end(p, result); }));
+            [self, p](const RunResult& result) { self->on_end(p, result); },
+            std::string(method())));
       }
     } catch (...) {
       cancel();
@@ -90,6 +59,9 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
     bool begun = false;
   };
 
+  std::string_view method() const {
+    return decode::method_for(request_.options.method, model_.config()).name;
+  }
   bool chat() const { return request_.kind == TextRequest::Kind::kChat; }
   // Whether the text holds thoughts or calls, which are no content.
   bool reads_output() const {
@@ -107,6 +79,8 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
         throw invalid(
             "model " + model_.name + ": has no chat template (a base model); use /v1/completions",
             "messages");
+      if (!request_.images.empty() && !model_.images)
+        throw invalid("model " + model_.name + ": reads no images; send text", "messages");
       chat_ = chat_prompt(*model_.chat, model_.format, request_);
       prompts_.push_back(t.encode(chat_.text));
     } else {
@@ -157,13 +131,15 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
     job->score = &model_.worker->score();
     job->tokenizer = model_.tokenizer;
     job->prompt = prompts_[p];
+    job->images = std::move(request_.images);  // of a chat, which has one prompt
+    job->reading = model_.images;
     job->options = request_.options;
     job->scores_prompt = request_.echo && logprobs();
     // The prompts of one body share its seed, but not their draws.
     if (job->options.seed) *job->options.seed += p;
     jobs_.push_back(job);
     return [job](std::shared_ptr<engine::Request> request, decode::PieceSink sink) {
-      return work(job, std::move(request), std::move(sink));
+      return run_prompt(job, std::move(request), std::move(sink));
     };
   }
 
@@ -376,7 +352,7 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
 
   std::pair<size_t, size_t> token_counts() const {
     size_t prompt_tokens = 0, tokens = 0;
-    for (const auto& prompt : prompts_) prompt_tokens += prompt.size();
+    for (const auto& job : jobs_) prompt_tokens += job->prompt.size();
     for (const RunResult& r : results_) {
       for (const decode::Completion& c : r.completions) tokens += c.ids.size();
     }
@@ -404,7 +380,7 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
               {"accepted_prediction_tokens", accepted},
               {"rejected_prediction_tokens", proposed - accepted}}},
             {"tutti",
-             {{"method", decode::method_for(request_.options.method, model_.config()).name},
+             {{"method", method()},
               {"forwards", forwards},
               {"rows", rows},
               {"tokens_per_forward", forwards > 0 ? double(tokens) / double(forwards) : 0.0}}}};

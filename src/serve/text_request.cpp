@@ -8,6 +8,7 @@
 #include "decode/method.h"
 #include "serve/api_error.h"
 #include "serve/fields.h"
+#include "serve/message_parts.h"
 
 namespace tutti::serve {
 namespace {
@@ -214,12 +215,8 @@ void read_stream(Fields& fields, TextRequest& request) {
   request.include_usage = inner.flag("include_usage", false);
 }
 
-// Kinds of parts that others take.
-constexpr std::string_view kPartsOfOthers[] = {"image_url", "input_audio", "file",
-                                               "video_url", "refusal",     "audio_url"};
-
-// Parts of text joined; what the chat templates take.
-void join_parts(Json& message, size_t index, int depth) {
+// What the chat templates take.
+void read_message(Json& message, size_t index, const RequestLimits& limits, TextRequest& request) {
   const std::string place = "messages[" + std::to_string(index) + "]";
   if (!message.is_object()) throw invalid(place + ": must be an object", "messages");
   const auto role = message.find("role");
@@ -232,7 +229,7 @@ void join_parts(Json& message, size_t index, int depth) {
     if (calls->is_null() || (calls->is_array() && calls->empty())) {
       message.erase("tool_calls");
     } else {
-      read_tool_calls(message, place, depth);
+      read_tool_calls(message, place, limits.depth);
       if (const auto said = message.find("content"); said == message.end() || said->is_null())
         message["content"] = "";
     }
@@ -243,27 +240,10 @@ void join_parts(Json& message, size_t index, int depth) {
   if (content->is_string()) return;
   if (!content->is_array())
     throw invalid(place + ".content: must be a string or an array of parts", "messages");
-  std::string text;
-  for (const Json& part : *content) {
-    const auto type = part.is_object() ? part.find("type") : part.end();
-    if (!part.is_object() || type == part.end() || !type->is_string()) {
-      throw invalid(place + ".content: every part needs a \"type\"", "messages");
-    }
-    const bool known =
-        std::ranges::find(kPartsOfOthers, type->get<std::string>()) != std::end(kPartsOfOthers);
-    if (*type != "text" && !known)
-      throw invalid(place + ".content: has a part of an unknown type; send text", "messages");
-    if (*type != "text") {
-      throw unsupported(place + ".content: parts of type " + type->get<std::string>() +
-                            " are not supported; send text",
-                        "messages");
-    }
-    const auto piece = part.find("text");
-    if (piece == part.end() || !piece->is_string())
-      throw invalid(place + ".content: a text part needs \"text\"", "messages");
-    text += piece->get<std::string>();
-  }
-  *content = text;
+  const size_t before = request.images.size();
+  read_parts(*content, place + ".content", size_t(limits.images), request.images);
+  if (request.images.size() > before && message["role"] != "user")
+    throw invalid(place + ".content: images are taken from messages of the user alone", "messages");
 }
 
 void read_messages(Fields& fields, const RequestLimits& limits, TextRequest& request) {
@@ -273,7 +253,7 @@ void read_messages(Fields& fields, const RequestLimits& limits, TextRequest& req
   }
   request.messages = *messages;
   for (size_t i = 0; i < request.messages.size(); ++i)
-    join_parts(request.messages[i], i, limits.depth);
+    read_message(request.messages[i], i, limits, request);
   request.add_generation_prompt = fields.flag("add_generation_prompt", true);
   if (const Json* options = fields.find("chat_template_kwargs")) {
     if (!options->is_object())

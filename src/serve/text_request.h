@@ -19,6 +19,7 @@ struct RequestLimits {
   int prompts = 256;     // of one completions body
   int inputs = 2048;     // of one embeddings body
   int documents = 1024;  // of one rerank body
+  int images = 16;       // of one chat
   int stop_strings = 16;
   size_t stop_bytes = 1024;
   size_t grammar_bytes = 65536;  // of a grammar, a schema or an expression
@@ -29,7 +30,8 @@ struct RequestLimits {
 struct TextRequest {
   enum class Kind : uint8_t { kChat, kCompletion } kind = Kind::kChat;
   std::string model;
-  nlohmann::ordered_json messages;  // kChat: an array
+  nlohmann::ordered_json messages;             // kChat: an array
+  std::vector<std::vector<std::byte>> images;  // of the messages, in order: files, not looked into
   nlohmann::ordered_json template_options =
       nlohmann::ordered_json::object();  // kChat: chat_template_kwargs
   bool add_generation_prompt = true;

@@ -64,6 +64,31 @@ TEST(TextRequest, PartsOfTextAreJoined) {
             "messages");
 }
 
+TEST(TextRequest, ImagesStandInTheRequestItself) {
+  const auto image = [](const Json& url) {
+    return Json{{"type", "image_url"}, {"image_url", {{"url", url}}}};
+  };
+  const auto messages = [](const Json& parts, const char* role = "user") {
+    return Json{{"messages", {{{"role", role}, {"content", parts}}}}};
+  };
+  const Json text{{"type", "text"}, {"text", "what"}};
+  const Json good = image("data:image/png;base64,AAEC");
+  const TextRequest r = chat(messages(Json::array({text, good, text, good})));
+  const std::vector<std::byte> bytes{std::byte(0), std::byte(1), std::byte(2)};
+  EXPECT_EQ(r.images, (std::vector{bytes, bytes}));
+  const Json place{{"type", "image"}};
+  EXPECT_EQ(r.messages[0]["content"], Json::array({text, place, text, place}));
+  for (const Json& bad :
+       {image("http://a/b.png"), image("file:///a.png"), image("data:image/png;base64,A"),
+        image("data:image/png;base64,"), image("data:image/png,AAEC"), image(5),
+        Json{{"type", "image_url"}, {"image_url", nullptr}}, Json{{"type", "image_url"}}}) {
+    EXPECT_EQ(fault(Kind::kChat, messages(Json::array({text, bad}))), "messages") << bad;
+  }
+  EXPECT_EQ(fault(Kind::kChat, messages(Json::array({good}), "system")), "messages");
+  EXPECT_EQ(fault(Kind::kChat, messages(Json(std::vector<Json>(17, good)))), "messages");
+  EXPECT_EQ(chat(messages(Json(std::vector<Json>(16, good)))).images.size(), 16u);
+}
+
 TEST(TextRequest, PromptsOfEveryKind) {
   const auto prompts = [](const Json& prompt) {
     return read_text_request(Kind::kCompletion, Json{{"prompt", prompt}}.dump(), {}).prompts;

@@ -39,7 +39,8 @@ Run::Clock::duration seconds(double s) {
 
 std::shared_ptr<Run> Worker::start(Program program,
                                    std::function<void(const decode::Piece&)> on_piece,
-                                   std::function<void(const RunResult&)> on_end) {
+                                   std::function<void(const RunResult&)> on_end,
+                                   std::string method) {
   if (draining_) {
     ApiError error(503, "unavailable_error", "the server is shutting down; try another one");
     error.retry_after = 5;
@@ -57,6 +58,7 @@ std::shared_ptr<Run> Worker::start(Program program,
   run->program = std::move(program);
   run->on_piece = std::move(on_piece);
   run->on_end = std::move(on_end);
+  run->method = std::move(method);
   queue_.push_back(run);
   arm(run);
   asio::post(net_, [this] { dispatch(); });
@@ -215,6 +217,8 @@ void Worker::count(const Run& run, const RunResult& result) {
     m.generated_lengths.observe(double(c.ids.size()));
     m.proposed += c.statistics.proposed;
     m.accepted += c.statistics.accepted;
+    m.draft_forwards += c.statistics.draft_forwards;
+    if (!run.method.empty()) ++m.methods[run.method];
     ++m.finished[std::string(decode::name(c.finish))];
   }
 }

@@ -59,6 +59,7 @@ class Run {
   Clock::time_point admitted = Clock::now();
   double last_piece = -1;
   Program program;
+  std::string method;
   std::function<void(const decode::Piece&)> on_piece;
   std::function<void(const RunResult&)> on_end;
   boost::asio::steady_timer timer;
@@ -74,8 +75,10 @@ struct EngineSnapshot {
 };
 
 struct WorkerMetrics {
-  uint64_t prompt_tokens = 0, generated_tokens = 0, cached_tokens = 0, proposed = 0, accepted = 0;
+  uint64_t prompt_tokens = 0, generated_tokens = 0, cached_tokens = 0, proposed = 0, accepted = 0,
+           draft_forwards = 0;
   std::map<std::string, uint64_t> finished;  // by reason: stop, length, abort, error
+  std::map<std::string, uint64_t> methods;   // choices by the method that wrote them
   uint64_t refused = 0;
   Histogram first_token{first_token_bounds()}, between_tokens{between_tokens_bounds()},
       whole{request_bounds()}, queue{request_bounds()}, inference{request_bounds()},
@@ -90,9 +93,10 @@ class Worker {
   Worker(boost::asio::io_context& net, engine::Engine& engine, WorkerLimits limits);
 
   // Throws ApiError(429) when the queue is full, ApiError(503) after drain(). `on_end` is called
-  // once, whatever happens; neither is called from within start().
+  // once, whatever happens; neither is called from within start(). `method` is what writes text,
+  // for the metrics.
   std::shared_ptr<Run> start(Program program, std::function<void(const decode::Piece&)> on_piece,
-                             std::function<void(const RunResult&)> on_end);
+                             std::function<void(const RunResult&)> on_end, std::string method = "");
   // `on_end` follows, within a tick, with an error. Ignored when it has ended.
   void cancel(const std::shared_ptr<Run>& run);
   // Refuses what is new; `idle` is called when nothing runs or waits any more.

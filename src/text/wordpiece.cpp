@@ -23,6 +23,15 @@ std::vector<size_t> borders_of(std::string_view word, int most) {
   return borders;
 }
 
+// The border at which the longest token of the vocabulary could end that begins at border `first`,
+// or `first`: whatever the length of a word, each of its characters begins few that are looked up.
+size_t furthest(const std::vector<size_t>& borders, size_t first, size_t prefix,
+                const Vocabulary& vocabulary) {
+  if (prefix >= vocabulary.longest()) return first;
+  const size_t end = borders[first] + vocabulary.longest() - prefix;
+  return size_t(std::ranges::upper_bound(borders, end) - borders.begin()) - 1;
+}
+
 }  // namespace
 
 void encode_wordpiece(const Vocabulary& vocabulary, const WordPieceRules& rules,
@@ -34,10 +43,8 @@ void encode_wordpiece(const Vocabulary& vocabulary, const WordPieceRules& rules,
   for (size_t first = 0; known && first + 1 < borders.size();) {
     known = false;
     const std::string_view prefix = first > 0 ? rules.continuing_prefix : std::string_view();
-    for (size_t last = borders.size() - 1; last > first; --last) {
-      const size_t length = borders[last] - borders[first];
-      if (prefix.size() + length > vocabulary.longest()) continue;
-      token.assign(prefix).append(word.substr(borders[first], length));
+    for (size_t last = furthest(borders, first, prefix.size(), vocabulary); last > first; --last) {
+      token.assign(prefix).append(word.substr(borders[first], borders[last] - borders[first]));
       const int32_t id = vocabulary.find(token);
       if (id == kNoToken) continue;
       ids.push_back(id);

@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import threading
 import time
 
 import numpy
@@ -15,6 +16,7 @@ from server import Server
 from tiny_bert import make_model
 
 QUERY = "How many people live in Berlin?"
+LETTERS = "zqxjvkwbgyp"
 DOCUMENTS = ["Berlin has 3,520,031 registered inhabitants in an area of 891.82 square kilometres.",
              "New York City is famous for its Metropolitan Museum of Art.",
              "The population of the German capital was about 3.5 million."]
@@ -110,6 +112,47 @@ def test_limits_hold_to_the_last(server):
     with pytest.raises(openai.BadRequestError, match="257 tokens do not fit the context of 256"):
         client.embeddings.create(model="minilm", input="word " * 255)
     assert server.error("POST", "/v1/rerank", {"query": "a", "documents": ["a"], "rank_fields": ["text"]})[0] == 501
+
+
+def test_long_texts_are_read_beside_the_engine(server):
+    """Much text is encoded away from the net thread: the same vectors, scores and refusals."""
+    texts = [f"{place} " + "q" * 40000 + " lies here" for place in ("Berlin", "Rome", "Paris")]  # the letters: one unknown word
+    embed = lambda given: json.loads(server.request("POST", "/v1/embeddings", {"input": given})[2])
+    together = embed(texts)
+    assert [d["embedding"] for d in together["data"]] == [embed(t)["data"][0]["embedding"] for t in texts]
+    assert together["usage"]["prompt_tokens"] == sum(embed(t)["usage"]["prompt_tokens"] for t in texts)
+    ranks = rerank(server, texts)
+    scores = {r["index"]: r["relevance_score"] for r in ranks["results"]}
+    assert [scores[i] for i in range(3)] == [rerank(server, [t])["results"][0]["relevance_score"] for t in texts]
+    for path, body, param in (("/v1/embeddings", {"input": ["a", "word " * 30000]}, "input"),
+                              ("/v1/rerank", {"query": "word " * 30000, "documents": ["a"]}, "query"),
+                              ("/v1/rerank", {"query": "a", "documents": ["a", "word " * 30000]}, "documents")):
+        status, error, _ = server.error("POST", path, body)
+        assert (status, error["param"], error["code"]) == (400, param, "context_length_exceeded"), error
+        assert "30002 tokens do not fit the context of 256" in error["message"]
+
+
+def test_hostile_texts_keep_nobody_waiting(server):
+    """Words that match one letter at a time, megabytes of them, whose number of tokens is known at the end only."""
+    hostile = "".join(LETTERS[i * 7 % 11] for i in range(99)) + " "
+    done = []
+
+    def send():
+        start = time.monotonic()
+        status, error, _ = server.error("POST", "/v1/embeddings", {"input": hostile * 80000})
+        done.append((time.monotonic() - start, status, error["code"]))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    worst = 0.0
+    while sender.is_alive():
+        start = time.monotonic()
+        assert server.request("GET", "/health")[0] == 200
+        worst = max(worst, time.monotonic() - start)
+    sender.join()
+    took, status, code = done[0]
+    assert (status, code) == (400, "context_length_exceeded")
+    assert worst < took / 3, (worst, took)
 
 
 def test_a_client_that_goes_ends_its_request():

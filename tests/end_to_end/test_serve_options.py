@@ -6,6 +6,7 @@ import re
 import socket
 import ssl
 import subprocess
+import time
 import warnings
 
 import httpx2
@@ -181,6 +182,101 @@ def test_tls(tmp_path):
             wait_until(lambda: gauge("num_requests_running") == 1)
             s.close()
             wait_until(lambda: gauge("num_requests_running") == 0)
+    finally:
+        assert server.stop() == 0
+
+
+class RawTls:
+    """A TLS client that can end its side of the connection, by TLS's own word or by TCP's alone, and still read."""
+
+    def __init__(self, port, trust):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = trust.wrap_bio(self.incoming, self.outgoing, server_hostname="127.0.0.1")
+        self.until_done(self.tls.do_handshake)
+
+    def flush(self):
+        if data := self.outgoing.read():
+            self.socket.sendall(data)
+
+    def until_done(self, step):
+        while True:
+            try:
+                result = step()
+                self.flush()
+                return result
+            except ssl.SSLWantReadError:
+                self.flush()
+                data = self.socket.recv(65536)
+                self.incoming.write(data) if data else self.incoming.write_eof()
+
+    def send(self, data):
+        self.tls.write(data)
+        self.flush()
+
+    def end(self, by_tls):
+        if by_tls:
+            with pytest.raises(ssl.SSLWantReadError):
+                self.tls.unwrap()
+            self.flush()
+        else:
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def read_to_end(self):
+        """Records behind our own goodbye are read all the same."""
+        text = b""
+        while True:
+            try:
+                data = self.until_done(lambda: self.tls.read(65536))
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return text
+            if not data:
+                return text
+            text += data
+
+
+def completion_request(body, *headers):
+    data = json.dumps(body).encode()
+    return (f"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+            + "".join(h + "\r\n" for h in headers) + "\r\n").encode() + data
+
+
+def test_tls_connections_carry_many_requests(tmp_path):
+    certificate, key = tls_files(tmp_path)
+    server = Server("-t", "1", "--tls-cert", certificate, "--tls-key", key, scheme="https")
+    trust = ssl.create_default_context(cafile=certificate)
+    try:
+        connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=60, context=trust)
+        connection.connect()
+        first, texts = connection.sock, []
+        for stream in (False, True, False, True):
+            body = {"prompt": "Once upon a time", "max_tokens": 12, "temperature": 0, "stream": stream}
+            connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+            answer = connection.getresponse().read().decode()
+            assert connection.sock is first  # not closed, not opened again
+            pieces = [json.loads(line[6:]) for line in answer.split("\n") if line.startswith("data: {")] if stream else [json.loads(answer)]
+            texts.append("".join(p["choices"][0]["text"] for p in pieces))
+        assert len(set(texts)) == 1 and texts[0]
+        connection.close()
+        # What is sent ahead, while an answer is made, is answered next: requests in one piece, and one that is cut in two.
+        raw = RawTls(server.port, trust)
+        one = {"prompt": "Once", "max_tokens": 40, "temperature": 0, "ignore_eos": True}
+        last = completion_request({**one, "max_tokens": 1}, "Connection: close")
+        raw.send(completion_request(one) + b"GET /health HTTP/1.1\r\n\r\n")
+        time.sleep(0.05)
+        raw.send(b"GET /version HTTP/1.1\r\n\r\n" + last[:70])
+        time.sleep(0.05)
+        raw.send(last[70:])
+        answers = raw.read_to_end()
+        assert answers.count(b"HTTP/1.1 200 OK") == 4
+        places = [answers.index(word) for word in (b'"completion_tokens":40', b'"status":"ok"', b'"version"', b'"completion_tokens":1,')]
+        assert places == sorted(places)
+        # A client that has said all that it will say gets its answer.
+        for by_tls in (True, False):
+            raw = RawTls(server.port, trust)
+            raw.send(completion_request(one))
+            raw.end(by_tls)
+            assert b'"completion_tokens":40' in raw.read_to_end(), by_tls
     finally:
         assert server.stop() == 0
 

@@ -50,12 +50,12 @@ std::string list(const std::vector<int32_t>& ids) {
 
 }  // namespace
 
-DraftModel::DraftModel(engine::Engine& engine, const text::Tokenizer& tokenizer,
+DraftModel::DraftModel(std::shared_ptr<engine::Engine> engine, const text::Tokenizer& tokenizer,
                        const text::Tokenizer& target, std::shared_ptr<DraftCores> cores)
-    : engine_(engine),
+    : engine_(std::move(engine)),
       vocabulary_(common_tokens(tokenizer.vocabulary(), target.vocabulary())),
       cores_(std::move(cores)) {
-  const auto& config = engine.model().config();
+  const auto& config = engine_->model().config();
   if (config.attention != models::AttentionKind::kCausal) {
     throw Error(ErrorKind::kUnsupported, "draft model: " + config.architecture +
                                              " fills in masked tokens; a causal one can draft");

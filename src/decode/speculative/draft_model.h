@@ -27,10 +27,10 @@ class DraftModel {
   // as long as anybody drafts with it. Throws Error(kUnsupported) when the models do not write the
   // same tokens: the sizes of the vocabularies may differ by padding, their common ids may not, and
   // the same ids end a text. `cores`: null unless the engine has some of its own that it lends.
-  DraftModel(engine::Engine& engine, const text::Tokenizer& tokenizer,
+  DraftModel(std::shared_ptr<engine::Engine> engine, const text::Tokenizer& tokenizer,
              const text::Tokenizer& target, std::shared_ptr<DraftCores> cores = nullptr);
 
-  engine::Engine& engine() const { return engine_; }
+  engine::Engine& engine() const { return *engine_; }
   // Ids below are the same in both.
   int vocabulary() const { return vocabulary_; }
   // Of a head that has some tokens only (Config::head_tokens): these, a bit each as of
@@ -40,7 +40,7 @@ class DraftModel {
   DraftTimes& times() const { return *times_; }
 
  private:
-  engine::Engine& engine_;
+  std::shared_ptr<engine::Engine> engine_;  // programs that draft need it to their own end
   int vocabulary_;
   std::shared_ptr<const std::vector<uint64_t>> head_tokens_;
   std::shared_ptr<DraftCores> cores_;

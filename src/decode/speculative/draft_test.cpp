@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
+
 #include "base/error.h"
 #include "decode/speculative/lossless.h"
 #include "decode/speculative/served_draft.h"
@@ -250,6 +252,31 @@ TEST(Draft, CancellingARequestReleasesItsDraft) {
   EXPECT_EQ(close.engine().pages().free(), close.engine().pages().total());
 }
 
+// As when an exception ends a command: the draft model's owner goes first, then the target's engine
+// with programs that were drafting.
+TEST(Draft, OutlivesItsOwnerWhileProgramsOfTheTargetStand) {
+  for (const bool guest : {false, true}) {
+    auto close = std::make_unique<ServedDraft>(tensor::Type::kQ4_0);
+    TinyWorld world;
+    std::shared_ptr<engine::Engine> shared = close->shared_engine();
+    if (guest) {
+      close->end();
+      world.engine.host(shared);
+    }
+    Jobs jobs = by(jobs_of(3, 0.8f, 200), "draft", {{"adaptive", "0"}}, close.get());
+    world.engine.on_tick([](const engine::TickReport& report) {
+      if (report.tick == 12) throw Error(ErrorKind::kSystem, "the tick failed");
+    });
+    EXPECT_THROW(world.run(jobs), Error);
+    world.engine.on_tick({});
+    const std::weak_ptr<engine::Engine> draft = shared;
+    shared.reset();
+    jobs.clear();
+    close.reset();
+    EXPECT_FALSE(draft.expired());  // what stands in the target's engine may still draft with it
+  }
+}
+
 TEST(Draft, RefusesVocabulariesThatDifferAndARequestWithoutADraftModel) {
   ServedDraft close(tensor::Type::kQ4_0);
   TinyWorld world;
@@ -275,13 +302,13 @@ TEST(Draft, RefusesVocabulariesThatDifferAndARequestWithoutADraftModel) {
   spec.eos = kTinyEos;
   const text::Tokenizer other(text::TokenizerSpec{spec});
   const std::string differs =
-      message([&] { speculative::DraftModel(close.engine(), other, world.tokenizer); });
+      message([&] { speculative::DraftModel(close.shared_engine(), other, world.tokenizer); });
   EXPECT_NE(differs.find("token 50"), std::string::npos) << differs;
   EXPECT_NE(differs.find("'zz'"), std::string::npos) << differs;
   text::Tokenizer ends = tiny_tokenizer();
   ends.add_end_id(77);
   const std::string end =
-      message([&] { speculative::DraftModel(close.engine(), ends, world.tokenizer); });
+      message([&] { speculative::DraftModel(close.shared_engine(), ends, world.tokenizer); });
   EXPECT_NE(end.find("77"), std::string::npos) << end;
   const std::string none = message([&] {
     GenerationOptions o;

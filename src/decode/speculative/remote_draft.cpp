@@ -11,8 +11,7 @@ struct RemoteDraft::Remote {
   engine::Context context;
   std::vector<int32_t> held;  // the tokens of its Context
 
-  Task<DraftResult> run(const DraftModel& model, size_t known, DraftOrder order) {
-    engine::Engine& engine = model.engine();
+  Task<DraftResult> run(engine::Engine& engine, size_t known, DraftOrder order) {
     const auto began = std::chrono::steady_clock::now();
     if (!context) context = engine::Context(engine, engine.new_request());
     // Of what was drafted, what came to stand is kept; the root is fed again at least.
@@ -49,9 +48,10 @@ RemoteDraft::~RemoteDraft() {
 
 Task<DraftResult> RemoteDraft::run(size_t known, DraftOrder order) {
   if (!cores_ && model_->cores()) cores_.emplace(model_->cores());
-  auto away = [model = model_, remote = remote_, known,
+  // Not the DraftModel: an engine's program that owns its engine would keep both for ever.
+  auto away = [&engine = model_->engine(), remote = remote_, known,
                order = std::move(order)]() mutable -> Task<DraftResult> {
-    co_return co_await remote->run(*model, known, std::move(order));
+    co_return co_await remote->run(engine, known, std::move(order));
   };
   co_return co_await engine::on(model_->engine(), std::move(away));
 }

@@ -21,12 +21,12 @@ class ServedDraft {
                        const std::shared_ptr<engine::CoreSplit>& split = nullptr)
       : tiny_(std::move(tiny)),
         tokenizer_(tiny_tokenizer()),
-        engine_(tiny_.model, tiny_.pool, options(pages)),
+        engine_(std::make_shared<engine::Engine>(tiny_.model, tiny_.pool, options(pages))),
         model_(std::make_shared<const DraftModel>(
             engine_, tokenizer_, tokenizer_,
             split ? std::make_shared<DraftCores>(split, 0, 1) : nullptr)) {
-    if (split) engine_.use_cores(split, 1);
-    thread_ = std::thread([this] { engine_.serve(); });
+    if (split) engine_->use_cores(split, 1);
+    thread_ = std::thread([this] { engine_->serve(); });
   }
   // Member 1 of `split`, whose cores member 0 has while nothing is drafted.
   ServedDraft(tensor::Type type, const std::shared_ptr<engine::CoreSplit>& split)
@@ -35,12 +35,13 @@ class ServedDraft {
   void end() {
     if (!thread_.joinable()) return;
     // Behind what requests that have ended left to be released.
-    asio::post(engine_.io(), [this] { engine_.stop(); });
+    asio::post(engine_->io(), [this] { engine_->stop(); });
     thread_.join();
   }
 
   const std::shared_ptr<const DraftModel>& model() const { return model_; }
-  engine::Engine& engine() { return engine_; }
+  engine::Engine& engine() { return *engine_; }
+  const std::shared_ptr<engine::Engine>& shared_engine() { return engine_; }
 
  private:
   static engine::EngineOptions options(int pages) {
@@ -52,7 +53,7 @@ class ServedDraft {
 
   engine::TinyModel tiny_;
   text::Tokenizer tokenizer_;
-  engine::Engine engine_;
+  std::shared_ptr<engine::Engine> engine_;
   std::shared_ptr<const DraftModel> model_;
   std::thread thread_;
 };
