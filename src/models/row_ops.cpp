@@ -119,25 +119,15 @@ void RowWorkspace::prepare(const Config& c, const Batch& batch, int workers) {
   q256.reserve(int(most_rows), int((widest + 255) / 256 * 256), 256);
   row8.reserve(int(most_rows), int((widest + 63) / 64 * 64), int((widest + 63) / 64 * 64));
   grow(bf16, most_rows * ((widest + 31) / 32 * 32));
-  const int group = c.heads / c.kv_heads;
-  int64_t most_keys = 0;
-  full_groups.clear();
-  sliding_groups.clear();
-  for (const auto& epoch : batch.epochs) {
-    full_groups.push_back(group_rows(batch, epoch, epoch.full, group));
-    sliding_groups.push_back(group_rows(batch, epoch, epoch.sliding, group));
-    for (const auto& g : full_groups.back()) most_keys = std::max(most_keys, g.keys);
-    for (const auto& g : sliding_groups.back()) most_keys = std::max(most_keys, g.keys);
-  }
+  prepare_attention(c, batch, workers);
   if (c.relative) prepare_distances(c, workers);
-  scores.resize(size_t(workers));
-  for (auto& s : scores) grow(s, size_t(group * most_keys + tensor::kPageSlots * c.head_dim));
 }
 
 RowOps::RowOps(const Shared& shared, Worker& worker)
     : shared_(shared),
       worker_(worker),
       k_(shared.kernels),
+      steps_(tensor::attend_steps(shared.kernels.isa)),
       config_(shared.config),
       batch_(shared.batch),
       space_(shared.space),
@@ -369,59 +359,6 @@ void RowOps::rope_store(int layer, Rows qkv, const RowVector& q_norm, const RowV
     k_.store_kv(shared_.kv.layout, layer, k, v, shared_.kv.pages[slot.page], slot.slot);
   }
   worker_.barrier();
-}
-
-void RowOps::set_classes(int row, tensor::AttendParams& params) const {
-  if (batch_.row_classes.empty()) return;
-  const auto& classes = batch_.row_classes[size_t(row)];
-  for (int c = 0; c < tensor::kMaxSoftmaxClasses; ++c) {
-    params.classes[c] = size_t(c) < classes.size() ? classes[size_t(c)] : tensor::SoftmaxClass{};
-  }
-}
-
-tensor::AttendParams RowOps::attend_params(int layer) const {
-  tensor::AttendParams params;
-  params.pages = shared_.kv.pages;
-  params.layout = shared_.kv.layout;
-  params.layer = layer;
-  params.scale = config_.attention_scale;
-  params.cap = config_.attention_cap;
-  params.class_count = tensor::kMaxSoftmaxClasses;
-  std::copy(std::begin(batch_.classes), std::end(batch_.classes), std::begin(params.classes));
-  return params;
-}
-
-RowOps::Rows RowOps::attend(int layer, Rows qkv) {
-  const int d = config_.head_dim, kv_heads = config_.kv_heads, group = config_.heads / kv_heads;
-  const int width = config_.heads * d;
-  const auto& spans = config_.is_sliding(layer) ? epoch_->sliding : epoch_->full;
-  tensor::AttendParams params = attend_params(layer);
-  const auto& by_epoch = config_.is_sliding(layer) ? space_.sliding_groups : space_.full_groups;
-  const auto& groups = by_epoch[size_t(epoch_ - batch_.epochs.data())];
-  float* scratch = space_.scores[size_t(worker_.index())].data();
-  share_heads(groups, config_.heads, worker_, [&](const RowGroup& g, int first, int last) {
-    set_classes(epoch_->rows[size_t(g.first)], params);
-    for (int h = first; h < last; h += params.group) {
-      params.kv_head = h / group;
-      params.group = std::min(last, (params.kv_head + 1) * group) - h;
-      tensor::AttendRow rows[tensor::kMaxSharedRows];
-      for (int i = 0; i < g.count; ++i) {
-        const RunSpan& span = spans[size_t(g.first + i)];
-        rows[i] = {qkv.data + size_t(g.first + i) * size_t(qkv.width) + h * d,
-                   batch_.runs.data() + span.first, span.count,
-                   space_.attended.data() + size_t(g.first + i) * size_t(width) + h * d};
-      }
-      if (g.count > 1) {
-        k_.attend_shared(params, rows, g.count, g.shared, scratch);
-      } else {
-        k_.attend(params, rows[0].q, rows[0].runs, rows[0].run_count, rows[0].out, nullptr,
-                  scratch);
-      }
-    }
-  });
-  if (!batch_.mass.empty()) attention_mass(layer, params, qkv, scratch);
-  worker_.barrier();
-  return {space_.attended.data(), width};
 }
 
 void RowOps::linear_residual(Rows, Rows in, const Linear<tensor::Matrix, RowVector>& linear,

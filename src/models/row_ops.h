@@ -7,12 +7,13 @@
 #include <vector>
 
 #include "base/pool.h"
+#include "models/attention_plan.h"
 #include "models/batch.h"
 #include "models/checkpoint.h"
 #include "models/config.h"
 #include "models/relative_keys.h"
-#include "models/row_groups.h"
 #include "models/weights.h"
+#include "tensor/attend_steps.h"
 #include "tensor/kernels.h"
 
 namespace tutti::models {
@@ -33,6 +34,7 @@ class RowWorkspace {
  public:
   // Makes room for `batch`; called by one thread before the workers start.
   void prepare(const Config& config, const Batch& batch, int workers);
+  void prepare_attention(const Config& config, const Batch& batch, int workers);
   void prepare_distances(const Config& config, int workers);
 
   std::vector<float> hidden;     // [rows, hidden], by row, not compact
@@ -50,7 +52,10 @@ class RowWorkspace {
   std::vector<std::vector<float>> scores;  // per worker: attention scratch
   std::vector<std::vector<float>>
       distances;  // per worker: a head's terms of all distances (Config::relative)
-  std::vector<std::vector<RowGroup>> full_groups, sliding_groups;  // per epoch
+  std::vector<AttentionPlan> full_plans, sliding_plans;  // per epoch
+  std::vector<float> shared_scores;                      // of a plan's shared heads
+  // [shared head, worker, query head]: of the keys that the worker scored
+  std::vector<tensor::AttendMaxima> shared_maxima;
   // experts
   std::vector<float> router;  // [active, experts]
   std::vector<float>
@@ -136,6 +141,16 @@ class RowOps {
     bool any() const { return q32 || q256 || row8 || bf16; }
     void add(const tensor::Matrix& m);
   };
+  const AttentionPlan& attention_plan(int layer) const;
+  std::span<const RunSpan> spans(int layer) const;
+  void attend_heads(tensor::AttendParams params, Rows qkv, std::span<const RunSpan> spans,
+                    const RowGroup& group, int first, int last);
+  // This worker's parts of the heads that several workers compute, with a barrier after each of the
+  // first two steps.
+  void attend_parts(tensor::AttendParams params, Rows qkv, std::span<const RunSpan> spans,
+                    const AttentionPlan& plan);
+  // Where a worker leaves the maxima of its part of a shared head: [query heads].
+  tensor::AttendMaxima* part_maxima(int shared_head, int worker);
   // Fills Batch::mass of this layer.
   void attention_mass(int layer, tensor::AttendParams params, Rows qkv, float* scratch);
   void set_classes(int row, tensor::AttendParams& params) const;
@@ -163,6 +178,7 @@ class RowOps {
   const Shared& shared_;
   Worker& worker_;
   const tensor::Kernels& k_;
+  const tensor::AttendSteps& steps_;
   const Config& config_;
   const Batch& batch_;
   RowWorkspace& space_;

@@ -60,15 +60,16 @@ RowOps::Rows RowOps::attend_relative(int layer, Rows qkv, const XlnetLayer& weig
   tensor::AttendParams params = attend_params(layer);
   params.added = true;
   params.group = 1;
-  const auto& groups = space_.full_groups[size_t(epoch_ - batch_.epochs.data())];
+  const AttentionPlan& plan = attention_plan(layer);
   float* scratch = space_.scores[size_t(worker_.index())].data();
   float query[tensor::kMaxHeadDim];
-  share_heads(groups, config_.heads, worker_, [&](const RowGroup& g, int first, int last) {
+  for (const auto& own : plan.shares[size_t(worker_.index())].heads) {
+    const RowGroup& g = plan.groups[size_t(own.group)];
     for (int i = g.first; i < g.first + g.count; ++i) {
       const int row = epoch_->rows[size_t(i)];
       const RunSpan& span = epoch_->full[size_t(i)];
       set_classes(row, params);
-      for (int h = first; h < last; ++h) {
+      for (int h = own.first; h < own.last; ++h) {
         const float* q = qkv.data + size_t(i) * size_t(qkv.width) + h * d;
         relative_terms(layer, h, row, span, q, weights, scratch);
         for (int x = 0; x < d; ++x) query[x] = q[x] + weights.content_bias[size_t(h * d + x)];
@@ -77,7 +78,7 @@ RowOps::Rows RowOps::attend_relative(int layer, Rows qkv, const XlnetLayer& weig
                   space_.attended.data() + size_t(i) * size_t(width) + h * d, nullptr, scratch);
       }
     }
-  });
+  }
   worker_.barrier();
   return {space_.attended.data(), width};
 }

@@ -149,6 +149,26 @@ const Kernels& kernels(Isa isa) {
   return table;
 }
 
+const AttendSteps& attend_steps(Isa isa) {
+  choose_isa(name(isa));  // throws when this machine cannot run it
+  switch (isa) {
+    case Isa::kAvx2:
+    case Isa::kAvxVnni: {
+      static const AttendSteps steps = avx2::make_attend_steps();
+      return steps;
+    }
+    case Isa::kAvx512:
+    case Isa::kAmx: {
+      static const AttendSteps steps = avx512::make_attend_steps();
+      return steps;
+    }
+    case Isa::kScalar:
+      break;
+  }
+  static const AttendSteps steps = scalar::make_attend_steps();
+  return steps;
+}
+
 const Kernels& kernels() {
   static const Kernels& chosen = [&]() -> const Kernels& {
     const char* wanted = std::getenv("TUTTI_ISA");

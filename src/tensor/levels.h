@@ -2,6 +2,7 @@
 // kernels.h.
 #pragma once
 
+#include "tensor/attend_steps.h"
 #include "tensor/kernels.h"
 
 namespace tutti::tensor {
@@ -27,6 +28,7 @@ QuantisedProduct matmul_quantised, matmul_w8a8;
 DenseProduct matmul_dense;
 Bf16Product matmul_bf16;
 Kernels make_kernels();
+AttendSteps make_attend_steps();
 }  // namespace scalar
 
 namespace avx2 {
@@ -35,6 +37,7 @@ QuantisedProduct matmul_quantised, matmul_w8a8;
 DenseProduct matmul_dense;
 Bf16Product matmul_bf16;
 Kernels make_kernels();
+AttendSteps make_attend_steps();
 }  // namespace avx2
 
 // AVX2 but for the products of bytes.
@@ -49,6 +52,7 @@ QuantisedProduct matmul_quantised, matmul_w8a8;
 DenseProduct matmul_dense;
 Bf16Product matmul_bf16;  // for processors without VDPBF16PS
 Kernels make_kernels();
+AttendSteps make_attend_steps();
 }  // namespace avx512
 
 // AVX-512 processors that have VDPBF16PS.

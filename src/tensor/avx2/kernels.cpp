@@ -17,6 +17,10 @@ namespace {
 
 #include "tensor/attention.inc"
 
+#include "tensor/attention_shared.inc"
+
+#include "tensor/attention_steps.inc"
+
 constexpr Isa kIsa = Isa::kAvx2;
 
 }  // namespace
