@@ -65,6 +65,8 @@ study: test
 	@bench/peers/llama.cpp/compare.sh --model smollm2
 	@bench/peers/llama.cpp/compare.sh --model gemma3-270m
 	@bench/smollm2-diffusion.sh
+	@.venv/bin/python bench/credit_cost.py
+	@bench/sudoku_recipe.py
 
 sanitize: setup-dev
 	@scripts/sanitize.sh

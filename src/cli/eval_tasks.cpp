@@ -17,6 +17,7 @@
 #include "cli/sampling_options.h"
 #include "cli/session.h"
 #include "cli/text_input.h"
+#include "decode/draft_counts.h"
 #include "decode/method.h"
 #include "eval/plot.h"
 #include "eval/tasks.h"
@@ -168,6 +169,29 @@ int differences(Session& session, const std::vector<eval::TaskItem>& items,
   return different;
 }
 
+// Of a trial with drafts: forwards by how many of theirs stood.
+struct Chains {
+  int batch;
+  std::string label;
+  std::vector<uint64_t> forwards;  // [k]: the first k stood and no more
+};
+
+void print_chains(const std::vector<Chains>& trials) {
+  if (trials.empty()) return;
+  std::printf("\n%5s  %6s  forwards by how many of their drafts stood: none, one, two …\n", "batch",
+              "mean");
+  for (const Chains& t : trials) {
+    double stood = 0, forwards = 0;
+    for (size_t k = 0; k < t.forwards.size(); ++k) {
+      stood += double(k) * double(t.forwards[k]);
+      forwards += double(t.forwards[k]);
+    }
+    std::printf("%5d  %6.2f  %s:", t.batch, stood / forwards, t.label.c_str());
+    for (const uint64_t n : t.forwards) std::printf(" %llu", static_cast<unsigned long long>(n));
+    std::printf("\n");
+  }
+}
+
 Json front_json(const std::vector<Trial>& trials,
                 const std::vector<std::pair<double, double>>& points,
                 const std::vector<size_t>& front) {
@@ -258,6 +282,7 @@ void tasks(const TasksOptions& o) {
     std::printf("%5s  %8s  %8s  %8s  %9s  %9s  %9s  %6s  %s\n", "batch", "solved", "forwards",
                 "tokens/f", "tokens/s", "s/answer", "rows/f", "waited", "method");
   }
+  std::vector<Chains> drafted;
   int different_in_all = 0;
   std::ofstream out;
   if (!o.write.empty()) {
@@ -293,6 +318,8 @@ void tasks(const TasksOptions& o) {
         different_in_all += *different;
       }
       const double each = double(r.forwards) / r.problems;
+      const std::vector<uint64_t> chains = decode::chain_lengths(r.drafted_at, r.accepted_at);
+      if (!chains.empty()) drafted.push_back({batch, trial.label, chains});
       if (batch == o.batches.front()) {
         curves[trial.curve].emplace_back(r.tokens_per_forward(), r.accuracy());
         points.emplace_back(each, r.accuracy());
@@ -315,6 +342,7 @@ void tasks(const TasksOptions& o) {
                         {"accepted", r.accepted},
                         {"mean_wait", r.mean_wait()},
                         {"waits", r.waits}});
+        if (!chains.empty()) rows.back()["chains"] = chains;
         if (different) rows.back()["different"] = *different;
       } else {
         std::printf("%5d  %6.2f %%  %8.2f  %8.2f  %9.1f  %9.5f  %9.1f  %6.2f  %s%s\n", batch,
@@ -345,6 +373,7 @@ void tasks(const TasksOptions& o) {
     for (const auto& [curve, area] : areas.items())
       std::printf("%10.1f  %s\n", area.get<double>(), curve.c_str());
   }
+  if (!o.json) print_chains(drafted);
   if (!o.json && o.front) {
     std::printf("\n%8s  %8s  not beaten in both\n", "solved", "forwards");
     for (const size_t i : front) {

@@ -23,6 +23,7 @@
 #include "cli/text_input.h"
 #include "cli/verify_plain.h"
 #include "decode/ape/passages.h"
+#include "decode/draft_counts.h"
 #include "decode/method.h"
 
 namespace tutti::cli {
@@ -84,11 +85,6 @@ Json logprobs_json(const decode::Completion& c, const text::Tokenizer& tokenizer
   return list;
 }
 
-void add_positions(std::vector<uint64_t>& sum, const std::vector<uint64_t>& counts) {
-  sum.resize(std::max(sum.size(), counts.size()));
-  for (size_t i = 0; i < counts.size(); ++i) sum[i] += counts[i];
-}
-
 Json stats_json(const Job& job) {
   const auto& s = job.request->statistics;
   size_t tokens = 0;
@@ -129,9 +125,9 @@ Json stats_json(const Job& job) {
     m.draft_forwards += c.statistics.draft_forwards;
     m.draft_seconds += c.statistics.draft_seconds;
     m.overlap_seconds += c.statistics.overlap_seconds;
-    add_positions(m.runs, c.statistics.runs);
-    add_positions(m.drafted_at, c.statistics.drafted_at);
-    add_positions(m.accepted_at, c.statistics.accepted_at);
+    decode::add_counts(m.runs, c.statistics.runs);
+    decode::add_counts(m.drafted_at, c.statistics.drafted_at);
+    decode::add_counts(m.accepted_at, c.statistics.accepted_at);
   }
   if (m.forwards > 0) {
     json["method"] = {

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "check/human_eval.h"
 #include "check/numbers.h"
+#include "decode/draft_counts.h"
 #include "eval/run_program.h"
 #include "formats/json_text.h"
 
@@ -116,9 +117,9 @@ TaskResult run_task(engine::Engine& engine, const text::Tokenizer& tokenizer,
                    result.forwards += forwards_of(c);
                    result.proposed += c.statistics.proposed;
                    result.accepted += c.statistics.accepted;
-                   const std::vector<uint64_t>& waits = c.statistics.waits;
-                   if (result.waits.size() < waits.size()) result.waits.resize(waits.size());
-                   for (size_t k = 0; k < waits.size(); ++k) result.waits[k] += waits[k];
+                   decode::add_counts(result.waits, c.statistics.waits);
+                   decode::add_counts(result.drafted_at, c.statistics.drafted_at);
+                   decode::add_counts(result.accepted_at, c.statistics.accepted_at);
                    result.answers[i] = {items[i].prompt, c.text, false};
                    if (progress) progress(++done);
                  });

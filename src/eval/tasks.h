@@ -65,7 +65,8 @@ struct TaskResult {
   uint64_t tokens = 0;    // up to and with the end token
   uint64_t rows = 0;
   uint64_t proposed = 0, accepted = 0;
-  std::vector<uint64_t> waits;  // of all answers (decode::MethodStatistics)
+  std::vector<uint64_t> waits;  // of all answers (decode::MethodStatistics), as the next two
+  std::vector<uint64_t> drafted_at, accepted_at;
   double seconds = 0;
   struct Answer {
     std::string prompt, text;

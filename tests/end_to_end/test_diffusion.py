@@ -94,6 +94,10 @@ def test_tasks_print_a_table_and_a_document(tmp_path):
     assert (first["batch"], second["batch"]) == (1, 4)
     assert first["solved"] == second["solved"] and first["forwards_per_answer"] == second["forwards_per_answer"]
     assert second["ticks"] < first["ticks"]
+    # Accepted steps by the forward that they were part of.
+    assert first["chains"] == second["chains"] and len(first["chains"]) == 4
+    assert sum(k * n for k, n in enumerate(first["chains"])) == first["accepted"] > 0
+    assert re.search(r"none, one, two …\n +1 +\d\.\d\d  freedave draft_steps=4: \d+ \d+ \d+ \d+\n", shown.out)
     answers = tmp_path / "answers.jsonl"
     tutti(*common, "--trained", "--write", answers, "--solved-only", "--json").json()
     for line in answers.read_text().splitlines():

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "decode/diffusion/denoiser.h"
+#include "decode/draft_counts.h"
 
 namespace tutti::decode {
 namespace diffusion {
@@ -169,6 +170,7 @@ Task<void> freedave(Denoiser& d, Generation& g) {
       }
       g.statistics().proposed += drafts.size() - 1;
       g.statistics().accepted += accepted;
+      count_drafts(g.statistics(), drafts.size() - 1, accepted);
     }
     d.commit(drafts[accepted].commits, predictions);
     now = std::move(drafts[accepted]);

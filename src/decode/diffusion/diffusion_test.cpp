@@ -12,6 +12,7 @@
 
 #include "base/draws.h"
 #include "base/error.h"
+#include "decode/draft_counts.h"
 #include "decode/tiny_text.h"
 
 namespace tutti::decode {
@@ -370,6 +371,54 @@ TEST_P(Diffusion, FreedaveWritesTheSameWithFewerForwards) {
   }
   EXPECT_LT(fewer, all);
   EXPECT_GT(accepted, 0u);
+}
+
+// What a step of the trace writes says how many drafts stood before it: with one position a step,
+// all but the first.
+TEST_P(Diffusion, FreedaveCountsItsChains) {
+  std::vector<uint64_t> drafted_at, accepted_at, written;
+  uint64_t proposed = 0, accepted = 0;
+  for (uint32_t round = 0; round < 24; ++round) {
+    auto o = options("freedave", 24,
+                     {{"policy", "static"}, {"block_length", "12"}, {"draft_steps", "6"}});
+    o.on_canvas = [&](const CanvasStep& step) {
+      written.resize(std::max(written.size(), step.written.size() + 1));
+      ++written[step.written.size()];
+    };
+    const auto s = world.run(tiny_prompt(round, 6), o).completions[0].statistics;
+    add_counts(drafted_at, s.drafted_at);
+    add_counts(accepted_at, s.accepted_at);
+    proposed += s.proposed;
+    accepted += s.accepted;
+  }
+  const std::vector<uint64_t> chains = chain_lengths(drafted_at, accepted_at);
+  ASSERT_EQ(chains.size(), 6u);  // draft_steps - 1 beside the policy's own step
+  uint64_t steps = 0, stood = 0, long_ones = 0;
+  for (size_t k = 1; k < chains.size(); ++k) {
+    EXPECT_EQ(chains[k], k + 1 < written.size() ? written[k + 1] : 0) << k;
+    stood += k * chains[k];
+    long_ones += k > 1 ? chains[k] : 0;
+  }
+  for (const uint64_t d : drafted_at) steps += d;
+  EXPECT_EQ(steps, proposed);
+  EXPECT_EQ(stood, accepted);
+  EXPECT_GT(long_ones, 0u);
+  EXPECT_GT(chains[0], 0u);
+  // Steps of one position either had drafts, none of which stood, or nothing to draft.
+  EXPECT_LE(chains[0], written[1]);
+}
+
+TEST(DraftCounts, ChainsAreDifferences) {
+  MethodStatistics s;
+  // Forwards with four, two, four and three drafts, of which this many stood.
+  count_drafts(s, 4, 4);
+  count_drafts(s, 2, 0);
+  count_drafts(s, 4, 1);
+  count_drafts(s, 3, 1);
+  EXPECT_EQ(s.drafted_at, (std::vector<uint64_t>{4, 4, 3, 2}));
+  EXPECT_EQ(s.accepted_at, (std::vector<uint64_t>{3, 1, 1, 1}));
+  EXPECT_EQ(chain_lengths(s.drafted_at, s.accepted_at), (std::vector<uint64_t>{1, 2, 0, 0, 1}));
+  EXPECT_TRUE(chain_lengths({}, {}).empty());
 }
 
 // Policies, caches, seeds and kinds of methods in one engine: everybody's tokens are those of a

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "decode/draft_counts.h"
 #include "decode/method.h"
 #include "decode/speculative/reject.h"
 
@@ -18,13 +19,7 @@ void count(MethodStatistics& s, int rows, const Tree& tree, const Accepted& acce
   s.rows += uint64_t(rows);
   s.proposed += uint64_t(tree.drafted());
   s.accepted += uint64_t(accepted.drafts());
-  const size_t depth = size_t(tree.depth());
-  if (s.drafted_at.size() < depth) {
-    s.drafted_at.resize(depth);
-    s.accepted_at.resize(depth);
-  }
-  for (size_t d = 0; d < depth; ++d) ++s.drafted_at[d];
-  for (size_t d = 0; d < size_t(accepted.drafts()); ++d) ++s.accepted_at[d];
+  count_drafts(s, size_t(tree.depth()), size_t(accepted.drafts()));
 }
 
 }  // namespace
