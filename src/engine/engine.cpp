@@ -333,16 +333,18 @@ void Engine::offload(std::function<void()> work) {
 void Engine::run_programs() {
   const auto start = Clock::now();
   io_->restart();
-  const double least = options_.program_seconds;
-  const double limit =
-      statistics_.ticks
-          ? std::max(least, 0.02 * statistics_.forward_seconds / double(statistics_.ticks))
-          : least;
+  const double forward =
+      statistics_.ticks ? statistics_.forward_seconds / double(statistics_.ticks) : 0;
+  // Who was answered by the last tick and misses the next one takes most of a forward of its own
+  // soon, and from then on the streams compute in two halves: that costs more than waiting.
+  const auto limit = [&] {
+    return std::max(options_.program_seconds, (delivering_ > 0 ? 0.25 : 0.02) * forward);
+  };
   while (io_->poll_one() > 0) {
     // Who was cancelled runs at once: its pages are to be back by the next tick.
     const auto waits = [](const Engine& e) { return !e.pending_.empty(); };
     const auto cancels = [](const Engine& e) { return e.cancelling_ > 0; };
-    if (any(waits) && !any(cancels) && seconds_since(start) > limit) break;
+    if (any(waits) && !any(cancels) && seconds_since(start) > limit()) break;
   }
   statistics_.program_seconds += seconds_since(start);
 }

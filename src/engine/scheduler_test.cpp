@@ -72,6 +72,31 @@ std::vector<std::vector<double>> progress(const std::vector<double>& weights,
   return seen;
 }
 
+// However little time programs get, those that the last tick answered are in the next one.
+TEST(Streams, StayTogether) {
+  constexpr int kStreams = 8, kTokens = 60;
+  const TinyModel model = tiny();
+  EngineOptions options = small_engine(512);
+  options.program_seconds = 1e-9;
+  Engine engine(model.model, model.pool, options);
+  std::vector<std::shared_ptr<Request>> requests;
+  for (int i = 0; i < kStreams; ++i) {
+    requests.push_back(engine.new_request());
+    engine.spawn(
+        requests.back(),
+        [&engine, request = requests.back()]() -> Task<void> {
+          Context context(engine, request);
+          for (int n = 0; n < kTokens; ++n) {
+            co_await engine.forward(
+                context, Rows::append(random_tokens(1, 1), context.next_position(), want_greedy()));
+          }
+        },
+        [](std::exception_ptr e) { EXPECT_FALSE(e); });
+  }
+  engine.run();
+  EXPECT_LE(engine.statistics().ticks, 2 * kTokens);
+}
+
 TEST(Fairness, EqualWeightsProgressAlike) {
   const auto seen = progress({1, 1, 1}, {1500, 1500, 1500});
   for (const auto& rows : seen) {

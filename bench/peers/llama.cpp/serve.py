@@ -130,7 +130,7 @@ class Study:
         return 5e-3 * lone["lone_ttft"], 2e-3 * lone["lone_tpot"]
 
     def level(self, clients, goals, say):
-        requests = max(12 if clients > 1 else 6, 2 * clients)
+        requests = max(32 if clients > 1 else 8, 2 * clients)
         tried = []
         for flags in FLAGS[self.options.kv]:
             with self.peer(clients, flags) as server:
@@ -143,7 +143,8 @@ class Study:
             for _, server, method in sides:
                 self.measure(server, clients, clients, 66, method=method)  # warm-up: threads, pages, measured costs
             for turn in range(self.options.rounds):
-                for name, server, method in sides:
+                # Ours take turns in going first: who follows the peer finds other caches and clocks.
+                for name, server, method in (sides if turn % 2 == 0 else (sides[1], sides[0], sides[2])):
                     rounds[name].append(self.measure(server, clients, requests, 1000 * clients + turn, goals, method=method))
                     time.sleep(0.3)  # the other's threads have gone to sleep
                 last = [rounds[name][-1] for name, *_ in sides]
@@ -159,21 +160,21 @@ def column(level, side, key):
     return [r[key] for r in level[side]]
 
 
-def ratio(level, side) -> str:
-    ratios = [a / b for a, b in zip(column(level, side, "output_tok_s"), column(level, "peer", "output_tok_s"))]
+def ratio(level, side, other="peer") -> str:
+    ratios = [a / b for a, b in zip(column(level, side, "output_tok_s"), column(level, other, "output_tok_s"))]
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
 def table(levels) -> list[str]:
-    lines = ["| clients | requests | plain tok/s | auto tok/s | llama-server tok/s | ratio, plain | ratio, auto | TTFT p99 ms | "
-             "ITL p99 ms | TPOT median ms | good/s | client's CPU | peer's flags |", "|" + "---|" * 13]
+    lines = ["| clients | requests | plain tok/s | auto tok/s | llama-server tok/s | ratio, plain | ratio, auto | "
+             "auto to plain | TTFT p99 ms | ITL p99 ms | TPOT median ms | good/s | client's CPU | peer's flags |", "|" + "---|" * 14]
     for level in levels:
         all_of = lambda key, form="{:.0f}": " / ".join(  # noqa: E731
             form.format(statistics.median(column(level, side, key))) for side, _ in SIDES.values())
         speeds = " | ".join(spread(column(level, side, "output_tok_s")) for side, _ in SIDES.values())
         lines.append(
             f"| {level['clients']} | {level['requests']} | {speeds} | {ratio(level, 'ours')} | {ratio(level, 'auto')} | "
-            f"{all_of('ttft_p99')} | {all_of('itl_p99', '{:.1f}')} | {all_of('tpot_median', '{:.1f}')} | "
+            f"{ratio(level, 'auto', 'ours')} | {all_of('ttft_p99')} | {all_of('itl_p99', '{:.1f}')} | {all_of('tpot_median', '{:.1f}')} | "
             f"{all_of('good_requests_s', '{:.2f}')} | {all_of('client_cpu_percent', '{:.1f} %')} | "
             f"`{' '.join(level['peer_flags'])}` |")
     return lines
@@ -213,7 +214,7 @@ def main():
     parser.add_argument("-m", "--model", default="smollm2", help="a .gguf or %s" % ", ".join(MODELS))
     parser.add_argument("-t", "--threads", type=int, default=os.cpu_count())
     parser.add_argument("--clients", default="1,4,16,32", help="levels, separated by commas")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--kv", choices=list(KV_FLAGS), default="f16", help="i8: the peer's are q8_0")
     parser.add_argument("--prompt-tokens", default="32-64")
     parser.add_argument("--output-tokens", default="32-64")

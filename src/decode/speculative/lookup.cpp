@@ -33,6 +33,7 @@ class Lookup final : public Drafter {
       : g_(g), o_(options), experience_(experience_of(g.engine(), "lookup", kExpected)) {}
 
   Experience* experience() override { return &experience_; }
+  bool free() const override { return true; }
 
   Task<Tree> draft(engine::Context&, const Pace&, int depth) override {
     Tree tree(g_.last_token());

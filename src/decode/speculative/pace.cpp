@@ -7,7 +7,7 @@ namespace tutti::decode::speculative {
 
 namespace {
 
-// Forwards between probes: often enough to notice that the text has become predictable, seldom
+// Ticks between probes: often enough to notice that the text has become predictable, seldom
 // enough to cost little.
 constexpr int kFirstPatience = 16, kMostPatience = 512;
 constexpr int kProbe = 3;      // drafts of a probe
@@ -46,7 +46,7 @@ void Pace::begin(double keys) {
   ticks_ = statistics_.ticks;
   rows_ = decoding_rows();
   tokens_ = statistics_.tokens;
-  probing_ = adaptive_ && (guessed_ || probes_.idle >= probes_.patience);
+  probing_ = adaptive_ && (guessed_ || probes_.idle >= idle_to_probe());
   if (probing_) probes_.idle = 0;  // this one tries: the others that decode beside it need not
   carried_ = {};
   forget();
@@ -71,6 +71,9 @@ double Pace::seconds_of(int rows) const {
   }
   return most_[size_t(rows) - 1];
 }
+
+// Each of those who decode counts its forwards: as many in a tick as there are.
+int Pace::idle_to_probe() const { return int(probes_.patience * (1 + other_rows_)); }
 
 double Pace::doubted(double seconds) const {
   const double alone = this->alone();
@@ -132,7 +135,7 @@ void Pace::end(int rows, int tokens, double seconds_to_draft) {
   }
   forget();
   if (all_rows == 1) {
-    probes_.idle = probing_ ? probes_.patience : probes_.idle + 1;  // there was nothing to try
+    probes_.idle = probing_ ? idle_to_probe() : probes_.idle + 1;  // there was nothing to try
     return;
   }
   // What is carried the first time guesses for the next forward, which is the one that shows.

@@ -22,6 +22,17 @@ void count(MethodStatistics& s, int rows, const Tree& tree, const Accepted& acce
   count_drafts(s, size_t(tree.depth()), size_t(accepted.drafts()));
 }
 
+// What would have come of the one draft of `likeliest`, had it been put down: the forward without
+// wrote the token that it stood for.
+Accepted untried(const Tree& likeliest, const Accepted& without) {
+  Accepted with;
+  with.nodes = {Tree::kRoot};
+  const bool stands = likeliest.drafted() > 0 && !without.picked.empty() &&
+                      without.picked.front().token == likeliest[1].token;
+  if (stands) with.nodes.push_back(1);
+  return with;
+}
+
 }  // namespace
 
 void settle(Generation& g, engine::Context& context, int base, int rows, const Tree& tree,
@@ -65,8 +76,10 @@ Task<void> speculate(Generation& g, Drafter& drafter, Verification verification,
     Tree tree(g.last_token());
     const auto start = std::chrono::steady_clock::now();
     const int depth = g.room() - 1;  // the forward itself picks one more
+    Tree likeliest(g.last_token());
     if (depth > 0) {
       const Tree drafted = co_await drafter.draft(context, pace, depth);
+      likeliest = drafted.best(1);
       tree = drafted.pruned(depth, g.rule(), vocabulary,
                             [&](int32_t token) { return g.is_end(token); });
       // Of draws, leaving out what looks unlikely would change the law.
@@ -77,7 +90,11 @@ Task<void> speculate(Generation& g, Drafter& drafter, Verification verification,
     const size_t before = g.output().size();
     const Accepted accepted = co_await verify(g, context, tree, verification, &drafter);
     pace.end(tree.size(), int(g.output().size() - before), seconds_to_draft);
-    drafter.learn(tree, accepted);
+    if (tree.drafted() == 0 && drafter.free()) {
+      drafter.learn(likeliest, untried(likeliest, accepted));
+    } else {
+      drafter.learn(tree, accepted);
+    }
   }
 }
 

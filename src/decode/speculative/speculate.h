@@ -19,6 +19,8 @@ class Drafter {
   virtual ~Drafter() = default;
   // What requests that draft like this one have learnt together; null: nothing is shared.
   virtual Experience* experience() { return nullptr; }
+  // Whether drafting takes no forward, so that it is done where no draft will pay, too.
+  virtual bool free() const { return false; }
   // Drafts after the last token, at most `depth` >= 1 of them one after the other; the tree's root
   // is that token. Pace says what pays. `context` holds all tokens but the last and is as it was
   // afterwards.
@@ -35,7 +37,8 @@ class Drafter {
                                  const Accepted& /*accepted*/, engine::Answer /*answer*/) {
     co_return;
   }
-  // What came of it, once the tokens were emitted.
+  // What came of it, once the tokens were emitted. Of a drafter that is free also what would have
+  // come of its likeliest draft, when none was put down.
   virtual void learn(const Tree& tree, const Accepted& accepted) = 0;
 };
 
