@@ -25,14 +25,15 @@ constexpr double kFresh = 0.25;  // share of a new sample in the means of the ot
 }  // namespace
 
 Pace::Pace(const engine::CostTable& cost, const engine::EngineStatistics& statistics, bool adaptive,
-           Probes* probes)
+           Probes* probes, bool judged)
     : cost_(cost),
       statistics_(statistics),
       adaptive_(adaptive),
+      first_patience_(judged ? kMostPatience : kFirstPatience),
       probes_(adaptive && probes ? *probes : own_),
       ticks_(statistics.ticks),
       tokens_(statistics.tokens) {
-  if (probes_.patience == 0) probes_.patience = kFirstPatience;
+  if (probes_.patience == 0) probes_.patience = first_patience_;
 }
 
 void Pace::begin(double keys) {
@@ -144,7 +145,7 @@ void Pace::end(int rows, int tokens, double seconds_to_draft) {
   if (probing_) {
     const bool paid = (other_tokens_ + tokens) * alone() >
                       (other_tokens_ + 1) * (seconds(rows - 1) + seconds_to_draft);
-    probes_.patience = paid ? kFirstPatience : std::min(2 * probes_.patience, kMostPatience);
+    probes_.patience = paid ? first_patience_ : std::min(2 * probes_.patience, kMostPatience);
   }
   probes_.idle = 0;
 }

@@ -25,9 +25,10 @@ struct Carried {
 class Pace {
  public:
   // `adaptive` false: everything that is drafted is worth its rows. The engine's tables are read at
-  // each step. `probes`: those of all requests that draft alike; null: this one's own.
+  // each step. `probes`: those of all requests that draft alike; null: this one's own. `judged`:
+  // drafts that are not put down are judged all the same, so that probes serve the costs alone.
   Pace(const engine::CostTable& cost, const engine::EngineStatistics& statistics, bool adaptive,
-       Probes* probes = nullptr);
+       Probes* probes = nullptr, bool judged = false);
   Pace(const Pace&) = delete;
   Pace& operator=(const Pace&) = delete;
 
@@ -81,6 +82,7 @@ class Pace {
   const engine::CostTable& cost_;
   const engine::EngineStatistics& statistics_;
   bool adaptive_;
+  int first_patience_;
   Carried carried_;
   double keys_ = 0;
   mutable double alone_ = -1;         // of this forward; negative: not asked for yet

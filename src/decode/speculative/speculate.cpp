@@ -67,7 +67,7 @@ Task<void> speculate(Generation& g, Drafter& drafter, Verification verification,
   const int vocabulary = g.engine().model().config().vocab;
   Experience* const experience = drafter.experience();
   Pace pace(g.engine().cost(), g.engine().statistics(), adaptive,
-            experience ? &experience->probes : nullptr);
+            experience ? &experience->probes : nullptr, drafter.free());
   engine::Context context = co_await g.prefill();
   if (!g.output().empty()) ++g.statistics().forwards;
   while (!g.done()) {
