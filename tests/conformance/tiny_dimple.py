@@ -108,3 +108,12 @@ def picture(width, height, seed=0):
     rgb = np.stack([x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), (x // 5 + y // 7) % 2 * 255], -1)
     rgb = np.clip(rgb + rng.integers(-40, 40, rgb.shape), 0, 255).astype(np.uint8)
     return Image.fromarray(rgb)
+
+
+def picture_files(folder):
+    """A JPEG and a PNG in `folder`, of sizes that take 6 and 16 places."""
+    out = []
+    for i, size in enumerate([(84, 56), (112, 112)]):
+        out.append(folder / f"{i}.{'png' if i else 'jpg'}")
+        picture(*size, seed=i).save(out[-1])
+    return out

@@ -19,12 +19,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    at = tmp_path_factory.mktemp("pictures")
-    out = []
-    for i, size in enumerate([(84, 56), (112, 112)]):
-        out.append(at / f"{i}.{'png' if i else 'jpg'}")
-        picture(*size, seed=i).save(out[-1])
-    return out
+    return tiny_dimple.picture_files(tmp_path_factory.mktemp("pictures"))
 
 
 def ask(folder, *arguments, prompt="what is it"):
