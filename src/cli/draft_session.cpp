@@ -43,21 +43,25 @@ std::shared_ptr<engine::CoreSplit> split_cores(int threads, int own) {
 void DraftModelOptions::add_to(CLI::App& app) {
   app.add_option(kModelFlags, model,
                  "a smaller model of the same vocabulary that drafts (also -md): --method draft");
-  add_ways_to(app);
+  add_ways_to(app, false);
 }
 
-void DraftModelOptions::add_ways_to(CLI::App& app) {
-  app.add_option("--draft-cores", cores,
-                 "cores of the draft model's own; 0: it shares the model's, turn by turn")
-      ->check(CLI::Range(0, 1024))
-      ->envname("TUTTI_DRAFT_CORES")
-      ->capture_default_str();
+void DraftModelOptions::add_ways_to(CLI::App& app, bool variables) {
+  const auto named = [variables](CLI::Option* option, const char* variable) {
+    if (variables) option->envname(variable);
+  };
+  named(app.add_option("--draft-cores", cores,
+                       "cores of the draft model's own; 0: it shares the model's, turn by turn")
+            ->check(CLI::Range(0, 1024))
+            ->capture_default_str(),
+        "TUTTI_DRAFT_CORES");
   const auto setting = [&](const char* flag, const char* option, const char* help,
                            const char* variable) {
-    app.add_option_function<std::string>(
-           flag, [this, option](const std::string& value) { settings.emplace_back(option, value); },
-           help)
-        ->envname(variable);
+    named(app.add_option_function<std::string>(
+              flag,
+              [this, option](const std::string& value) { settings.emplace_back(option, value); },
+              help),
+          variable);
   };
   setting("--draft-max,--draft,--draft-n,--num-speculative-tokens", "draft_max",
           "speculation: tokens drafted one after the other at most", "TUTTI_DRAFT_MAX");

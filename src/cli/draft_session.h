@@ -19,7 +19,8 @@ struct DraftModelOptions {
       settings;  // method options that were given by their own names
 
   void add_to(CLI::App& app);
-  void add_ways_to(CLI::App& app);  // all but the model
+  // All but the model; `variables`: the environment may give them, too.
+  void add_ways_to(CLI::App& app, bool variables);
   static constexpr const char* kModelFlags = "--draft-model,--model-draft,--speculative-model";
   // A draft model drafts unless another method was named; --draft-max and the like become options
   // of the method. Throws Error(kUsage) for settings that the method does not have.

@@ -241,7 +241,7 @@ void add_serve(CLI::App& app) {
          "a smaller model of the same vocabulary that drafts (also -md): methods draft and auto; "
          "with --draft-cores pearl, too. Of several models, one for each in their order, or none",
          "TUTTI_DRAFT_MODEL");
-  o->models.draft.add_ways_to(*command);
+  o->models.draft.add_ways_to(*command, true);
   option("--host", o->host, "address to listen at", "TUTTI_HOST");
   option("--port", o->port, "port; 0: any free one", "TUTTI_PORT");
   option("--api-key", o->keys, "a key that opens every route but /health; may be repeated",

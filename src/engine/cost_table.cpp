@@ -6,10 +6,9 @@
 namespace tutti::engine {
 
 int CostTable::row_bucket(int rows) {
-  if (rows <= kSingleRows) return rows - 1;
-  int bucket = kSingleRows - 1;
-  while (bucket + 1 < kRowBuckets && (2 * kSingleRows) << (bucket - kSingleRows + 1) <= rows)
-    ++bucket;
+  if (rows <= kSingleRows) return std::max(rows, 1) - 1;
+  int bucket = kSingleRows;
+  while (bucket + 1 < kRowBuckets && (2 * kSingleRows) << (bucket - kSingleRows) <= rows) ++bucket;
   return bucket;
 }
 

@@ -38,7 +38,7 @@ class CostTable {
 
  private:
   // 1, 2, … 16 rows each by itself, because kernels make tiles of a few rows and the next row may
-  // cost a third of a forward or nothing; then up to 31, 63, … and 2048 and above.
+  // cost a third of a forward or nothing; then up to 31, 63, … and 1024 and above.
   static constexpr int kSingleRows = 16, kRowBuckets = kSingleRows + 7;
   static constexpr int kKeyBuckets = 8;  // up to 64, 128, … 4096 and above
   struct Cell {

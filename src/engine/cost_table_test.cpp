@@ -83,13 +83,18 @@ TEST(CostTable, StepsBetweenFewRowsAreKept) {
   CostTable cost;
   const auto seconds = [](int rows) { return 0.001 + 0.0013 * ((rows + 1) / 2); };
   for (int i = 0; i < 20; ++i) {
-    for (int rows = 1; rows <= 16; ++rows) cost.record(rows, 100, seconds(rows));
+    for (int rows = 1; rows <= 20; ++rows) cost.record(rows, 100, seconds(rows));
   }
   for (int rows = 1; rows <= 16; ++rows)
     EXPECT_NEAR(*cost.measured(rows, 100), seconds(rows), 1e-9) << rows;
 }
 
 TEST(CostTable, NothingFitsIntoNoTime) {
+  CostTable known;
+  known.record(1, 0, 0.001);
+  known.record(2000, 100, 1.0);
+  EXPECT_EQ(known.predict(0, 0), 0);
+  EXPECT_NEAR(known.predict(4000, 100), 2.0, 1e-9);
   CostTable cost;
   EXPECT_EQ(cost.rows_within(0.04, {}, 0, 512, 32), 32);
   EXPECT_EQ(cost.rows_within(0.04, {}, 0, 5, 32), 5);

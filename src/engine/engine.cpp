@@ -337,8 +337,9 @@ void Engine::run_programs() {
       statistics_.ticks ? statistics_.forward_seconds / double(statistics_.ticks) : 0;
   // Who was answered by the last tick and misses the next one takes most of a forward of its own
   // soon, and from then on the streams compute in two halves: that costs more than waiting.
+  const auto answered = [](const Engine& e) { return e.delivering_ > 0; };
   const auto limit = [&] {
-    return std::max(options_.program_seconds, (delivering_ > 0 ? 0.25 : 0.02) * forward);
+    return std::max(options_.program_seconds, (any(answered) ? 0.25 : 0.02) * forward);
   };
   while (io_->poll_one() > 0) {
     // Who was cancelled runs at once: its pages are to be back by the next tick.

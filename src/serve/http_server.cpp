@@ -161,7 +161,7 @@ class HttpServer::Connection final : public HttpConnection {
           co_await http::async_read(stream_, buffer_, parser, asio::as_tuple(asio::use_awaitable));
     }
     if (error) {
-      co_await refuse(error);
+      co_await refuse(error, parser.get().method() == http::verb::head);
       co_return false;
     }
     const bool keep = parser.keep_alive();
@@ -186,7 +186,7 @@ class HttpServer::Connection final : public HttpConnection {
     co_return kept&& keep && !exchange->gone();
   }
 
-  Awaitable<void> refuse(const boost::system::error_code& error) {
+  Awaitable<void> refuse(const boost::system::error_code& error, bool head) {
     HttpResponse response;
     if (error == http::error::header_limit || error == http::error::buffer_overflow) {
       response = plain_error(431, "invalid_request_error",
@@ -204,7 +204,7 @@ class HttpServer::Connection final : public HttpConnection {
       co_return;
     }
     tcp_stream().expires_after(milliseconds(server_.limits_.write_seconds));
-    co_await send(response, false, 11, false);
+    co_await send(response, false, 11, head);
   }
 
   Awaitable<void> send(const HttpResponse& response, bool keep, unsigned version, bool head) {

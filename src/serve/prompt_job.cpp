@@ -14,27 +14,32 @@
 namespace tutti::serve {
 namespace {
 
+// No more images are unpacked than fit the context: a small file may hold a large picture.
 std::vector<vision::Patches> patches_of(const std::vector<std::vector<std::byte>>& files,
-                                        const vision::VisionConfig& config,
-                                        const std::stop_token& stop) {
+                                        const vision::VisionConfig& vision_config,
+                                        const models::Config& config, const std::stop_token& stop) {
   std::vector<vision::Patches> images;
+  size_t places = 0;
   for (const auto& file : files) {
     if (stop.stop_requested()) break;
     const std::string place = "image " + std::to_string(images.size() + 1);
     try {
-      images.push_back(
-          vision::patches_of(vision::decode_image(file, place), config.preprocessing, place));
+      images.push_back(vision::patches_of(vision::decode_image(file, place),
+                                          vision_config.preprocessing, place));
     } catch (const Error& e) {
       throw invalid(e.what(), "messages");
     }
+    places += size_t(images.back().grid.cells(vision_config.preprocessing.merge));
+    check_fits(config, places, "messages");
   }
   return images;
 }
 
 Task<void> read_images(PromptJob& job, std::shared_ptr<engine::Request> request) {
   // Unpacked and resized beside the engine: that takes longer than a tick.
-  auto cut = [files = std::move(job.images), reading = job.reading](const std::stop_token& stop) {
-    return patches_of(files, reading->config, stop);
+  auto cut = [files = std::move(job.images), reading = job.reading,
+              &config = job.engine->model().config()](const std::stop_token& stop) {
+    return patches_of(files, reading->config, config, stop);
   };
   std::vector<vision::Patches> images = co_await engine::offload(*job.engine, std::move(cut));
   try {

@@ -13,8 +13,9 @@ namespace tutti::decode::speculative {
 
 // When drafts are tried that do not seem to pay: what one does not try, one does not learn about.
 struct Probes {
-  int idle = 0;      // forwards without drafts since the last with some
-  int patience = 0;  // ticks without, until the next probe; 0: not chosen yet
+  int idle = 0;       // ticks without drafts since the last with some
+  int patience = 0;   // of them, until the next probe; 0: not chosen yet
+  uint64_t tick = 0;  // the last one that was counted: it is one for all that decode in it
 };
 
 struct Experience {

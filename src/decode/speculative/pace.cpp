@@ -47,7 +47,7 @@ void Pace::begin(double keys) {
   ticks_ = statistics_.ticks;
   rows_ = decoding_rows();
   tokens_ = statistics_.tokens;
-  probing_ = adaptive_ && (guessed_ || probes_.idle >= idle_to_probe());
+  probing_ = adaptive_ && (guessed_ || probes_.idle >= probes_.patience);
   if (probing_) probes_.idle = 0;  // this one tries: the others that decode beside it need not
   carried_ = {};
   forget();
@@ -72,9 +72,6 @@ double Pace::seconds_of(int rows) const {
   }
   return most_[size_t(rows) - 1];
 }
-
-// Each of those who decode counts its forwards: as many in a tick as there are.
-int Pace::idle_to_probe() const { return int(probes_.patience * (1 + other_rows_)); }
 
 double Pace::doubted(double seconds) const {
   const double alone = this->alone();
@@ -136,7 +133,11 @@ void Pace::end(int rows, int tokens, double seconds_to_draft) {
   }
   forget();
   if (all_rows == 1) {
-    probes_.idle = probing_ ? idle_to_probe() : probes_.idle + 1;  // there was nothing to try
+    if (probing_) {
+      probes_.idle = probes_.patience;  // there was nothing to try
+    } else if (std::exchange(probes_.tick, statistics_.ticks) != statistics_.ticks) {
+      ++probes_.idle;
+    }
     return;
   }
   // What is carried the first time guesses for the next forward, which is the one that shows.

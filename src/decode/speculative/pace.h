@@ -64,7 +64,6 @@ class Pace {
   double seconds_of(int rows) const;
   double seconds(int drafts) const { return seconds_of(carried_.rows(drafts)); }
   double alone() const;
-  int idle_to_probe() const;
   double doubted(double seconds) const;  // of a forward with drafts: with what they add overrated
   // The tables have changed.
   void forget() {
