@@ -13,15 +13,17 @@
 
 namespace tutti {
 
+inline constexpr std::string_view kBase64Letters =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
 inline std::string base64(std::span<const std::byte> bytes) {
-  constexpr char kLetters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   std::string out;
   out.reserve((bytes.size() + 2) / 3 * 4);
   for (size_t i = 0; i < bytes.size(); i += 3) {
     const size_t n = std::min<size_t>(3, bytes.size() - i);
     unsigned word = 0;
     for (size_t k = 0; k < 3; ++k) word = word << 8 | (k < n ? unsigned(bytes[i + k]) : 0);
-    for (size_t k = 0; k < 4; ++k) out += k <= n ? kLetters[word >> (18 - 6 * k) & 63] : '=';
+    for (size_t k = 0; k < 4; ++k) out += k <= n ? kBase64Letters[word >> (18 - 6 * k) & 63] : '=';
   }
   return out;
 }
@@ -30,11 +32,10 @@ inline std::string base64(std::span<const std::byte> bytes) {
 // the end, or bits that stand for no byte.
 inline std::optional<std::vector<std::byte>> bytes_of_base64(std::string_view text) {
   static const auto kValues = [] {
-    constexpr std::string_view kLetters =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     std::array<int8_t, 256> values;
     values.fill(-1);
-    for (size_t i = 0; i < kLetters.size(); ++i) values[uint8_t(kLetters[i])] = int8_t(i);
+    for (size_t i = 0; i < kBase64Letters.size(); ++i)
+      values[uint8_t(kBase64Letters[i])] = int8_t(i);
     return values;
   }();
   if (text.size() % 4 != 0) return std::nullopt;

@@ -153,7 +153,7 @@ ServedModels::ServedModels(boost::asio::io_context& net, const ServedModelsOptio
     m.worker = one.worker.get();
     m.images = image_reading_of(*one.session);
     one.draft_source = drafts[i];
-    if (!drafts[i].empty()) add_draft(one, o, engine.sharers);
+    if (!drafts[i].empty()) add_draft(one, o, engine);
     const bool last = i + 1 == o.models.size();
     if (!files_read && (!m.config().is_encoder() || last)) {
       m.method_files =
@@ -169,7 +169,8 @@ std::vector<serve::ServedModel*> ServedModels::all() {
   return list;
 }
 
-void ServedModels::add_draft(One& one, const ServedModelsOptions& o, int sharers) {
+void ServedModels::add_draft(One& one, const ServedModelsOptions& o,
+                             const engine::EngineOptions& engine) {
   const models::Config& config = one.model.config();
   if (config.is_encoder() || config.attention != models::AttentionKind::kCausal) {
     throw Error(ErrorKind::kUnsupported, "model " + one.source + " (" + config.architecture +
@@ -178,8 +179,6 @@ void ServedModels::add_draft(One& one, const ServedModelsOptions& o, int sharers
   }
   DraftModelOptions draft = o.draft;
   draft.model = one.draft_source;
-  engine::EngineOptions engine;
-  engine.sharers = sharers;
   one.draft = std::make_unique<DraftSession>(draft, *one.session, engine);
   one.model.draft_model = one.draft->model();
 }

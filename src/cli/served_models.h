@@ -68,7 +68,8 @@ class ServedModels {
     serve::ServedModel model;
     int run_at_a_time = 0, may_wait = 0;
   };
-  static void add_draft(One& one, const ServedModelsOptions& options, int sharers);
+  static void add_draft(One& one, const ServedModelsOptions& options,
+                        const engine::EngineOptions& engine);
   static std::string description_of(const One& one);
 
   std::deque<One> models_;

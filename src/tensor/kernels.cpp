@@ -150,16 +150,26 @@ const Kernels& kernels(Isa isa) {
 }
 
 const AttendSteps& attend_steps(Isa isa) {
-  choose_isa(name(isa));  // throws when this machine cannot run it
+  // Every forward asks for them: whether this machine can run a level is looked up once.
+  const auto checked = [isa](const AttendSteps& steps) {
+    choose_isa(name(isa));
+    return steps;
+  };
   switch (isa) {
-    case Isa::kAvx2:
-    case Isa::kAvxVnni: {
-      static const AttendSteps steps = avx2::make_attend_steps();
+    case Isa::kAvx2: {
+      static const AttendSteps steps = checked(avx2::make_attend_steps());
       return steps;
     }
-    case Isa::kAvx512:
+    case Isa::kAvxVnni: {
+      static const AttendSteps steps = checked(avx2::make_attend_steps());
+      return steps;
+    }
+    case Isa::kAvx512: {
+      static const AttendSteps steps = checked(avx512::make_attend_steps());
+      return steps;
+    }
     case Isa::kAmx: {
-      static const AttendSteps steps = avx512::make_attend_steps();
+      static const AttendSteps steps = checked(avx512::make_attend_steps());
       return steps;
     }
     case Isa::kScalar:

@@ -54,6 +54,8 @@ class Pace {
   bool probing() const { return probing_; }
 
  private:
+  // Rows of the engine that no prompt put down: those come and go, and are work of their own.
+  uint64_t decoding_rows() const { return statistics_.rows - statistics_.prompt_rows; }
   // Measured seconds of a forward with so many rows of ours beside those of the others; 0: not
   // known.
   double measured(int rows) const {
@@ -91,9 +93,6 @@ class Pace {
   Probes own_;
   Probes& probes_;
   bool alone_so_far_ = true;  // nothing is known of other requests
-  // Rows of the engine that no prompt put down: those come and go, and are work of their own.
-  uint64_t decoding_rows() const { return statistics_.rows - statistics_.prompt_rows; }
-
   // Of the other requests that decode, per tick: means over the last ticks.
   double other_rows_ = 0, other_tokens_ = 0;
   uint64_t ticks_ = 0, rows_ = 0, tokens_ = 0;  // the engine's when this forward began

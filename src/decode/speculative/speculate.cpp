@@ -76,10 +76,9 @@ Task<void> speculate(Generation& g, Drafter& drafter, Verification verification,
     Tree tree(g.last_token());
     const auto start = std::chrono::steady_clock::now();
     const int depth = g.room() - 1;  // the forward itself picks one more
-    Tree likeliest(g.last_token());
+    Tree drafted = tree;
     if (depth > 0) {
-      const Tree drafted = co_await drafter.draft(context, pace, depth);
-      likeliest = drafted.best(1);
+      drafted = co_await drafter.draft(context, pace, depth);
       tree = drafted.pruned(depth, g.rule(), vocabulary,
                             [&](int32_t token) { return g.is_end(token); });
       // Of draws, leaving out what looks unlikely would change the law.
@@ -91,6 +90,7 @@ Task<void> speculate(Generation& g, Drafter& drafter, Verification verification,
     const Accepted accepted = co_await verify(g, context, tree, verification, &drafter);
     pace.end(tree.size(), int(g.output().size() - before), seconds_to_draft);
     if (tree.drafted() == 0 && drafter.free()) {
+      const Tree likeliest = drafted.best(1);
       drafter.learn(likeliest, untried(likeliest, accepted));
     } else {
       drafter.learn(tree, accepted);
