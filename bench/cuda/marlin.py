@@ -35,23 +35,18 @@ def check(marlin, part, started):
         print(f"{time.time() - started:5.1f} s  {part}: {checker.products} products so far, {len(checker.failures)} wrong",
               flush=True)
     checker = check_all(marlin, heartbeat, part)
-    return dict(products=checker.products, worst_error=checker.worst[0], worst=checker.worst[1], bound=BOUND,
+    return dict(products=checker.products, without_room=checker.without_room, worst_error=checker.worst[0], worst=checker.worst[1], bound=BOUND,
                 failures=checker.failures)
 
 
-def measure(marlin, machine, started):
-    bench = Bench(marlin, Clock(marlin.device), machine["cache_bytes"])
+def measure(bench):
     roofs = dict(copy_bytes_a_second=bench.copy_bandwidth(), half_operations_a_second=bench.half_peak())
     rows = bench.table(roofs["copy_bytes_a_second"], roofs["half_operations_a_second"])
-    print(f"{time.time() - started:5.1f} s  the table is measured", flush=True)
-    variants = bench.variants([(4096, 4096), (8192, 8192), (8192, 28672)], [1, 16, 32, 64])
-    print(f"{time.time() - started:5.1f} s  variants are measured", flush=True)
-    fields = [row._asdict() | dict(gigabytes=row.gigabytes, teraflops=row.teraflops) for row in rows]
-    return dict(roofs=roofs, rows=fields, variants=variants)
+    return dict(roofs=roofs, rows=[row._asdict() | dict(gigabytes=row.gigabytes, teraflops=row.teraflops) for row in rows])
 
 
 def check_lines(checked):
-    lines = [f"{checked['products']:,} products checked, {len(checked['failures'])} wrong; largest relative error "
+    lines = [f"{checked['products']:,} products checked, {len(checked['failures'])} wrong, {checked['without_room']} without room; largest relative error "
              f"{checked['worst_error']:.2e} (bound {checked['bound']:.2e}) at {checked['worst']}"]
     return lines + [f"  WRONG {failure}" for failure in checked["failures"][:20]]
 
@@ -74,15 +69,18 @@ def time_lines(measured):
     return lines
 
 
-def variant_lines(measured):
-    """Options side by side: a line for a shape and its rows, the fastest marked."""
-    lines = ["", "microseconds by tile, blocks a multiprocessor, stages"]
-    sizes = dict.fromkeys((v["k"], v["n"], v["m"]) for v in measured["variants"])
-    for size in sizes:
-        same = [v for v in measured["variants"] if (v["k"], v["n"], v["m"]) == size]
-        best = min(v["us"] for v in same)
-        lines.append(f"{size[0]} x {size[1]}, {size[2]} rows: " + "; ".join(
-            f"{v['options']} {v['us']:.1f}{' *' if v['us'] == best else ''}" for v in same))
+def variant_lines(variants):
+    """A line for each choice of options, a column for each size; the fastest of a column is marked."""
+    sizes = list(dict.fromkeys((v["k"], v["n"], v["m"]) for v in variants))
+    times = {(v["options"], v["k"], v["n"], v["m"]): v["us"] for v in variants}
+    best = {size: min(v["us"] for v in variants if (v["k"], v["n"], v["m"]) == size and v["us"]) for size in sizes}
+    lines = ["", "microseconds by options (blocks a multiprocessor; tiles in shared memory; who adds), * the fastest",
+             " " * 36 + "".join(f"{k}x{n}".rjust(12) for k, n, _ in sizes),
+             "rows".rjust(36) + "".join(f"{m:12}" for _, _, m in sizes)]
+    for options in dict.fromkeys(v["options"] for v in variants):
+        row = [(times.get((options, *size)), best[size]) for size in sizes]
+        lines.append(options.ljust(36) + "".join(
+            f"{time:11.1f}{'*' if time == least else ' '}" if time else "-".rjust(11) + " " for time, least in row))
     return lines
 
 
@@ -117,18 +115,24 @@ def main():
         file = o.out / f"{machine['date']}-marlin-{machine['gpu'].lower().replace(' ', '-')}"
 
         def save():
-            file.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-            file.with_suffix(".md").write_text(page(machine, lines))
+            file.with_name(file.name + ".json").write_text(json.dumps(found, indent=1) + "\n")
+            file.with_name(file.name + ".md").write_text(page(machine, lines))
+
+        def tell(more):
+            print("\n".join(more), flush=True)
+            lines.extend(more)
+            save()
 
         if o.only != "time":
             found["check"] = check(marlin, o.part, started)
-            lines += check_lines(found["check"])
-            save()
+            tell(check_lines(found["check"]))
         if o.only != "check":
-            found["time"] = measure(marlin, machine, started)
-            lines += ["", *time_lines(found["time"]), *variant_lines(found["time"])]
-            save()
-    print("\n".join(lines))
+            bench = Bench(marlin, Clock(marlin.device), machine["cache_bytes"])
+            found["time"] = measure(bench)
+            tell(["", *time_lines(found["time"])])
+            found["variants"] = bench.variants([(4096, 4096), (8192, 8192), (8192, 28672)], [1, 16, 32, 64])
+            tell(variant_lines(found["variants"]))
+        print(f"{time.time() - started:5.1f} s  done, {file}.md", flush=True)
     sys.exit(1 if found.get("check", {}).get("failures") else 0)
 
 

@@ -11,6 +11,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SOURCES = ["src/tensor/cuda/marlin.cu", "src/tensor/cuda/marlin_c.cu"]
 OK, SHAPE, NO_KERNEL, DEVICE = range(4)  # MarlinStatus
 AUTO, WIDE, NARROW = range(3)            # MarlinTile
+ADDERS = ("auto", "last", "shared")      # MarlinSums
+LAST, SHARED = 1, 2
 TILES = {AUTO: "auto", WIDE: "64x256", NARROW: "128x128"}
 
 
@@ -19,9 +21,10 @@ class Options(NamedTuple):
     tile: int = AUTO
     blocks: int = 0
     stages: int = 0
+    adder: int = 0
 
     def __str__(self):
-        return f"{TILES[self.tile]}, {self.blocks or 'auto'} blocks, {self.stages or 'auto'} stages"
+        return f"{TILES[self.tile]}, {self.blocks or 'auto'} blocks, {self.stages or 'auto'} stages, {ADDERS[self.adder]}"
 
 
 class Weights(NamedTuple):
@@ -52,8 +55,8 @@ class Marlin:
         self.library = ctypes.CDLL(str(path))
         pointer, number = ctypes.c_void_p, ctypes.c_int
         counts = [ctypes.POINTER(ctypes.c_int64)] * 2
-        self.library.tutti_marlin_workspace.argtypes = [number] * 7 + counts
-        self.library.tutti_marlin_matmul.argtypes = [pointer] * 6 + [number] * 7 + [pointer]
+        self.library.tutti_marlin_workspace.argtypes = [number] * 8 + counts
+        self.library.tutti_marlin_matmul.argtypes = [pointer] * 6 + [number] * 8 + [pointer]
 
     def workspace(self, m, n, k, group, options=Options()):
         """The status, floats for sums and ints for locks."""

@@ -5,12 +5,16 @@ from typing import NamedTuple
 
 import torch
 
-from marlin_library import NARROW, OK, WIDE, Options, Weights
+from marlin_library import LAST, NARROW, OK, SHARED, WIDE, Options, Weights
 
 # (k, n): squares, layers of Llama-2-7B as the paper fuses them, and of Llama-3-70B.
 SHAPES = [(4096, 4096), (8192, 8192), (4096, 12288), (4096, 21504), (10752, 4096), (8192, 28672), (28672, 8192)]
 ROWS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 GROUP = 128
+
+
+class NotStarted(RuntimeError):
+    """A product that the kernel refuses."""
 
 
 class Row(NamedTuple):
@@ -120,7 +124,7 @@ class Bench:
         def launch(one):
             status = self.marlin.matmul(a, one, c, sums, locks, options)
             if status != OK:
-                raise RuntimeError(f"status {status} of {m} x {one.k} x {one.n}, {options}")
+                raise NotStarted(f"status {status} of {m} x {one.k} x {one.n}, {options}")
         return self.clock.microseconds([lambda one=one: launch(one) for one in weights])
 
     def half(self, m, k, n, weights):
@@ -152,13 +156,17 @@ class Bench:
         return rows
 
     def variants(self, shapes, rows):
-        """Microseconds by shape, rows and options: what the kernel might choose by itself."""
+        """Microseconds by shape, rows and options, None where the GPU has no room: what auto might choose."""
         found = []
         for k, n in shapes:
             weights = list(self.weights(k, n))
             for m in rows:
                 tiles = [WIDE, NARROW] if m <= 16 else [WIDE]
                 blocks = [1, 2] if m <= 16 else [1]
-                for options in (Options(t, b, s) for t in tiles for b in blocks for s in (4, 8)):
-                    found.append(dict(k=k, n=n, m=m, options=str(options), us=self.four_bit(m, weights, options)))
+                for options in (Options(t, b, s, a) for t in tiles for b in blocks for s in (4, 8) for a in (LAST, SHARED)):
+                    try:
+                        time = self.four_bit(m, weights, options)
+                    except NotStarted:
+                        time = None
+                    found.append(dict(k=k, n=n, m=m, options=str(options), us=time))
         return found

@@ -73,7 +73,13 @@ void expect_exact(const Case& c, bool golden = false) {
   problem.k = c.k;
   problem.group = layer.group;
   problem.blocks = c.blocks;
-  for (const Copies copies : {Copies::kLate, Copies::kEarly}) {
+  struct Way {
+    Copies copies;
+    MarlinSums adder;
+  };
+  for (const auto [copies, adder] :
+       {Way{Copies::kLate, MarlinSums::kLast}, Way{Copies::kEarly, MarlinSums::kShared}}) {
+    problem.adder = adder;
     std::shuffle(order.begin(), order.end(), random);
     result.assign(wanted.size(), kNan);
     sums.assign(sums.size(), NAN);

@@ -30,7 +30,7 @@ int blocks(int blocks_per_multiprocessor) {
 }  // namespace
 
 int tutti_marlin_workspace(int m, int n, int, int, int tile, int blocks_per_multiprocessor, int,
-                           int64_t* sums, int64_t* locks) {
+                           int, int64_t* sums, int64_t* locks) {
   with_shape(m, tile, [&](auto shape) {
     using Shape = decltype(shape);
     *sums = int64_t(2) * blocks(blocks_per_multiprocessor) * Shape::kSlot * 4;
@@ -41,7 +41,7 @@ int tutti_marlin_workspace(int m, int n, int, int, int tile, int blocks_per_mult
 
 int tutti_marlin_matmul(const void* a, const void* words, const void* scales, void* c, float* sums,
                         int* locks, int m, int n, int k, int group, int tile,
-                        int blocks_per_multiprocessor, int, void*) {
+                        int blocks_per_multiprocessor, int, int adder, void*) {
   MarlinProblem problem;
   problem.a = a;
   problem.words = words;
@@ -54,6 +54,7 @@ int tutti_marlin_matmul(const void* a, const void* words, const void* scales, vo
   problem.k = k;
   problem.group = group;
   problem.blocks = blocks(blocks_per_multiprocessor);
+  problem.adder = adder == int(MarlinSums::kShared) ? MarlinSums::kShared : MarlinSums::kLast;
   std::vector<int> order(size_t(problem.blocks));
   std::iota(order.begin(), order.end(), 0);
   with_shape(m, tile,

@@ -97,10 +97,17 @@ def test_table_has_every_shape_and_the_roofs(library):
     assert [(r.k, r.n, r.m) for r in rows] == [(256, 512, 1), (256, 512, 20), (128, 256, 1), (128, 256, 20)]
     assert rows[0].roof_us == pytest.approx((256 * 512 / 2 + 2 * 512 * 2 + 2 * (256 + 512)) / 1e9 * 1e6)
     assert rows[0].bound == "memory" and rows[0].half_us == 10.0
-    fields = [row._asdict() | dict(gigabytes=row.gigabytes, teraflops=row.teraflops) for row in rows]
-    measured = dict(roofs=dict(copy_bytes_a_second=1e9, half_operations_a_second=1e12), rows=fields,
-                    variants=bench.variants([(256, 512)], [1, 20]))
-    assert len(measured["variants"]) == 8 + 2
+
+
+def test_page_has_every_size_and_choice(library):
+    bench = marlin_timing.Bench(library, Counter(), cache_bytes=1000, shapes=[(256, 512)], rows=[1, 20])
+    bench.copy_bandwidth, bench.half_peak = lambda: 1e9, lambda: 1e12
+    variants = bench.variants([(256, 512)], [1, 20])
+    assert len(variants) == 16 + 4
+    variants[0]["us"], variants[1]["us"] = None, 5.0
     machine = dict(date="2026-01-01", gpu="G", capability="9.0", multiprocessors=3, torch="t", cuda="c")
-    page = marlin.page(machine, marlin.time_lines(measured) + marlin.variant_lines(measured))
-    assert page.count("\n") > 12 and "256 x 512 (inputs x outputs)" in page and "128x128, 2 blocks, 8 stages" in page
+    page = marlin.page(machine, marlin.time_lines(marlin.measure(bench)) + marlin.variant_lines(variants))
+    assert "256 x 512 (inputs x outputs)" in page
+    assert "    64x256, 1 blocks, 4 stages, last              -        10.0*\n" in page
+    assert "    64x256, 1 blocks, 4 stages, shared          5.0*       10.0*\n" in page
+    assert "    128x128, 2 blocks, 8 stages, shared        10.0           - \n" in page

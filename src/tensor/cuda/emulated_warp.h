@@ -12,6 +12,7 @@
 #include <deque>
 #include <stdexcept>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "base/half.h"
@@ -78,7 +79,7 @@ struct EmulatedBlock {
   std::vector<std::byte> shared;  // begins as NaNs: reading what nobody wrote shows
   std::barrier<> barrier;
   const Copies copies;
-  bool is_last = false;  // whether it was the last to arrive
+  int before = 0;  // blocks that had arrived
 };
 
 class EmulatedWarp {
@@ -206,11 +207,16 @@ class EmulatedWarp {
   }
 
   // Blocks are run one after the other: the counter needs no care.
-  bool arrives_last(int* counter, int count) {
+  int arrives(int* counter) {
     sync();
-    if (index_ == 0) block_.is_last = ++*counter == count;
+    if (index_ == 0) block_.before = (*counter)++;
     sync();
-    return block_.is_last;
+    return block_.before;
+  }
+  void await(const int* counter, int count) {
+    sync();
+    if (*counter < count) throw std::logic_error("a block would wait for ever");
+    sync();
   }
   void reset(int* counter) {
     if (index_ == 0) *counter = 0;
@@ -258,21 +264,36 @@ class EmulatedWarp {
   std::deque<std::vector<Copy>> groups_;
 };
 
-// Every block of the problem, in the order given.
-template <class Shape>
-void emulate_marlin(const MarlinProblem& problem, const std::vector<int>& order, Copies copies) {
+// Calls act(block) of every block in the order given, by its eight warps.
+template <class Shape, bool kGrouped, class Act>
+void emulate_blocks(const MarlinProblem& problem, const std::vector<int>& order, Copies copies,
+                    const Act& act) {
   for (const int b : order) {
-    EmulatedBlock block(Shape::kShared, copies);
+    EmulatedBlock shared(Shape::kShared, copies);
     std::vector<std::thread> warps;
     for (int i = 0; i < Shape::kWarps; ++i) {
       warps.emplace_back([&, i] {
-        EmulatedWarp warp(block, i);
-        if (problem.group == -1) MarlinBlock<Shape, EmulatedWarp, false>(warp, problem, b).run();
-        if (problem.group != -1) MarlinBlock<Shape, EmulatedWarp, true>(warp, problem, b).run();
+        EmulatedWarp warp(shared, i);
+        MarlinBlock<Shape, EmulatedWarp, kGrouped> block(warp, problem, b);
+        act(block);
       });
     }
     for (std::thread& warp : warps) warp.join();
   }
+}
+
+// The whole kernel: where blocks wait for each other, all have done before what is waited for.
+template <class Shape>
+void emulate_marlin(const MarlinProblem& problem, const std::vector<int>& order, Copies copies) {
+  const auto run = [](auto& block) { block.run(); };
+  const auto settle = [](auto& block) { block.settle(); };
+  const auto both = [&](auto grouped) {
+    emulate_blocks<Shape, grouped()>(problem, order, copies, run);
+    if (problem.adder == MarlinSums::kShared)
+      emulate_blocks<Shape, grouped()>(problem, order, copies, settle);
+  };
+  if (problem.group == -1) both(std::false_type());
+  if (problem.group != -1) both(std::true_type());
 }
 
 }  // namespace tutti::tensor::cuda

@@ -15,8 +15,8 @@ class GpuWarp {
   using Real = float;
   using Flag = bool;
 
-  __device__ explicit GpuWarp(uint4* shared)
-      : shared_(shared), address_(uint32_t(__cvta_generic_to_shared(shared))) {
+  __device__ GpuWarp(uint4* shared, int* before)
+      : shared_(shared), before_(before), address_(uint32_t(__cvta_generic_to_shared(shared))) {
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(once_));
   }
 
@@ -104,21 +104,32 @@ class GpuWarp {
       *reinterpret_cast<__half2*>(static_cast<__half*>(c) + place) = __floats2half2_rn(a, b);
   }
 
-  // Whether this block is the last of `count`. What the others wrote before they arrived is then
-  // seen: the barrier hands every thread's writes to thread 0, whose addition releases them, and
-  // the last one's acquires them for its block.
-  __device__ bool arrives_last(int* counter, int count) const {
+  // How many blocks came to the counter before this one. What they wrote before is then seen: the
+  // barrier hands every thread's writes to thread 0, whose addition releases them, and that of a
+  // later block acquires them for its threads.
+  __device__ int arrives(int* counter) const {
     __syncthreads();
-    bool last = false;
     if (threadIdx.x == 0) {
-      int before = 0;
       asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], 1;"
-                   : "=r"(before)
+                   : "=r"(*before_)
                    : "l"(__cvta_generic_to_global(counter))
                    : "memory");
-      last = before == count - 1;
     }
-    return __syncthreads_or(last) != 0;
+    __syncthreads();
+    return *before_;
+  }
+  // Waits until `count` blocks have come, and sees what they wrote before.
+  __device__ void await(const int* counter, int count) const {
+    if (threadIdx.x == 0) {
+      int state = 0;
+      do {
+        asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
+                     : "=r"(state)
+                     : "l"(__cvta_generic_to_global(counter))
+                     : "memory");
+      } while (state < count);
+    }
+    __syncthreads();
   }
   // For the next launch, which starts after this block's end.
   __device__ void reset(int* counter) const {
@@ -137,6 +148,7 @@ class GpuWarp {
   __device__ static Word word(__half2 h) { return *reinterpret_cast<Word*>(&h); }
 
   uint4* shared_;
+  int* before_;       // in shared memory: what arrives() hands to all threads
   uint32_t address_;  // of shared_, as instructions on shared memory take it
   uint64_t once_;     // the cache policy of what is read once
 };
@@ -149,16 +161,39 @@ template <class Shape, bool kGrouped>
 __global__ void __launch_bounds__(Shape::kThreads, kResident<Shape>)
     marlin_kernel(const MarlinProblem problem) {
   extern __shared__ uint4 shared[];
-  GpuWarp warp(shared);
-  MarlinBlock<Shape, GpuWarp, kGrouped>(warp, problem, blockIdx.x).run();
+  __shared__ int before;
+  GpuWarp warp(shared, &before);
+  MarlinBlock<Shape, GpuWarp, kGrouped> block(warp, problem, blockIdx.x);
+  block.run();
+  if (problem.adder == MarlinSums::kShared) block.settle();
+}
+
+// A launch whose blocks all run at the same time; kNoKernel where the GPU hasn't the room.
+template <class Kernel>
+MarlinStatus start_together(Kernel kernel, int threads, int shared, int multiprocessors,
+                            MarlinProblem problem, cudaStream_t stream) {
+  int resident = 0;
+  if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, size_t(shared)) !=
+      cudaSuccess)
+    return MarlinStatus::kDevice;
+  if (problem.blocks > resident * multiprocessors) return MarlinStatus::kNoKernel;
+  void* arguments[] = {&problem};
+  return cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), dim3(problem.blocks),
+                                     dim3(threads), arguments, size_t(shared),
+                                     stream) == cudaSuccess
+             ? MarlinStatus::kOk
+             : MarlinStatus::kDevice;
 }
 
 template <class Shape, bool kGrouped>
-MarlinStatus start(const MarlinProblem& problem, cudaStream_t stream) {
+MarlinStatus start(const MarlinProblem& problem, int multiprocessors, cudaStream_t stream) {
   const auto kernel = marlin_kernel<Shape, kGrouped>;
   if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared) !=
       cudaSuccess)
     return MarlinStatus::kDevice;
+  if (problem.adder == MarlinSums::kShared)
+    return start_together(kernel, Shape::kThreads, Shape::kShared, multiprocessors, problem,
+                          stream);
   kernel<<<problem.blocks, Shape::kThreads, Shape::kShared, stream>>>(problem);
   return cudaGetLastError() == cudaSuccess ? MarlinStatus::kOk : MarlinStatus::kDevice;
 }
@@ -231,6 +266,7 @@ MarlinStatus check(const MarlinProblem& problem, const MarlinOptions& options) {
   if (group != -1 && (group < 32 || problem.k % group != 0)) return MarlinStatus::kShape;
   if (group != -1 && group != 32 && group != 64 && group % 128 != 0) return MarlinStatus::kNoKernel;
   if (options.tile < MarlinTile::kAuto || options.tile > MarlinTile::kNarrow ||
+      options.adder < MarlinSums::kAuto || options.adder > MarlinSums::kShared ||
       options.blocks_per_multiprocessor < 0 || options.blocks_per_multiprocessor > kMostBlocks)
     return MarlinStatus::kNoKernel;
   // Places of operands and numbers of tiles are ints in the kernel.
@@ -244,6 +280,7 @@ MarlinStatus check(const MarlinProblem& problem, const MarlinOptions& options) {
 // there, auto is the wide ones.
 MarlinOptions resolved(MarlinOptions options) {
   if (options.tile == MarlinTile::kAuto) options.tile = MarlinTile::kWide;
+  if (options.adder == MarlinSums::kAuto) options.adder = MarlinSums::kLast;
   return options;
 }
 
@@ -278,8 +315,10 @@ MarlinStatus marlin_matmul(MarlinProblem problem, void* stream, const MarlinOpti
     using Shape = decltype(shape);
     MarlinProblem one = problem;
     one.blocks = launch.blocks<Shape>();
+    one.adder = chosen.adder;
     const auto on = static_cast<cudaStream_t>(stream);
-    return one.group == -1 ? start<Shape, false>(one, on) : start<Shape, true>(one, on);
+    return one.group == -1 ? start<Shape, false>(one, gpu.multiprocessors, on)
+                           : start<Shape, true>(one, gpu.multiprocessors, on);
   });
 }
 

@@ -26,6 +26,7 @@ struct MarlinOptions {
   MarlinTile tile = MarlinTile::kAuto;
   int blocks_per_multiprocessor = 0;
   int stages = 0;  // tiles in shared memory: 4, or 8 where it has the room
+  MarlinSums adder = MarlinSums::kAuto;
 };
 
 // Device memory that a product needs besides its operands.
@@ -39,8 +40,8 @@ MarlinStatus marlin_workspace(const MarlinProblem& problem, const MarlinOptions&
                               MarlinWorkspace& workspace);
 
 // Starts C = A B on `stream` (a cudaStream_t). All pointers are device memory aligned to 16 bytes;
-// `problem.blocks` is set here. Products that may run at the same time need a workspace each.
-// Results depend on the shape, the options and the number of multiprocessors only.
+// `problem.blocks` and `adder` are set here. Products that may run at the same time need a
+// workspace each. Results depend on the shape, the options and the number of multiprocessors only.
 MarlinStatus marlin_matmul(MarlinProblem problem, void* stream, const MarlinOptions& options = {});
 
 }  // namespace tutti::tensor::cuda

@@ -8,9 +8,9 @@
 // work are the same text in both, and tests run them.
 //
 // Differences from the paper's kernel, none in the files' layout: blocks that share a column slice
-// leave their sums in fp32 and the last to arrive adds all of them in a fixed order (the paper's
-// blocks wait for each other in a chain; here nobody waits, so no number of kernels on one GPU can
-// stand still); the pipeline runs on from one slice to the next; scales come with every tile;
+// leave their sums in fp32, which are added in a fixed order once all are there, by the last block
+// to arrive or by each of them a part (the paper's blocks wait for each other in a chain, through
+// the fp16 output); the pipeline runs on from one slice to the next; scales come with every tile;
 // groups of 32 and 64 besides 128 and -1.
 #pragma once
 
@@ -22,11 +22,20 @@
 // memory, not in registers.
 #ifdef __CUDA_ARCH__
 #define TUTTI_UNROLL _Pragma("unroll")
+#define TUTTI_UNROLL_BY_8 _Pragma("unroll 8")
 #else
 #define TUTTI_UNROLL
+#define TUTTI_UNROLL_BY_8
 #endif
 
 namespace tutti::tensor::cuda {
+
+// Who adds the sums of blocks that share a slice. Bits are the same.
+enum class MarlinSums : int {
+  kAuto = 0,
+  kLast = 1,    // the last block to arrive, all of them: nobody waits
+  kShared = 2,  // each block its part, when all have arrived: all blocks must run at the same time
+};
 
 struct MarlinProblem {
   const void* a = nullptr;       // f16 [m][k]
@@ -39,6 +48,7 @@ struct MarlinProblem {
   int group = -1;  // inputs of a scale: 32, 64 or a multiple of 128, a divisor of k; -1: one scale
                    // per output
   int blocks = 1;
+  MarlinSums adder = MarlinSums::kLast;  // never kAuto here
 };
 
 // Rows of A in blocks of 16 (at most four), the tile of B that a block multiplies at a time, and
@@ -110,29 +120,46 @@ class MarlinBlock {
         warp_n_(warp.index() % Shape::kWarpsN),
         warp_k_(warp.index() / Shape::kWarpsN) {}
 
+  // Multiplies the block's stripe and writes what it has alone, or is the last to have.
   TUTTI_DEVICE void run() {
-    const int tiles = part_.k_tiles * part_.slices, begin = block_ * part_.per_block;
-    const int end = begin + part_.per_block < tiles ? begin + part_.per_block : tiles;
-    if (begin >= end) return;
-    fetch_at_ = begin;
-    fetch_end_ = end;
+    const Stripe stripe = own_stripe();
+    if (stripe.begin >= stripe.end) return;
+    fetch_at_ = stripe.begin;
+    fetch_end_ = stripe.end;
     open_slice();
     for (int s = 0; s < Shape::kStages - 1; ++s) fetch_next();
     await_tile();
     load_fragments(0, fragments_[0]);
-    for (int at = begin; at < end;) {
+    for (int at = stripe.begin; at < stripe.end;) {
       const int slice = at / part_.k_tiles, next = (slice + 1) * part_.k_tiles;
       clear_sums();
-      for (; at < end && at < next; ++at) multiply_tile();
+      for (; at < stripe.end && at < next; ++at) multiply_tile();
       reduce_warps();
       finish(slice);
     }
+  }
+
+  // With MarlinSums::kShared, after run(): waits for the blocks that share a slice and writes this
+  // block's part of it.
+  TUTTI_DEVICE void settle() {
+    const Stripe stripe = own_stripe();
+    if (stripe.begin >= stripe.end) return;
+    const int begins = stripe.begin / part_.k_tiles, ends = (stripe.end - 1) / part_.k_tiles;
+    settle_slice(begins);
+    if (ends != begins) settle_slice(ends);
   }
 
  private:
   struct Fragments {
     Word a[Shape::kRowBlocks][4], b[4], scales[4];
   };
+  struct Stripe {
+    int begin, end;
+  };
+  TUTTI_DEVICE Stripe own_stripe() const {
+    const int tiles = part_.k_tiles * part_.slices, begin = block_ * part_.per_block;
+    return {begin, begin + part_.per_block < tiles ? begin + part_.per_block : tiles};
+  }
   // The rows and columns of C that a slice is. Slices of the same columns are neighbours, so that
   // weights that several of them read are in the L2 cache still.
   struct Corner {
@@ -311,8 +338,7 @@ class MarlinBlock {
     }
   }
 
-  // Writes the slice, or leaves this block's sums of it; the last block to arrive then writes the
-  // sum of all.
+  // Writes the slice, or leaves this block's sums of it.
   TUTTI_DEVICE void finish(int slice) {
     const int first = part_.first_block(slice), last = part_.last_block(slice);
     if (first == last) {
@@ -327,32 +353,35 @@ class MarlinBlock {
                       sums_[i][eight]);
       });
     }
-    if (!w_.arrives_last(p_.locks + slice, last - first + 1)) return;
-    add_blocks(slice, first, last);
+    const bool is_last = w_.arrives(p_.locks + slice) == last - first;
+    if (p_.adder == MarlinSums::kShared || !is_last) return;
+    add_blocks(slice, first, last, 0, 1);
     w_.reset(p_.locks + slice);
   }
+  TUTTI_DEVICE void settle_slice(int slice) {
+    const int first = part_.first_block(slice), last = part_.last_block(slice);
+    if (first == last) return;
+    const int count = last - first + 1;
+    w_.await(p_.locks + slice, count);
+    add_blocks(slice, first, last, block_ - first, count);
+    if (w_.arrives(p_.locks + slice) == 2 * count - 1) w_.reset(p_.locks + slice);
+  }
 
-  // All eight warps add, each one of every eight columns; blocks from the first to the last, so
-  // that the result doesn't depend on who came when.
-  TUTTI_DEVICE void add_blocks(int slice, int first, int last) {
-    constexpr int kParts = Shape::kRowBlocks * Shape::kWarpsN;
-    const int eight = w_.index();
-    Real total[kParts][4];
-    TUTTI_UNROLL
-    for (int part = 0; part < kParts; ++part) {
+  // Adds and writes part `part` of `parts` of a slice: each warp takes 16 rows of eight columns at
+  // a time. Blocks are added from the first to the last, so that the result doesn't depend on who
+  // came when.
+  TUTTI_DEVICE void add_blocks(int slice, int first, int last, int part, int parts) {
+    constexpr int kEights = Shape::kRowBlocks * Shape::kWarpsN * 8;
+    for (int at = part + parts * w_.index(); at < kEights; at += parts * Shape::kWarps) {
+      const int eight = at % 8, i = at / 8 % Shape::kRowBlocks, n = at / 8 / Shape::kRowBlocks;
+      Real total[4];
       TUTTI_UNROLL
-      for (int e = 0; e < 4; ++e) total[part][e] = Real(0.0f);
+      for (int e = 0; e < 4; ++e) total[e] = Real(0.0f);
+      TUTTI_UNROLL_BY_8
+      for (int block = first; block <= last; ++block)
+        w_.add_sums(p_.sums, slot(block, first, n, i, eight), exists(slice, i), total);
+      write(slice, n, i, eight, total);
     }
-    for (int block = first; block <= last; ++block) {
-      TUTTI_UNROLL
-      for (int part = 0; part < kParts; ++part) {
-        const int i = part % Shape::kRowBlocks, n = part / Shape::kRowBlocks;
-        w_.add_sums(p_.sums, slot(block, first, n, i, eight), exists(slice, i), total[part]);
-      }
-    }
-    TUTTI_UNROLL
-    for (int part = 0; part < kParts; ++part)
-      write(slice, part / Shape::kRowBlocks, part % Shape::kRowBlocks, eight, total[part]);
   }
 
   template <class Visit>

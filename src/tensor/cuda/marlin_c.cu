@@ -18,10 +18,11 @@ MarlinProblem sized(int m, int n, int k, int group) {
 }  // namespace
 
 int tutti_marlin_workspace(int m, int n, int k, int group, int tile, int blocks_per_multiprocessor,
-                           int stages, int64_t* sums, int64_t* locks) {
+                           int stages, int adder, int64_t* sums, int64_t* locks) {
   MarlinWorkspace workspace;
   const MarlinStatus status = marlin_workspace(
-      sized(m, n, k, group), {MarlinTile(tile), blocks_per_multiprocessor, stages}, workspace);
+      sized(m, n, k, group),
+      {MarlinTile(tile), blocks_per_multiprocessor, stages, MarlinSums(adder)}, workspace);
   *sums = workspace.sums;
   *locks = workspace.locks;
   return int(status);
@@ -29,7 +30,7 @@ int tutti_marlin_workspace(int m, int n, int k, int group, int tile, int blocks_
 
 int tutti_marlin_matmul(const void* a, const void* words, const void* scales, void* c, float* sums,
                         int* locks, int m, int n, int k, int group, int tile,
-                        int blocks_per_multiprocessor, int stages, void* stream) {
+                        int blocks_per_multiprocessor, int stages, int adder, void* stream) {
   MarlinProblem problem = sized(m, n, k, group);
   problem.a = a;
   problem.words = words;
@@ -37,5 +38,6 @@ int tutti_marlin_matmul(const void* a, const void* words, const void* scales, vo
   problem.c = c;
   problem.sums = sums;
   problem.locks = locks;
-  return int(marlin_matmul(problem, stream, {MarlinTile(tile), blocks_per_multiprocessor, stages}));
+  return int(marlin_matmul(
+      problem, stream, {MarlinTile(tile), blocks_per_multiprocessor, stages, MarlinSums(adder)}));
 }

@@ -10,9 +10,9 @@ extern "C" {
 // Floats and ints that marlin_matmul needs besides the operands; both are 0 where the status is not
 // 0.
 int tutti_marlin_workspace(int m, int n, int k, int group, int tile, int blocks_per_multiprocessor,
-                           int stages, int64_t* sums, int64_t* locks);
+                           int stages, int adder, int64_t* sums, int64_t* locks);
 
 int tutti_marlin_matmul(const void* a, const void* words, const void* scales, void* c, float* sums,
                         int* locks, int m, int n, int k, int group, int tile,
-                        int blocks_per_multiprocessor, int stages, void* stream);
+                        int blocks_per_multiprocessor, int stages, int adder, void* stream);
 }
