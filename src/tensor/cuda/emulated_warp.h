@@ -188,9 +188,9 @@ class EmulatedWarp {
   Real low_half(Word a) { return halfs(a, 0); }
   Real high_half(Word a) { return halfs(a, 1); }
 
-  void add_sums(const float* sums, Wide piece, Flag inside, Real (&x)[4]) {
+  void load_sums(const float* sums, Wide piece, Flag inside, Real (&x)[4]) {
     for (int i = 0; i < kLanes; ++i) {
-      for (int e = 0; inside[i] && e < 4; ++e) x[e].at[size_t(i)] += sums[4 * piece[i] + e];
+      for (int e = 0; e < 4; ++e) x[e].at[size_t(i)] = inside[i] ? sums[4 * piece[i] + e] : 0.0f;
     }
   }
   void store_sums(float* sums, Wide piece, Flag inside, const Real (&x)[4]) {

@@ -64,7 +64,11 @@ class GpuWarp {
     reinterpret_cast<float4*>(shared_)[to] = make_float4(x[0], x[1], x[2], x[3]);
   }
   __device__ void add_reals(Int from, Real (&x)[4]) const {
-    add(reinterpret_cast<const float4*>(shared_)[from], x);
+    const float4 four = reinterpret_cast<const float4*>(shared_)[from];
+    x[0] += four.x;
+    x[1] += four.y;
+    x[2] += four.z;
+    x[3] += four.w;
   }
 
   __device__ void multiply_add(Real (&c)[4], const Word (&a)[4], Word b0, Word b1) const {
@@ -91,9 +95,14 @@ class GpuWarp {
   __device__ Real low_half(Word a) const { return __low2float(halfs(a)); }
   __device__ Real high_half(Word a) const { return __high2float(halfs(a)); }
 
-  // Another block wrote them: past the cache of this multiprocessor.
-  __device__ void add_sums(const float* sums, Wide piece, Flag inside, Real (&x)[4]) const {
-    if (inside) add(__ldcg(reinterpret_cast<const float4*>(sums) + piece), x);
+  // Zeros where not `inside`. Another block wrote them: past the cache of this multiprocessor.
+  __device__ void load_sums(const float* sums, Wide piece, Flag inside, Real (&x)[4]) const {
+    float4 four = make_float4(0, 0, 0, 0);
+    if (inside) four = __ldcg(reinterpret_cast<const float4*>(sums) + piece);
+    x[0] = four.x;
+    x[1] = four.y;
+    x[2] = four.z;
+    x[3] = four.w;
   }
   __device__ void store_sums(float* sums, Wide piece, Flag inside, const Real (&x)[4]) const {
     if (inside)
@@ -138,12 +147,6 @@ class GpuWarp {
 
  private:
   __device__ uint32_t address(Int piece) const { return address_ + 16 * uint32_t(piece); }
-  __device__ static void add(float4 four, Real (&x)[4]) {
-    x[0] += four.x;
-    x[1] += four.y;
-    x[2] += four.z;
-    x[3] += four.w;
-  }
   __device__ static __half2 halfs(Word w) { return *reinterpret_cast<__half2*>(&w); }
   __device__ static Word word(__half2 h) { return *reinterpret_cast<Word*>(&h); }
 

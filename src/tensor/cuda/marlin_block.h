@@ -22,10 +22,8 @@
 // memory, not in registers.
 #ifdef __CUDA_ARCH__
 #define TUTTI_UNROLL _Pragma("unroll")
-#define TUTTI_UNROLL_BY_8 _Pragma("unroll 8")
 #else
 #define TUTTI_UNROLL
-#define TUTTI_UNROLL_BY_8
 #endif
 
 namespace tutti::tensor::cuda {
@@ -371,15 +369,25 @@ class MarlinBlock {
   // a time. Blocks are added from the first to the last, so that the result doesn't depend on who
   // came when.
   TUTTI_DEVICE void add_blocks(int slice, int first, int last, int part, int parts) {
-    constexpr int kEights = Shape::kRowBlocks * Shape::kWarpsN * 8;
+    constexpr int kLoads = 8, kEights = Shape::kRowBlocks * Shape::kWarpsN * 8;
     for (int at = part + parts * w_.index(); at < kEights; at += parts * Shape::kWarps) {
       const int eight = at % 8, i = at / 8 % Shape::kRowBlocks, n = at / 8 / Shape::kRowBlocks;
       Real total[4];
       TUTTI_UNROLL
       for (int e = 0; e < 4; ++e) total[e] = Real(0.0f);
-      TUTTI_UNROLL_BY_8
-      for (int block = first; block <= last; ++block)
-        w_.add_sums(p_.sums, slot(block, first, n, i, eight), exists(slice, i), total);
+      for (int block = first; block <= last; block += kLoads) {
+        Real sums[kLoads][4];  // zeros past the last, so that the loads are under way together
+        TUTTI_UNROLL
+        for (int b = 0; b < kLoads; ++b) {
+          w_.load_sums(p_.sums, slot(block + b, first, n, i, eight),
+                       exists(slice, i) && Flag(block + b <= last), sums[b]);
+        }
+        TUTTI_UNROLL
+        for (int b = 0; b < kLoads; ++b) {
+          TUTTI_UNROLL
+          for (int e = 0; e < 4; ++e) total[e] = total[e] + sums[b][e];
+        }
+      }
       write(slice, n, i, eight, total);
     }
   }
