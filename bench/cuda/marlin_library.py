@@ -2,6 +2,7 @@
 
 import ctypes
 import pathlib
+import shutil
 import subprocess
 from typing import NamedTuple
 
@@ -38,7 +39,8 @@ class Weights(NamedTuple):
 def build(folder, architecture):
     """Compiles the library for one architecture ("90"); refuses a kernel whose registers spill."""
     library = pathlib.Path(folder) / "libtutti_marlin.so"
-    command = ["nvcc", "-std=c++17", "-O3", f"-gencode=arch=compute_{architecture},code=sm_{architecture}", "-lineinfo",
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    command = [nvcc, "-std=c++17", "-O3", f"-gencode=arch=compute_{architecture},code=sm_{architecture}", "-lineinfo",
                "-Werror=all-warnings", "-Xptxas=-warn-spills,-Werror", "-Isrc", "-Xcompiler=-fPIC", "-shared",
                "-cudart=static", "-o", str(library), *SOURCES]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -191,8 +191,12 @@ MarlinStatus start_together(Kernel kernel, int threads, int shared, int multipro
 template <class Shape, bool kGrouped>
 MarlinStatus start(const MarlinProblem& problem, int multiprocessors, cudaStream_t stream) {
   const auto kernel = marlin_kernel<Shape, kGrouped>;
-  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared) !=
-      cudaSuccess)
+  // All of a multiprocessor's shared memory, so that kResident blocks have room at the same time.
+  const auto set = [&](cudaFuncAttribute attribute, int value) {
+    return cudaFuncSetAttribute(kernel, attribute, value) == cudaSuccess;
+  };
+  if (!set(cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared) ||
+      !set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared))
     return MarlinStatus::kDevice;
   if (problem.adder == MarlinSums::kShared)
     return start_together(kernel, Shape::kThreads, Shape::kShared, multiprocessors, problem,
