@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The MARLIN kernel on a GPU (sheet 15): is it right, how fast is it. Needs torch with CUDA, and nvcc unless a library is given.
+"""The MARLIN kernel on a GPU (sheet 15): is it right, how fast is it. Needs torch with CUDA, and nvcc or a library of it.
 
     python3 bench/cuda/marlin.py --out FOLDER [--library build/cuda/libtutti_marlin.so] [--only check|time] [--part NAME]
 
@@ -35,8 +35,8 @@ def check(marlin, part, started):
         print(f"{time.time() - started:5.1f} s  {part}: {checker.products} products so far, {len(checker.failures)} wrong",
               flush=True)
     checker = check_all(marlin, heartbeat, part)
-    return dict(products=checker.products, without_room=checker.without_room, worst_error=checker.worst[0], worst=checker.worst[1], bound=BOUND,
-                failures=checker.failures)
+    return dict(products=checker.products, without_room=checker.without_room, worst_error=checker.worst[0],
+                worst=checker.worst[1], bound=BOUND, failures=checker.failures)
 
 
 def measure(bench):
@@ -46,8 +46,8 @@ def measure(bench):
 
 
 def check_lines(checked):
-    lines = [f"{checked['products']:,} products checked, {len(checked['failures'])} wrong, {checked['without_room']} without room; largest relative error "
-             f"{checked['worst_error']:.2e} (bound {checked['bound']:.2e}) at {checked['worst']}"]
+    lines = [f"{checked['products']:,} products checked, {len(checked['failures'])} wrong, {checked['without_room']} without "
+             f"room; largest relative error {checked['worst_error']:.2e} (bound {checked['bound']:.2e}) at {checked['worst']}"]
     return lines + [f"  WRONG {failure}" for failure in checked["failures"][:20]]
 
 
