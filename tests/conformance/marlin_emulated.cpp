@@ -53,6 +53,7 @@ int tutti_marlin_matmul(const void* a, const void* words, const void* scales, vo
   problem.n = n;
   problem.k = k;
   problem.group = group;
+  problem = as_stored(problem);
   problem.blocks = blocks(blocks_per_multiprocessor);
   problem.adder = adder == int(MarlinSums::kShared) ? MarlinSums::kShared : MarlinSums::kLast;
   std::vector<int> order(size_t(problem.blocks));

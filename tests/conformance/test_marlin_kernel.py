@@ -25,6 +25,7 @@ def test_random_and_exact_layers_are_right(library):
     checker = Checker(library)
     checker.sweep([(128, 256), (192, 512)], [1, 16, 17, 64, 65], [-1, 32, 64], repeats=1)
     checker.partitions([(512, 512)], [1, 40], [1, 3], [4])
+    checker.sweep([(64, 256), (128, 256)], [1, 20], [64, 128])  # also one group of all inputs
     checker.race(256, 512, 3, 128, 2)
     assert checker.failures == []
     assert checker.products > 60

@@ -283,24 +283,32 @@ MarlinStatus check(const MarlinProblem& problem, const MarlinOptions& options) {
   return MarlinStatus::kOk;
 }
 
-// Users report wrong results of the paper's (128, 128) tiles on Hopper; until ours are tested
-// there, auto is the wide ones.
-MarlinOptions resolved(MarlinOptions options) {
-  if (options.tile == MarlinTile::kAuto) options.tile = MarlinTile::kWide;
+// Measured on an H200 at 1 and 16 rows (bench/results, marlin): a small matrix, of few tiles for
+// each multiprocessor, wants one block with a deep pipeline, a large one two blocks.
+MarlinOptions resolved(const MarlinProblem& problem, MarlinOptions options, const Gpu& gpu) {
   if (options.adder == MarlinSums::kAuto) options.adder = MarlinSums::kLast;
+  if (options.tile != MarlinTile::kAuto) return options;
+  const bool narrow = problem.m <= 16 && problem.k % 128 == 0 && problem.n % 128 == 0;
+  options.tile = narrow ? MarlinTile::kNarrow : MarlinTile::kWide;
+  if (!narrow || options.blocks_per_multiprocessor != 0 || options.stages != 0) return options;
+  const double tiles = double(problem.k / 128) * (problem.n / 128);
+  const bool few = tiles < 16.0 * gpu.multiprocessors;
+  options.blocks_per_multiprocessor = few ? 1 : 2;
+  options.stages = few ? 0 : 4;
   return options;
 }
 
 }  // namespace
 
-MarlinStatus marlin_workspace(const MarlinProblem& problem, const MarlinOptions& options,
+MarlinStatus marlin_workspace(const MarlinProblem& given, const MarlinOptions& options,
                               MarlinWorkspace& workspace) {
+  const MarlinProblem problem = as_stored(given);
   workspace = {};
   Gpu gpu;
   if (!read_gpu(gpu)) return MarlinStatus::kDevice;
   if (const MarlinStatus bad = check(problem, options); bad != MarlinStatus::kOk) return bad;
   if (problem.m == 0) return MarlinStatus::kOk;
-  const MarlinOptions chosen = resolved(options);
+  const MarlinOptions chosen = resolved(problem, options, gpu);
   const Launch launch(problem, chosen, gpu);
   return launch.with_shape([&](auto shape) {
     using Shape = decltype(shape);
@@ -312,11 +320,12 @@ MarlinStatus marlin_workspace(const MarlinProblem& problem, const MarlinOptions&
 }
 
 MarlinStatus marlin_matmul(MarlinProblem problem, void* stream, const MarlinOptions& options) {
+  problem = as_stored(problem);
   Gpu gpu;
   if (!read_gpu(gpu)) return MarlinStatus::kDevice;
   if (const MarlinStatus bad = check(problem, options); bad != MarlinStatus::kOk) return bad;
   if (problem.m == 0) return MarlinStatus::kOk;
-  const MarlinOptions chosen = resolved(options);
+  const MarlinOptions chosen = resolved(problem, options, gpu);
   const Launch launch(problem, chosen, gpu);
   return launch.with_shape([&](auto shape) {
     using Shape = decltype(shape);

@@ -49,6 +49,12 @@ struct MarlinProblem {
   MarlinSums adder = MarlinSums::kLast;  // never kAuto here
 };
 
+// One group of all inputs is stored as scales of outputs are, as the published layers store it.
+inline MarlinProblem as_stored(MarlinProblem problem) {
+  if (problem.group == problem.k) problem.group = -1;
+  return problem;
+}
+
 // Rows of A in blocks of 16 (at most four), the tile of B that a block multiplies at a time, and
 // the tiles that shared memory holds.
 template <int kRowBlocks_, int kTileK_, int kTileN_, int kStages_ = 4>
