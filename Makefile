@@ -3,7 +3,7 @@ JOBS ?= $(shell nproc)
 BUILD := build/release
 TUTTI := $(BUILD)/tutti
 
-.PHONY: help setup setup-dev build demo test bench bench-llama bench-serve bench-traffic bench-diffusion study sanitize format lint clean
+.PHONY: help setup setup-dev build demo test bench bench-llama bench-serve bench-traffic bench-diffusion bundle-cuda study sanitize format lint clean
 
 help:
 	@echo "make setup        install missing apt packages and the Python wheels of .venv"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench-serve  tutti serve beside llama-server under the same load (builds it once; 12 minutes)"
 	@echo "make bench-traffic  requests that arrive over time, under five schedulers (hours)"
 	@echo "make bench-diffusion  masked models: policies, caches, FreeDave, and beside llama.cpp (half an hour)"
+	@echo "make bundle-cuda  one archive that builds, checks and times the CUDA kernel on a machine with a GPU and no network"
 	@echo "make study        what takes long: all windows of the conformance tests, speculation on a thousand prompts, the server under load, the tables beside the peer"
 	@echo "make sanitize     ASan+UBSan, TSan and 60 s of each fuzz target"
 	@echo "make format lint  clang-format, clang-tidy"
@@ -56,6 +57,9 @@ bench-traffic: build
 bench-diffusion: setup-dev build
 	@bench/peers/llama.cpp/diffusion.sh
 	@bench/diffusion.sh
+
+bundle-cuda:
+	@scripts/bundle_cuda.sh build/tutti-cuda.tar.gz
 
 study: test
 	@STUDY=1 ctest --test-dir $(BUILD) --output-on-failure -L "conformance|unit"

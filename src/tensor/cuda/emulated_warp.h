@@ -1,7 +1,7 @@
 // The Warp of marlin_block.h on a CPU, for tests: one thread runs the text for all 32 lanes, whose
 // values stand side by side. A block is eight such threads. What a GPU does to a warp as a whole
-// (ldmatrix, mma) is done by its definition; asynchronous copies happen when they are waited for,
-// not before.
+// (ldmatrix, mma) is done by its definition; asynchronous copies happen as late as they may, when
+// they are waited for, or as early, when they are started.
 #pragma once
 
 #include <array>
@@ -12,6 +12,7 @@
 #include <deque>
 #include <stdexcept>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "base/half.h"
@@ -69,12 +70,16 @@ TUTTI_LANES_OPERATOR(<)
 TUTTI_LANES_OPERATOR(&&)
 #undef TUTTI_LANES_OPERATOR
 
+enum class Copies { kLate, kEarly };
+
 // What a block's eight warps share.
 struct EmulatedBlock {
-  explicit EmulatedBlock(int shared_bytes)
-      : shared(size_t(shared_bytes), std::byte{0xff}), barrier(8) {}
+  EmulatedBlock(int shared_bytes, Copies copies_)
+      : shared(size_t(shared_bytes), std::byte{0xff}), barrier(8), copies(copies_) {}
   std::vector<std::byte> shared;  // begins as NaNs: reading what nobody wrote shows
   std::barrier<> barrier;
+  const Copies copies;
+  int before = 0;  // blocks that had arrived
 };
 
 class EmulatedWarp {
@@ -94,16 +99,15 @@ class EmulatedWarp {
   Int thread() const { return lane_ + 32 * index_; }
   void sync() { block_.barrier.arrive_and_wait(); }
 
-  void copy(Int to, const void* from, Wide piece, Flag inside, Flag read) {
+  void copy(Int to, const void* from, Int piece, Flag inside) {
     for (int i = 0; i < kLanes; ++i) {
       if (!inside[i]) continue;
-      open_.push_back(
-          {shared(to[i]), read[i] ? static_cast<const std::byte*>(from) + 16 * piece[i] : nullptr});
+      const Copy one{shared(to[i]), static_cast<const std::byte*>(from) + 16 * int64_t(piece[i])};
+      if (block_.copies == Copies::kEarly) one.run();
+      if (block_.copies == Copies::kLate) open_.push_back(one);
     }
   }
-  void copy_once(Int to, const void* from, Wide piece, Flag inside) {
-    copy(to, from, piece, inside, inside);
-  }
+  void copy_once(Int to, const void* from, Int piece) { copy(to, from, piece, true); }
   void commit() {
     groups_.push_back(std::move(open_));
     open_.clear();
@@ -111,10 +115,7 @@ class EmulatedWarp {
   template <int kPending>
   void wait() {
     for (; groups_.size() > size_t(kPending); groups_.pop_front()) {
-      for (const Copy& c : groups_.front()) {
-        if (c.from) std::memcpy(c.to, c.from, 16);
-        if (!c.from) std::memset(c.to, 0, 16);
-      }
+      for (const Copy& c : groups_.front()) c.run();
     }
   }
 
@@ -129,17 +130,25 @@ class EmulatedWarp {
   void load(Int from, Word (&to)[4]) {
     for (int i = 0; i < kLanes; ++i) spread(shared(from[i]), i, to);
   }
-  void load_global(const void* from, Wide piece, Word (&to)[4]) {
+  Word load_word(const void* from, Int place) {
+    Word x;
     for (int i = 0; i < kLanes; ++i)
-      spread(static_cast<const std::byte*>(from) + 16 * piece[i], i, to);
-  }
-  void store_real(Int place, Real x) {
-    for (int i = 0; i < kLanes; ++i) std::memcpy(real(place[i]), &x.at[size_t(i)], 4);
-  }
-  Real load_real(Int place) {
-    Real x;
-    for (int i = 0; i < kLanes; ++i) std::memcpy(&x.at[size_t(i)], real(place[i]), 4);
+      std::memcpy(&x.at[size_t(i)], static_cast<const std::byte*>(from) + 4 * int64_t(place[i]), 4);
     return x;
+  }
+  void store_reals(Int to, const Real (&x)[4]) {
+    for (int i = 0; i < kLanes; ++i) {
+      for (int e = 0; e < 4; ++e) std::memcpy(shared(to[i]) + 4 * e, &x[e].at[size_t(i)], 4);
+    }
+  }
+  void add_reals(Int from, Real (&x)[4]) {
+    for (int i = 0; i < kLanes; ++i) {
+      for (int e = 0; e < 4; ++e) {
+        float other;
+        std::memcpy(&other, shared(from[i]) + 4 * e, 4);
+        x[e].at[size_t(i)] += other;
+      }
+    }
   }
 
   // mma.m16n8k16: A and B from the lanes' pairs as the instruction set's manual lays them out.
@@ -165,6 +174,8 @@ class EmulatedWarp {
       }
     }
   }
+  Word masked(Word q, Word mask, Word bits) { return (q & mask) | bits; }
+  Word twice(Word pair, int h) { return (pair >> 16 * h & Word(0xffff)) * 0x10001u; }
   Word subtract_halfs(Word a, Word b) {
     return pairs(a, b, b, [](double x, double y, double) { return x - y; });
   }
@@ -177,18 +188,14 @@ class EmulatedWarp {
   Real low_half(Word a) { return halfs(a, 0); }
   Real high_half(Word a) { return halfs(a, 1); }
 
-  void add_sums(const float* sums, Wide place, Flag inside, Real& a, Real& b) {
+  void load_sums(const float* sums, Wide piece, Flag inside, Real (&x)[4]) {
     for (int i = 0; i < kLanes; ++i) {
-      if (!inside[i]) continue;
-      a.at[size_t(i)] += sums[place[i]];
-      b.at[size_t(i)] += sums[place[i] + 1];
+      for (int e = 0; e < 4; ++e) x[e].at[size_t(i)] = inside[i] ? sums[4 * piece[i] + e] : 0.0f;
     }
   }
-  void store_sums(float* sums, Wide place, Flag inside, Real a, Real b) {
+  void store_sums(float* sums, Wide piece, Flag inside, const Real (&x)[4]) {
     for (int i = 0; i < kLanes; ++i) {
-      if (!inside[i]) continue;
-      sums[place[i]] = a[i];
-      sums[place[i] + 1] = b[i];
+      for (int e = 0; inside[i] && e < 4; ++e) sums[4 * piece[i] + e] = x[e][i];
     }
   }
   void store_pair(void* c, Wide place, Flag inside, Real a, Real b) {
@@ -199,22 +206,27 @@ class EmulatedWarp {
     }
   }
 
-  // Blocks are run one after the other, from the last: whoever comes must find its turn.
-  void acquire(int* lock, int turn) {
+  // Blocks are run one after the other: the counter needs no care.
+  int arrives(int* counter) {
     sync();
-    if (*lock != turn) throw std::logic_error("a block is out of turn");
+    if (index_ == 0) block_.before = (*counter)++;
+    sync();
+    return block_.before;
+  }
+  void await(const int* counter, int count) {
+    sync();
+    if (*counter < count) throw std::logic_error("a block would wait for ever");
     sync();
   }
-  void release(int* lock, int next) {
-    sync();
-    if (index_ == 0) *lock = next;
-    sync();
+  void reset(int* counter) {
+    if (index_ == 0) *counter = 0;
   }
 
  private:
   struct Copy {
     std::byte* to;
-    const std::byte* from;  // null: zeros
+    const std::byte* from;
+    void run() const { std::memcpy(to, from, 16); }
   };
 
   std::byte* shared(int piece) const {
@@ -222,7 +234,6 @@ class EmulatedWarp {
       throw std::logic_error("outside shared memory");
     return block_.shared.data() + size_t(piece) * 16;
   }
-  std::byte* real(int place) const { return shared(place / 4) + 4 * (place % 4); }
   static void spread(const std::byte* from, int lane, Word (&to)[4]) {
     for (int j = 0; j < 4; ++j) std::memcpy(&to[j].at[size_t(lane)], from + 4 * j, 4);
   }
@@ -253,20 +264,36 @@ class EmulatedWarp {
   std::deque<std::vector<Copy>> groups_;
 };
 
-// Every block of the problem, the last first.
-template <class Shape>
-void emulate_marlin(const MarlinProblem& problem) {
-  for (int b = problem.blocks - 1; b >= 0; --b) {
-    EmulatedBlock block(Shape::kShared);
+// Calls act(block) of every block in the order given, by its eight warps.
+template <class Shape, bool kGrouped, class Act>
+void emulate_blocks(const MarlinProblem& problem, const std::vector<int>& order, Copies copies,
+                    const Act& act) {
+  for (const int b : order) {
+    EmulatedBlock shared(Shape::kShared, copies);
     std::vector<std::thread> warps;
     for (int i = 0; i < Shape::kWarps; ++i) {
       warps.emplace_back([&, i] {
-        EmulatedWarp warp(block, i);
-        MarlinBlock<Shape, EmulatedWarp>(warp, problem, b).run();
+        EmulatedWarp warp(shared, i);
+        MarlinBlock<Shape, EmulatedWarp, kGrouped> block(warp, problem, b);
+        act(block);
       });
     }
     for (std::thread& warp : warps) warp.join();
   }
+}
+
+// The whole kernel: where blocks wait for each other, all have done before what is waited for.
+template <class Shape>
+void emulate_marlin(const MarlinProblem& problem, const std::vector<int>& order, Copies copies) {
+  const auto run = [](auto& block) { block.run(); };
+  const auto settle = [](auto& block) { block.settle(); };
+  const auto both = [&](auto grouped) {
+    emulate_blocks<Shape, grouped()>(problem, order, copies, run);
+    if (problem.adder == MarlinSums::kShared)
+      emulate_blocks<Shape, grouped()>(problem, order, copies, settle);
+  };
+  if (problem.group == -1) both(std::false_type());
+  if (problem.group != -1) both(std::true_type());
 }
 
 }  // namespace tutti::tensor::cuda

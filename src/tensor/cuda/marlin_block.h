@@ -7,37 +7,61 @@
 // (emulated_warp.h). So every index, the swizzle, the places in shared memory, the partition of the
 // work are the same text in both, and tests run them.
 //
-// Differences from the paper's kernel, each simpler and none in the files' layout: sums of blocks
-// that share a column slice go through an fp32 buffer, not through the fp16 output; scales come
-// with every tile; a stripe that ends one column slice and starts the next drains its pipeline
-// between them; groups of 32 and 64 besides 128 and -1.
+// Differences from the paper's kernel, none in the files' layout: blocks that share a column slice
+// leave their sums in fp32, which are added in a fixed order once all are there, by the last block
+// to arrive or by each of them a part (the paper's blocks wait for each other in a chain, through
+// the fp16 output); the pipeline runs on from one slice to the next; scales come with every tile;
+// groups of 32 and 64 besides 128 and -1.
 #pragma once
 
 #include <cstdint>
 
 #include "tensor/marlin_layout.h"
 
+// Loops over accumulators must be unrolled: an array with an index unknown to the compiler lies in
+// memory, not in registers.
+#ifdef __CUDA_ARCH__
+#define TUTTI_UNROLL _Pragma("unroll")
+#else
+#define TUTTI_UNROLL
+#endif
+
 namespace tutti::tensor::cuda {
+
+// Who adds the sums of blocks that share a slice. Bits are the same.
+enum class MarlinSums : int {
+  kAuto = 0,
+  kLast = 1,    // the last block to arrive, all of them: nobody waits
+  kShared = 2,  // each block its part, when all have arrived: all blocks must run at the same time
+};
 
 struct MarlinProblem {
   const void* a = nullptr;       // f16 [m][k]
   const void* words = nullptr;   // u32 [k / 16][2 n]
   const void* scales = nullptr;  // f16 [k / group or 1][n], permuted
   void* c = nullptr;             // f16 [m][n]
-  float* sums = nullptr;         // [m][n], where column slices are split between blocks
+  float* sums = nullptr;         // MarlinShape::kSlot x 4 floats for each block's two open slices
   int* locks = nullptr;          // one per slice, zero; zero again afterwards
   int m = 0, n = 0, k = 0;
   int group = -1;  // inputs of a scale: 32, 64 or a multiple of 128, a divisor of k; -1: one scale
                    // per output
   int blocks = 1;
+  MarlinSums adder = MarlinSums::kLast;  // never kAuto here
 };
 
-// Rows of A in blocks of 16 (at most four), and the tile of B that a block multiplies at a time.
-template <int kRowBlocks_, int kTileK_, int kTileN_>
+// One group of all inputs is stored as scales of outputs are, as the published layers store it.
+inline MarlinProblem as_stored(MarlinProblem problem) {
+  if (problem.group == problem.k) problem.group = -1;
+  return problem;
+}
+
+// Rows of A in blocks of 16 (at most four), the tile of B that a block multiplies at a time, and
+// the tiles that shared memory holds.
+template <int kRowBlocks_, int kTileK_, int kTileN_, int kStages_ = 4>
 struct MarlinShape {
   static constexpr int kRowBlocks = kRowBlocks_, kTileK = kTileK_, kTileN = kTileN_;
   static constexpr int kRows = 16 * kRowBlocks;
-  static constexpr int kThreads = 256, kWarps = 8, kStages = 4;
+  static constexpr int kThreads = 256, kWarps = 8, kStages = kStages_;
   // A warp has 64 columns, and its part of the tile's inputs.
   static constexpr int kWarpsN = kTileN / kMarlinChunk, kWarpsK = kWarps / kWarpsN;
   static constexpr int kSteps = kTileK / 16 / kWarpsK;
@@ -47,10 +71,14 @@ struct MarlinShape {
                        kScales = kTileK / 32 * kScaleRow;
   static constexpr int kStage = kA + kB + kScales;
   static constexpr int kPipeline = kStages * kStage;
-  // Half of the warps hand their sums over: eight floats per lane for each row block and tile.
-  static constexpr int kReduction = kWarps / 2 * kRowBlocks * 4 * 8 * 32 / 4;
-  static constexpr int kShared = (kPipeline > kReduction ? kPipeline : kReduction) * 16;  // bytes
-  static_assert(kSteps >= 1 && kWarpsK * kWarpsN == kWarps);
+  // Half of the warps hand 16 rows of their sums over: four floats per lane for each eight columns.
+  static constexpr int kReduction = kWarps / 2 * 8 * 32;
+  static constexpr int kShared = (kPipeline + kReduction) * 16;  // bytes
+  // A slice's sums in global memory.
+  static constexpr int kSlot = kRows * kTileN / 4;
+  static_assert(kSteps == 2 && kWarpsK * kWarpsN == kWarps && kStages >= 2);
+  // What a thread copies of A and B is the same place in rows a whole number of eights apart.
+  static_assert(kThreads % (8 * kARow) == 0 && kThreads % kBRow == 0 && kB % kThreads == 0);
 };
 
 // How the (k tile, column slice) pairs fall to blocks: in column-major order, in equal stripes. A
@@ -59,7 +87,7 @@ struct MarlinPartition {
   int k_tiles, slices, per_block;
   TUTTI_HOST_DEVICE MarlinPartition(int k_tiles_, int slices_, int blocks)
       : k_tiles(k_tiles_), slices(slices_), per_block((k_tiles_ * slices_ + blocks - 1) / blocks) {}
-  // Blocks that share a slice add up from the bottom, the one with the last inputs, to the top.
+  // Blocks that share a slice.
   TUTTI_HOST_DEVICE int first_block(int slice) const { return slice * k_tiles / per_block; }
   TUTTI_HOST_DEVICE int last_block(int slice) const {
     return ((slice + 1) * k_tiles - 1) / per_block;
@@ -77,7 +105,8 @@ TUTTI_HOST_DEVICE Int marlin_swizzled(Int row, Int column, int pieces) {
   return row * pieces + (column ^ (row % 8));
 }
 
-template <class Shape, class Warp>
+// kGrouped: whether a scale is of a group of inputs, not of all of them.
+template <class Shape, class Warp, bool kGrouped>
 class MarlinBlock {
   using Int = typename Warp::Int;
   using Word = typename Warp::Word;
@@ -89,230 +118,342 @@ class MarlinBlock {
   TUTTI_DEVICE MarlinBlock(Warp& warp, const MarlinProblem& problem, int block)
       : w_(warp),
         p_(problem),
+        row_problems_((problem.m + Shape::kRows - 1) / Shape::kRows),
+        part_(problem.k / Shape::kTileK, problem.n / Shape::kTileN * row_problems_, problem.blocks),
         block_(block),
         warp_n_(warp.index() % Shape::kWarpsN),
         warp_k_(warp.index() / Shape::kWarpsN) {}
 
+  // Multiplies the block's stripe and writes what it has alone, or is the last to have.
   TUTTI_DEVICE void run() {
-    const int columns = p_.n / Shape::kTileN, rows = (p_.m + Shape::kRows - 1) / Shape::kRows;
-    const MarlinPartition part(p_.k / Shape::kTileK, columns * rows, p_.blocks);
-    const int tiles = part.k_tiles * part.slices;
-    int at = block_ * part.per_block;
-    const int end = at + part.per_block < tiles ? at + part.per_block : tiles;
-    while (at < end) {
-      const int slice = at / part.k_tiles, first = at % part.k_tiles;
-      const int last = first + end - at < part.k_tiles ? first + end - at : part.k_tiles;
-      row0_ = slice / columns * Shape::kRows;
-      column0_ = slice % columns * Shape::kTileN;
-      multiply_tiles(first, last);
+    const Stripe stripe = own_stripe();
+    if (stripe.begin >= stripe.end) return;
+    fetch_at_ = stripe.begin;
+    fetch_end_ = stripe.end;
+    open_slice();
+    for (int s = 0; s < Shape::kStages - 1; ++s) fetch_next();
+    await_tile();
+    load_fragments(0, fragments_[0]);
+    for (int at = stripe.begin; at < stripe.end;) {
+      const int slice = at / part_.k_tiles, next = (slice + 1) * part_.k_tiles;
+      clear_sums();
+      for (; at < stripe.end && at < next; ++at) multiply_tile();
       reduce_warps();
-      finish(slice, part.last_block(slice) - block_,
-             part.last_block(slice) - part.first_block(slice) + 1);
-      at += last - first;
+      finish(slice);
     }
+  }
+
+  // With MarlinSums::kShared, after run(): waits for the blocks that share a slice and writes this
+  // block's part of it.
+  TUTTI_DEVICE void settle() {
+    const Stripe stripe = own_stripe();
+    if (stripe.begin >= stripe.end) return;
+    const int begins = stripe.begin / part_.k_tiles, ends = (stripe.end - 1) / part_.k_tiles;
+    settle_slice(begins);
+    if (ends != begins) settle_slice(ends);
   }
 
  private:
-  TUTTI_DEVICE void multiply_tiles(int first, int last) {
-    for (int i = 0; i < Shape::kRowBlocks; ++i) {
-      for (int j = 0; j < 4; ++j) {
-        for (int h = 0; h < 2; ++h) {
-          for (int e = 0; e < 4; ++e) sums_[i][j][h][e] = Real(0.0f);
-        }
-      }
+  struct Fragments {
+    Word a[Shape::kRowBlocks][4], b[4], scales[4];
+  };
+  struct Stripe {
+    int begin, end;
+  };
+  TUTTI_DEVICE Stripe own_stripe() const {
+    const int tiles = part_.k_tiles * part_.slices, begin = block_ * part_.per_block;
+    return {begin, begin + part_.per_block < tiles ? begin + part_.per_block : tiles};
+  }
+  // The rows and columns of C that a slice is. Slices of the same columns are neighbours, so that
+  // weights that several of them read are in the L2 cache still.
+  struct Corner {
+    int row, column;
+  };
+  TUTTI_DEVICE Corner corner(int slice) const {
+    return {slice % row_problems_ * Shape::kRows, slice / row_problems_ * Shape::kTileN};
+  }
+
+  // --- copies from global memory, tile after tile of the stripe ---
+
+  // Sets where the copies of tile `fetch_at_` start.
+  TUTTI_DEVICE void open_slice() {
+    const int slice = fetch_at_ / part_.k_tiles, tile = fetch_at_ % part_.k_tiles;
+    const Corner at = corner(slice);
+    fetch_left_ = part_.k_tiles - tile;
+    fetch_rows_ = p_.m - at.row < Shape::kRows ? p_.m - at.row : Shape::kRows;
+    const Int thread = w_.thread();
+    a_from_ = (thread / Shape::kARow + at.row) * (p_.k / 8) +
+              (thread % Shape::kARow + tile * Shape::kARow);
+    b_from_ = (thread / Shape::kBRow + tile * (Shape::kTileK / 16)) * (p_.n / 2) +
+              (thread % Shape::kBRow + at.column / 2);
+    if (!kGrouped) return;
+    const bool small = p_.group < Shape::kTileK;
+    scale_rows_ = small ? Shape::kTileK / p_.group : 1;  // groups that a tile touches
+    scale_tiles_ = small ? 1 : p_.group / Shape::kTileK;
+    scale_left_ = scale_tiles_ - tile % scale_tiles_;
+    scale_from_ = (thread / Shape::kScaleRow + tile / scale_tiles_ * scale_rows_) * (p_.n / 8) +
+                  (thread % Shape::kScaleRow + at.column / 8);
+  }
+
+  // Starts the copy of the stripe's next tile to the next stage, sixteen bytes a thread at a time;
+  // past the stripe's end of nothing.
+  TUTTI_DEVICE void fetch_next() {
+    if (fetch_at_ < fetch_end_) {
+      fetch_tile();
+      fetch_stage_ = after(fetch_stage_);
+      if (++fetch_at_ < fetch_end_) step_tile();
     }
-    for (int s = 0; s < Shape::kStages - 1; ++s) {
-      if (first + s < last) fetch(first + s, s);
-      w_.commit();
+    w_.commit();
+  }
+  TUTTI_DEVICE void fetch_tile() {
+    const Int thread = w_.thread();
+    const Int row = thread / Shape::kARow;
+    const Int a_to = fetch_stage_ + marlin_swizzled(row, thread % Shape::kARow, Shape::kARow);
+    constexpr int kRowsAtOnce = Shape::kThreads / Shape::kARow;
+    TUTTI_UNROLL
+    for (int i = 0; i * Shape::kThreads < Shape::kA; ++i) {
+      // Rows beyond m stay what they were: they are multiplied into rows that nobody writes.
+      w_.copy(a_to + i * Shape::kThreads, p_.a, a_from_ + i * kRowsAtOnce * (p_.k / 8),
+              row + i * kRowsAtOnce < Int(fetch_rows_));
     }
-    for (int tile = first; tile < last; ++tile) {
-      const int step = tile - first;
-      w_.template wait<Shape::kStages - 2>();  // this tile is there; the next two may be under way
-      w_.sync();  // for all threads; and nobody reads the stage before it any more
-      const int next = tile + Shape::kStages - 1;
-      if (next < last) fetch(next, (step + Shape::kStages - 1) % Shape::kStages);
-      w_.commit();
-      multiply(step % Shape::kStages * Shape::kStage);
+    TUTTI_UNROLL
+    for (int i = 0; i * Shape::kThreads < Shape::kB; ++i) {
+      constexpr int kRowsOfB = Shape::kThreads / Shape::kBRow;
+      w_.copy_once(thread + (fetch_stage_ + Shape::kA + i * Shape::kThreads), p_.words,
+                   b_from_ + i * kRowsOfB * (p_.n / 2));
     }
-    w_.template wait<0>();
+    if (kGrouped) {
+      w_.copy(thread + (fetch_stage_ + Shape::kA + Shape::kB), p_.scales, scale_from_,
+              thread < Int(scale_rows_ * Shape::kScaleRow));
+    }
+  }
+  TUTTI_DEVICE void step_tile() {
+    if (--fetch_left_ == 0) {
+      open_slice();
+      return;
+    }
+    a_from_ = a_from_ + Shape::kARow;
+    b_from_ = b_from_ + Shape::kTileK / 16 * (p_.n / 2);
+    if (kGrouped && --scale_left_ == 0) {
+      scale_left_ = scale_tiles_;
+      scale_from_ = scale_from_ + scale_rows_ * (p_.n / 8);
+    }
+  }
+  TUTTI_DEVICE static int after(int stage) {
+    return stage + Shape::kStage == Shape::kPipeline ? 0 : stage + Shape::kStage;
+  }
+  // The oldest tile under way is there, for all threads; and nobody reads the one before it any
+  // more.
+  TUTTI_DEVICE void await_tile() {
+    w_.template wait<Shape::kStages - 2>();
     w_.sync();
   }
 
-  // Tile `tile` of inputs to stage `stage`, sixteen bytes a thread at a time.
-  TUTTI_DEVICE void fetch(int tile, int stage) {
-    const int base = stage * Shape::kStage;
-    for (int i = 0; i < Shape::kA; i += Shape::kThreads) {
-      const Int piece = w_.thread() + i;
-      const Int row = piece / Shape::kARow, column = piece % Shape::kARow;
-      const Wide from = Wide(row + row0_) * (p_.k / 8) + Wide(column + tile * Shape::kARow);
-      const Flag inside = piece < Int(Shape::kA);
-      // Rows beyond m are zeros.
-      w_.copy(base + swizzled(row, column), p_.a, from, inside, inside && row + row0_ < Int(p_.m));
+  // --- products ---
+
+  TUTTI_DEVICE void clear_sums() {
+    TUTTI_UNROLL
+    for (int i = 0; i < Shape::kRowBlocks; ++i) {
+      TUTTI_UNROLL
+      for (int eight = 0; eight < 8; ++eight) {
+        TUTTI_UNROLL
+        for (int e = 0; e < 4; ++e) sums_[i][eight][e] = Real(0.0f);
+      }
     }
-    for (int i = 0; i < Shape::kB; i += Shape::kThreads) {
-      const Int piece = w_.thread() + i;
-      const Int row = piece / Shape::kBRow, column = piece % Shape::kBRow;
-      const Wide from =
-          Wide(row + tile * (Shape::kTileK / 16)) * (p_.n / 2) + Wide(column + column0_ / 2);
-      w_.copy_once(base + Shape::kA + piece, p_.words, from, piece < Int(Shape::kB));
-    }
-    if (p_.group == -1) return;
-    const int rows = scale_rows();
-    const Int piece = w_.thread();
-    const Int row = piece / Shape::kScaleRow, column = piece % Shape::kScaleRow;
-    const Wide from =
-        Wide(row + tile * Shape::kTileK / p_.group) * (p_.n / 8) + Wide(column + column0_ / 8);
-    const Flag inside = piece < Int(rows * Shape::kScaleRow);
-    w_.copy(base + Shape::kA + Shape::kB + piece, p_.scales, from, inside, inside);
   }
 
-  // Groups that a tile touches.
-  TUTTI_DEVICE int scale_rows() const {
-    return p_.group < Shape::kTileK ? Shape::kTileK / p_.group : 1;
-  }
-  TUTTI_DEVICE static Int swizzled(Int row, Int column) {
-    return marlin_swizzled(row, column, Shape::kARow);
+  // Registers are loaded one step ahead, the next tile's first step before this tile's last is
+  // multiplied.
+  TUTTI_DEVICE void multiply_tile() {
+    load_fragments(1, fragments_[1]);
+    fetch_next();
+    await_tile();
+    multiply(fragments_[0]);
+    stage_ = after(stage_);
+    load_fragments(0, fragments_[0]);
+    multiply(fragments_[1]);
   }
 
-  // The stage's tile, this warp's part of it.
-  TUTTI_DEVICE void multiply(int base) {
-#ifdef __CUDA_ARCH__
-#pragma unroll
-#endif
-    for (int step = 0; step < Shape::kSteps; ++step) {
-      const int k16 = warp_k_ * Shape::kSteps + step;
-      Word a[Shape::kRowBlocks][4], b[4], scales[4];
-      for (int i = 0; i < Shape::kRowBlocks; ++i) {
-        const Int row = w_.lane() % 16 + 16 * i;
-        w_.load_matrices(base + swizzled(row, w_.lane() / 16 + 2 * k16), a[i]);
+  // This warp's operands of a step of the tile in `stage_`.
+  TUTTI_DEVICE void load_fragments(int step, Fragments& to) {
+    const int k16 = warp_k_ * Shape::kSteps + step;
+    const Int row = w_.lane() % 16;
+    const Int a_from = stage_ + marlin_swizzled(row, w_.lane() / 16 + 2 * k16, Shape::kARow);
+    TUTTI_UNROLL
+    for (int i = 0; i < Shape::kRowBlocks; ++i)
+      w_.load_matrices(a_from + 16 * i * Shape::kARow, to.a[i]);
+    w_.load(w_.lane() + (stage_ + Shape::kA + k16 * Shape::kBRow + warp_n_ * 32), to.b);
+    if (!kGrouped) return;
+    const int row_of_scales = p_.group == 32 ? k16 / 2 : p_.group < Shape::kTileK ? k16 / 4 : 0;
+    w_.load(w_.lane() / 4 +
+                (stage_ + Shape::kA + Shape::kB + row_of_scales * Shape::kScaleRow + warp_n_ * 8),
+            to.scales);
+  }
+
+  TUTTI_DEVICE void multiply(const Fragments& f) {
+    TUTTI_UNROLL
+    for (int eight = 0; eight < 8; ++eight) {
+      const int j = eight / 2, h = eight % 2;
+      Word low, high;
+      dequantise(h == 0 ? f.b[j] : f.b[j] >> 8, low, high);
+      if (kGrouped) {
+        const Word scale = w_.twice(f.scales[j], h);
+        low = w_.multiply_halfs(low, scale);
+        high = w_.multiply_halfs(high, scale);
       }
-      w_.load(base + Shape::kA + k16 * Shape::kBRow + warp_n_ * 32 + w_.lane(), b);
-      if (p_.group != -1) {
-        const int row = p_.group < Shape::kTileK ? k16 * 16 / p_.group : 0;
-        w_.load(base + Shape::kA + Shape::kB + row * Shape::kScaleRow + warp_n_ * 8 + w_.lane() / 4,
-                scales);
-      }
-#ifdef __CUDA_ARCH__
-#pragma unroll
-#endif
-      for (int j = 0; j < 4; ++j) {
-        for (int h = 0; h < 2; ++h) {
-          Word low, high;
-          dequantise(h == 0 ? b[j] : b[j] >> 8, low, high);
-          if (p_.group != -1) {
-            const Word scale = (h == 0 ? scales[j] & Word(0xffff) : scales[j] >> 16) * 0x10001u;
-            low = w_.multiply_halfs(low, scale);
-            high = w_.multiply_halfs(high, scale);
-          }
-          for (int i = 0; i < Shape::kRowBlocks; ++i)
-            w_.multiply_add(sums_[i][j][h], a[i], low, high);
-        }
-      }
+      TUTTI_UNROLL
+      for (int i = 0; i < Shape::kRowBlocks; ++i)
+        w_.multiply_add(sums_[i][eight], f.a[i], low, high);
     }
   }
 
   // Nibbles 0 and 4 of q, and 1 and 5, as pairs of halves of value - 8: with exponent 0x64 a half
   // is 1024 + v in its low four bits, and 1024 + 16 v in the next four.
   TUTTI_DEVICE void dequantise(Word q, Word& low, Word& high) {
-    low = w_.subtract_halfs((q & Word(0x000f000f)) | Word(0x64006400), Word(0x64086408));
+    const Word exponent(0x64006400);
+    low = w_.subtract_halfs(w_.masked(q, Word(0x000f000f), exponent), Word(0x64086408));
     high =
-        w_.fma_halfs((q & Word(0x00f000f0)) | Word(0x64006400), Word(0x2c002c00), Word(0xd480d480));
+        w_.fma_halfs(w_.masked(q, Word(0x00f000f0), exponent), Word(0x2c002c00), Word(0xd480d480));
   }
+
+  // --- sums ---
 
   // Warps with the same columns add their sums, the upper half of them to the lower, until the
-  // first has all.
+  // first has all. They meet beside the pipeline, which runs on.
   TUTTI_DEVICE void reduce_warps() {
+    TUTTI_UNROLL
     for (int d = Shape::kWarpsK / 2; d > 0; d /= 2) {
-      if (warp_k_ >= d && warp_k_ < 2 * d) {
-        hand_over((warp_k_ - d) * Shape::kWarpsN + warp_n_,
-                  [&](Int place, Real& sum) { w_.store_real(place, sum); });
-      }
-      w_.sync();
-      if (warp_k_ < d) {
-        hand_over(warp_k_ * Shape::kWarpsN + warp_n_,
-                  [&](Int place, Real& sum) { sum = sum + w_.load_real(place); });
-      }
-      w_.sync();
-    }
-  }
-  template <class Visit>
-  TUTTI_DEVICE void hand_over(int region, const Visit& visit) {
-    int place = region * Shape::kRowBlocks * 32 * 32;
-    for (int i = 0; i < Shape::kRowBlocks; ++i) {
-      for (int j = 0; j < 4; ++j) {
-        for (int h = 0; h < 2; ++h) {
-          for (int e = 0; e < 4; ++e, place += 32) visit(w_.lane() + place, sums_[i][j][h][e]);
+      TUTTI_UNROLL
+      for (int i = 0; i < Shape::kRowBlocks; ++i) {
+        const int region = (warp_k_ % d * Shape::kWarpsN + warp_n_) * 8 * 32 + Shape::kPipeline;
+        if (warp_k_ >= d && warp_k_ < 2 * d) {
+          TUTTI_UNROLL
+          for (int eight = 0; eight < 8; ++eight)
+            w_.store_reals(w_.lane() + (region + 32 * eight), sums_[i][eight]);
         }
+        w_.sync();
+        if (warp_k_ < d) {
+          TUTTI_UNROLL
+          for (int eight = 0; eight < 8; ++eight)
+            w_.add_reals(w_.lane() + (region + 32 * eight), sums_[i][eight]);
+        }
+        w_.sync();
       }
     }
   }
 
-  // Adds what the blocks below in the slice have, and hands on or writes. `position` counts from
-  // the bottom.
-  TUTTI_DEVICE void finish(int slice, int position, int count) {
-    if (count > 1) w_.acquire(p_.locks + slice, position);
+  // Writes the slice, or leaves this block's sums of it.
+  TUTTI_DEVICE void finish(int slice) {
+    const int first = part_.first_block(slice), last = part_.last_block(slice);
+    if (first == last) {
+      if (warp_k_ == 0) {
+        each_sum([&](int i, int eight) { write(slice, warp_n_, i, eight, sums_[i][eight]); });
+      }
+      return;
+    }
     if (warp_k_ == 0) {
-      if (position > 0) {
-        each_pair([&](Wide place, Flag inside, int, int, Real& a, Real& b) {
-          w_.add_sums(p_.sums, place, inside, a, b);
-        });
-      }
-      if (position < count - 1) {
-        each_pair([&](Wide place, Flag inside, int, int, Real& a, Real& b) {
-          w_.store_sums(p_.sums, place, inside, a, b);
-        });
-      } else {
-        write();
-      }
+      each_sum([&](int i, int eight) {
+        w_.store_sums(p_.sums, slot(block_, first, warp_n_, i, eight), exists(slice, i),
+                      sums_[i][eight]);
+      });
     }
-    if (count > 1) w_.release(p_.locks + slice, position == count - 1 ? 0 : position + 1);
+    const bool is_last = w_.arrives(p_.locks + slice) == last - first;
+    if (p_.adder == MarlinSums::kShared || !is_last) return;
+    add_blocks(slice, first, last, 0, 1);
+    w_.reset(p_.locks + slice);
+  }
+  TUTTI_DEVICE void settle_slice(int slice) {
+    const int first = part_.first_block(slice), last = part_.last_block(slice);
+    if (first == last) return;
+    const int count = last - first + 1;
+    w_.await(p_.locks + slice, count);
+    add_blocks(slice, first, last, block_ - first, count);
+    if (w_.arrives(p_.locks + slice) == 2 * count - 1) w_.reset(p_.locks + slice);
   }
 
-  TUTTI_DEVICE void write() {
-    Word scales[2][4];  // of the warp's 64 columns, in the order per column: two for each eight of
-                        // them
-    if (p_.group == -1) {
-      for (int g = 0; g < 2; ++g)
-        w_.load_global(p_.scales,
-                       Wide(w_.lane() % 4 + ((column0_ + warp_n_ * kMarlinChunk) / 8 + 4 * g)),
-                       scales[g]);
-    }
-    each_pair([&](Wide place, Flag inside, int j, int h, Real& a, Real& b) {
-      const int eight = 2 * j + h;
-      if (p_.group == -1) {
-        const Word two = scales[eight / 4][eight % 4];
-        w_.store_pair(p_.c, place, inside, a * w_.low_half(two), b * w_.high_half(two));
-      } else {
-        w_.store_pair(p_.c, place, inside, a, b);
-      }
-    });
-  }
-
-  // Each lane's neighbouring pairs of sums: the place of the first in [m][n], and whether the row
-  // exists.
-  template <class Visit>
-  TUTTI_DEVICE void each_pair(const Visit& visit) {
-    for (int i = 0; i < Shape::kRowBlocks; ++i) {
-      for (int j = 0; j < 4; ++j) {
-        for (int h = 0; h < 2; ++h) {
-          for (int lower = 0; lower < 2; ++lower) {
-            const Int row = w_.lane() / 4 + (row0_ + 16 * i + 8 * lower);
-            const Int column =
-                w_.lane() % 4 * 2 + (column0_ + warp_n_ * kMarlinChunk + 16 * j + 8 * h);
-            visit(Wide(row) * p_.n + Wide(column), row < Int(p_.m), j, h, sums_[i][j][h][2 * lower],
-                  sums_[i][j][h][2 * lower + 1]);
-          }
+  // Adds and writes part `part` of `parts` of a slice: each warp takes 16 rows of eight columns at
+  // a time. Blocks are added from the first to the last, so that the result doesn't depend on who
+  // came when.
+  TUTTI_DEVICE void add_blocks(int slice, int first, int last, int part, int parts) {
+    constexpr int kLoads = 8, kEights = Shape::kRowBlocks * Shape::kWarpsN * 8;
+    for (int at = part + parts * w_.index(); at < kEights; at += parts * Shape::kWarps) {
+      const int eight = at % 8, i = at / 8 % Shape::kRowBlocks, n = at / 8 / Shape::kRowBlocks;
+      Real total[4];
+      TUTTI_UNROLL
+      for (int e = 0; e < 4; ++e) total[e] = Real(0.0f);
+      for (int block = first; block <= last; block += kLoads) {
+        Real sums[kLoads][4];  // zeros past the last, so that the loads are under way together
+        TUTTI_UNROLL
+        for (int b = 0; b < kLoads; ++b) {
+          w_.load_sums(p_.sums, slot(block + b, first, n, i, eight),
+                       exists(slice, i) && Flag(block + b <= last), sums[b]);
+        }
+        TUTTI_UNROLL
+        for (int b = 0; b < kLoads; ++b) {
+          TUTTI_UNROLL
+          for (int e = 0; e < 4; ++e) total[e] = total[e] + sums[b][e];
         }
       }
+      write(slice, n, i, eight, total);
+    }
+  }
+
+  template <class Visit>
+  TUTTI_DEVICE void each_sum(const Visit& visit) {
+    TUTTI_UNROLL
+    for (int i = 0; i < Shape::kRowBlocks; ++i) {
+      TUTTI_UNROLL
+      for (int eight = 0; eight < 8; ++eight) visit(i, eight);
+    }
+  }
+
+  // Where a block's sums of a slice are that begins in block `first`, in pieces of four floats. A
+  // stripe opens at most two slices that others share: the one it begins in and the one it ends in.
+  TUTTI_DEVICE Wide slot(int block, int first, int n, int i, int eight) {
+    return Wide(w_.lane() + ((n * Shape::kRowBlocks + i) * 8 + eight) * 32) +
+           int64_t(2 * block + (block == first)) * Shape::kSlot;
+  }
+  // Whether the lane's first row of row block i is one of A's.
+  TUTTI_DEVICE Flag exists(int slice, int i) {
+    return w_.lane() / 4 + (corner(slice).row + 16 * i) < Int(p_.m);
+  }
+
+  // Rounds and writes a lane's four sums of row block i and the eighth `eight` of the 64 columns
+  // `n`.
+  TUTTI_DEVICE void write(int slice, int n, int i, int eight, Real (&sums)[4]) {
+    const Corner at = corner(slice);
+    const int columns = at.column + n * kMarlinChunk;
+    Real left(1.0f), right(1.0f);
+    if (!kGrouped) {
+      const int word = columns / 2 + 16 * (eight / 4) + eight % 4;
+      const Word two = w_.load_word(p_.scales, w_.lane() % 4 * 4 + word);
+      left = w_.low_half(two);
+      right = w_.high_half(two);
+    }
+    TUTTI_UNROLL
+    for (int lower = 0; lower < 2; ++lower) {
+      const Int row = w_.lane() / 4 + (at.row + 16 * i + 8 * lower);
+      const Int column = w_.lane() % 4 * 2 + (columns + 8 * eight);
+      w_.store_pair(p_.c, Wide(row) * p_.n + Wide(column), row < Int(p_.m), sums[2 * lower] * left,
+                    sums[2 * lower + 1] * right);
     }
   }
 
   Warp& w_;
   const MarlinProblem& p_;
+  const int row_problems_;
+  const MarlinPartition part_;
   const int block_, warp_n_, warp_k_;
-  int row0_ = 0, column0_ = 0;
-  Real sums_[Shape::kRowBlocks][4][2]
-            [4];  // [16 rows][16 columns][8 of them][elements of mma's result]
+
+  int stage_ = 0;  // read, in pieces of shared memory
+  Fragments fragments_[2];
+  Real sums_[Shape::kRowBlocks][8][4];  // [16 rows][8 columns][elements of mma's result]
+
+  // The copies: the next tile, the stripe's end, the stage it goes to, the slice's tiles left and
+  // its rows, and each thread's place in pieces of 16 bytes.
+  int fetch_at_ = 0, fetch_end_ = 0, fetch_stage_ = 0, fetch_left_ = 0, fetch_rows_ = 0;
+  Int a_from_{}, b_from_{}, scale_from_{};
+  int scale_rows_ = 0, scale_tiles_ = 1, scale_left_ = 1;
 };
 
 }  // namespace tutti::tensor::cuda
