@@ -163,10 +163,26 @@ int64_t padded(size_t n, bool many_sizes) {
   return many_sizes ? (least + 15) / 16 * 16 : least;
 }
 
+void move_to(AttentionGroups& groups, at::Device device) {
+  const auto move = [&](at::Tensor& t) {
+    if (t.defined()) t = t.to(device);
+  };
+  move(groups.order);
+  for (AttentionBucket& bucket : groups.buckets) {
+    move(bucket.row_index);
+    move(bucket.key_index);
+    for (AttentionBucket::Class& c : bucket.classes) {
+      for (at::Tensor* t : {&c.hidden, &c.log_count, &c.inverse_temperature, &c.lse_scale})
+        move(*t);
+    }
+  }
+}
+
 }  // namespace
 
 AttentionGroups attention_groups(const Batch& batch, const Epoch& epoch,
-                                 const std::vector<RunSpan>& spans, int64_t slots) {
+                                 const std::vector<RunSpan>& spans, int64_t slots,
+                                 at::Device device) {
   constexpr size_t kManySizes = 4;
   const std::vector<Sight> sights = all_sights(batch, spans, slots);
   const std::vector<Group> groups =
@@ -190,6 +206,7 @@ AttentionGroups attention_groups(const Batch& batch, const Epoch& epoch,
     }
   }
   if (!is_run(order, 0, place)) out.order = at::tensor(order, at::kLong);
+  move_to(out, device);
   return out;
 }
 
