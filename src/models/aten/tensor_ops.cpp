@@ -199,7 +199,7 @@ const TensorOps::Rotation& TensorOps::rotation(const Rope& rope, const at::Tenso
     }
   }
   const at::Tensor angle =
-      at::tensor(angles).view({int64_t(epoch_->rows.size()), 1, pairs}).to(at::kDouble);
+      at::tensor(angles).to(device_).view({int64_t(epoch_->rows.size()), 1, pairs}).to(at::kDouble);
   const auto part = [&](const at::Tensor& x) {
     return (x * double(rope.magnitude)).to(like.options());
   };
