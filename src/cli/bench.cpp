@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/philox.h"
+#include "cli/bench_forward.h"
 #include "cli/bench_serve.h"
 #include "cli/commands.h"
 #include "cli/json_text.h"
@@ -358,6 +359,7 @@ void add_bench(CLI::App& app) {
   command->add_option("--svg", o->svg, "write a plot of the decode throughput");
   add_bench_matmul(*command);
   add_bench_serve(*command);
+  add_bench_forward(*command);
   // Beside its own commands, which load no model, bench itself still wants one.
   command->get_option("--model")->required(false);
   command->callback([o, command] {

@@ -21,7 +21,7 @@ namespace tutti::cli {
 namespace {
 
 struct TrainOptions {
-  std::string recipe, out, trace;
+  std::string recipe, out, trace, device;
   int64_t until = 0;
   int threads = 0;
   bool resume = false, json = false, quiet = false;
@@ -162,6 +162,7 @@ void train_command(const TrainOptions& o) {
   request.until = o.until;
   request.threads = o.threads > 0 ? o.threads : available_cores();
   request.trace = o.trace;
+  request.device = o.device;
   request.stop = &interrupted;
   if (o.resume && !std::filesystem::exists(request.folder / "state.safetensors")) {
     throw Error(ErrorKind::kNotFound,
@@ -216,6 +217,11 @@ void add_train(CLI::App& app) {
   command->add_option("-t,--threads", o->threads, "threads (0: all cores)")
       ->capture_default_str()
       ->envname("TUTTI_THREADS");
+  command
+      ->add_option("--device", o->device,
+                   "cpu, cuda, or cuda:1 for the second GPU, instead of the recipe's")
+      ->check(train::is_device_option)
+      ->envname("TUTTI_DEVICE");
   command->add_option("--trace", o->trace,
                       "write every step's noise and loss to a file, as JSON lines");
   command->add_flag("--json", o->json, "one document on stdout");

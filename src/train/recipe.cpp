@@ -236,6 +236,18 @@ EvaluationRecipe read_evaluation(StrictObject o, const std::filesystem::path& fo
 
 }  // namespace
 
+bool names_device(std::string_view text) {
+  if (text == "cpu" || text == "cuda") return true;
+  if (!text.starts_with("cuda:")) return false;
+  text.remove_prefix(5);
+  return !text.empty() && text.size() <= 2 &&
+         text.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
+std::string is_device_option(const std::string& text) {
+  return names_device(text) ? "" : text + " is no device; give cpu, cuda or cuda:1";
+}
+
 Recipe parse_recipe(std::string_view text, const std::string& place,
                     const std::filesystem::path& folder) {
   const nlohmann::json value = formats::parse_json(text, place);
@@ -262,6 +274,10 @@ Recipe parse_recipe(std::string_view text, const std::string& place,
   r.accumulate = int(o.integer("accumulate", 1, 1 << 20, 1));
   r.ema = o.number("ema", 0, 1 - 1e-9, 0.0);
   r.bf16 = o.choice("precision", {"f32", "bf16"}, "f32") == "bf16";
+  r.device = o.text("device", "cpu");
+  if (!names_device(r.device))
+    o.bad("device",
+          "is \"" + r.device + "\"; give \"cpu\", \"cuda\" or \"cuda:1\", the second GPU");
   r.save_every = o.integer("save_every", 0, int64_t(1) << 40, 0);
   if (o.has("schedule")) r.schedule = read_schedule(o.object("schedule"), r.steps);
   if (o.has("lora") && guesses(r.loss.kind))

@@ -83,14 +83,20 @@ struct Recipe {
   LoraRecipe lora;
   EvaluationRecipe evaluation;
   int64_t steps = 0;
-  int sequences = 0;       // of one forward; 0: as many as `tokens` holds
-  int tokens = 0;          // of one forward, at most
-  int accumulate = 1;      // forwards of one step
-  double ema = 0;          // decay of the averaged weights; 0: none. They are what is saved
-  bool bf16 = false;       // products in bfloat16, weights and sums in fp32
-  int64_t save_every = 0;  // steps; 0: only at the end
-  std::string text;        // the file, for the checkpoint
+  int sequences = 0;           // of one forward; 0: as many as `tokens` holds
+  int tokens = 0;              // of one forward, at most
+  int accumulate = 1;          // forwards of one step
+  double ema = 0;              // decay of the averaged weights; 0: none. They are what is saved
+  std::string device = "cpu";  // or cuda, cuda:1, … (the second GPU)
+  bool bf16 = false;           // products in bfloat16, weights and sums in fp32
+  int64_t save_every = 0;      // steps; 0: only at the end
+  std::string text;            // the file, for the checkpoint
 };
+
+// Whether it is "cpu", "cuda" or "cuda:" and a number.
+bool names_device(std::string_view text);
+// What is wrong with it as an option, or nothing.
+std::string is_device_option(const std::string& text);
 
 // Paths in the file are relative to `folder`. `place` stands for the file in errors. Throws
 // Error(kBadFile).

@@ -54,6 +54,20 @@ TEST(Recipe, PathsAreRelativeToTheRecipe) {
   EXPECT_EQ(parse_recipe(recipe.dump(), "r.json", "folder").data.jsonl, "folder/lines.jsonl");
 }
 
+TEST(Recipe, ADeviceIsTheProcessorOrAGpu) {
+  EXPECT_EQ(parse_recipe(minimal().dump(), "r.json", "folder").device, "cpu");
+  for (const char* device : {"cpu", "cuda", "cuda:0", "cuda:12"}) {
+    json recipe = minimal();
+    recipe["device"] = device;
+    EXPECT_EQ(parse_recipe(recipe.dump(), "r.json", "folder").device, device);
+  }
+  for (const char* device : {"", "gpu", "cuda:", "cuda:x", "cuda:123", "cuda0", "CPU"}) {
+    json recipe = minimal();
+    recipe["device"] = device;
+    EXPECT_NE(refusal(recipe).find("give \"cpu\", \"cuda\""), std::string::npos) << device;
+  }
+}
+
 TEST(Recipe, UnknownKeysAreNamedWithTheNearestKnownOne) {
   json recipe = minimal();
   recipe["optimiser"]["learing_rate"] = 1;

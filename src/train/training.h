@@ -40,6 +40,7 @@ struct EvaluationReport {
 
 struct TrainingRequest {
   std::filesystem::path recipe;
+  std::string device;            // instead of the recipe's; empty: that
   std::filesystem::path folder;  // state.safetensors, model/, recipe.json, with adapters adapter/
   bool resume = false;           // go on from the folder's state
   int64_t until = 0;             // stop after this step and save; 0: after the recipe's last

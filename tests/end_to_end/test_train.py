@@ -98,6 +98,8 @@ def test_errors_say_what_to_do(recipe, tmp_path):
         (recipe("d.json", data={"generator": "addition", "length": 49}), 2, "context of 48"),
         (recipe("e.json", data={"generator": "addition", "length": 10}), 2, "more than data.length"),
         (recipe("f.json", tokenizer={"characters": "0123456789"}), 2, "tokenizer.characters"),
+        (recipe("g.json", device="gpu"), 1, 'give "cpu", "cuda" or "cuda:1"'),
+        (recipe("h.json", device="cuda:99"), 2, "device: is cuda:99, but"),
         (tmp_path / "absent.json", 1, "absent.json"),
     ]
     for index, (path, code, words) in enumerate(cases):

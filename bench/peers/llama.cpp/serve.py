@@ -3,7 +3,8 @@
 The client is `tutti bench serve`: closed loops of so many clients, chats with prompts drawn from a seed that differs by
 round and level, answers of drawn lengths that no end token cuts, streams, greedy. Ours is asked twice: with "method": "plain", and with
 "auto", its default. Before the rounds of a level the peer
-tries its flags and keeps the best. Levels are kept in the JSON file as they are measured, so that a study may be run in
+tries its flags and keeps the best. After them "plain" and "auto" go on alone for some pairs, whose order alternates: what
+they differ by is less than what two measurements of one of them do. Levels are kept in the JSON file as they are measured, so that a study may be run in
 pieces (--clients 1, then --clients 4 …); the table and the plot are written anew from all of them.
 """
 
@@ -118,6 +119,26 @@ class Study:
                 "lone_ttft": answer["lone"]["ttft_ms"]["median"], "lone_tpot": answer["lone"]["tpot_ms"]["median"]}
 
     @staticmethod
+    def ticks(server) -> int:
+        text = urllib.request.urlopen(server.url + "/metrics", timeout=20).read().decode()
+        return int(re.search(r"^tutti:ticks_total\S* (\d+)", text, re.M)[1])
+
+    def pairs(self, clients, requests):
+        """[plain, auto] of the same requests, each with the ticks that it took."""
+        found = []
+        with self.ours() as server:
+            for method in ("plain", "auto"):
+                self.measure(server, clients, clients, 66, method=method)
+            for turn in range(self.options.pairs):
+                pair = {}
+                for method in ("plain", "auto") if turn % 2 == 0 else ("auto", "plain"):
+                    before = self.ticks(server)
+                    speed = self.measure(server, clients, requests, 2000 * clients + turn, method=method)["output_tok_s"]
+                    pair[method] = [speed, self.ticks(server) - before]
+                found.append(pair)
+        return found
+
+    @staticmethod
     def children() -> float:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         return used.ru_utime + used.ru_stime
@@ -152,7 +173,9 @@ class Study:
                     if len({m[key] for m in last}) > 1:
                         sys.exit(f"serve: {key} differ: {[m[key] for m in last]}; this is no comparison")
                 say(f"serve: {clients} clients, round {turn + 1}: " + ", ".join(f"{m['output_tok_s']:.0f}" for m in last) + " tok/s")
-        return {"clients": clients, "requests": requests, "peer_flags": ["-np", str(clients), "-c", str(clients * SLOT), *flags],
+        pairs = self.pairs(clients, requests)
+        say(f"serve: {clients} clients, auto to plain in {len(pairs)} pairs: " + duel(pairs, 0))
+        return {"clients": clients, "requests": requests, "pairs": pairs, "peer_flags": ["-np", str(clients), "-c", str(clients * SLOT), *flags],
                 "peer_flags_tried": [{"flags": " ".join(f), "output_tok_s": s} for s, f in tried], **rounds}
 
 
@@ -165,16 +188,22 @@ def ratio(level, side, other="peer") -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
+def duel(pairs, what) -> str:
+    """Of speeds (0) or ticks (1)."""
+    ratios = [pair["auto"][what] / pair["plain"][what] for pair in pairs]
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "–"
+
+
 def table(levels) -> list[str]:
     lines = ["| clients | requests | plain tok/s | auto tok/s | llama-server tok/s | ratio, plain | ratio, auto | "
-             "auto to plain | TTFT p99 ms | ITL p99 ms | TPOT median ms | good/s | client's CPU | peer's flags |", "|" + "---|" * 14]
+             "auto to plain | in pairs | ticks | TTFT p99 ms | ITL p99 ms | TPOT median ms | good/s | client's CPU | peer's flags |", "|" + "---|" * 16]
     for level in levels:
         all_of = lambda key, form="{:.0f}": " / ".join(  # noqa: E731
             form.format(statistics.median(column(level, side, key))) for side, _ in SIDES.values())
         speeds = " | ".join(spread(column(level, side, "output_tok_s")) for side, _ in SIDES.values())
         lines.append(
             f"| {level['clients']} | {level['requests']} | {speeds} | {ratio(level, 'ours')} | {ratio(level, 'auto')} | "
-            f"{ratio(level, 'auto', 'ours')} | {all_of('ttft_p99')} | {all_of('itl_p99', '{:.1f}')} | {all_of('tpot_median', '{:.1f}')} | "
+            f"{ratio(level, 'auto', 'ours')} | {duel(level['pairs'], 0)} | {duel(level['pairs'], 1)} | {all_of('ttft_p99')} | {all_of('itl_p99', '{:.1f}')} | {all_of('tpot_median', '{:.1f}')} | "
             f"{all_of('good_requests_s', '{:.2f}')} | {all_of('client_cpu_percent', '{:.1f} %')} | "
             f"`{' '.join(level['peer_flags'])}` |")
     return lines
@@ -215,6 +244,7 @@ def main():
     parser.add_argument("-t", "--threads", type=int, default=os.cpu_count())
     parser.add_argument("--clients", default="1,4,16,32", help="levels, separated by commas")
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--pairs", type=int, default=12, help="of plain and auto without the peer, after the rounds")
     parser.add_argument("--kv", choices=list(KV_FLAGS), default="f16", help="i8: the peer's are q8_0")
     parser.add_argument("--prompt-tokens", default="32-64")
     parser.add_argument("--output-tokens", default="32-64")
@@ -233,7 +263,7 @@ def main():
                           f"{'' if options.kv == 'f16' else '-kv-' + options.kv}-{slug}")
     header = {
         "cpu": Machine.cpu(), "instructions": Machine.instructions(), "threads": options.threads, "model": model.name,
-        "kv": options.kv, "rounds": options.rounds, "prompt tokens": options.prompt_tokens + ", and the chat template's",
+        "kv": options.kv, "rounds": options.rounds, "pairs": options.pairs, "prompt tokens": options.prompt_tokens + ", and the chat template's",
         "output tokens": options.output_tokens, "peer": Peer.build(),
     }
     path = stem.parent / (stem.name + ".json")
@@ -257,7 +287,7 @@ def main():
     lines = ["# `tutti serve` beside llama-server", "",
              "Made by `make bench-serve`. Closed loops, streams, greedy; rounds interleaved A B A B with the same requests; cells "
              "are median (least–most) or plain / auto / llama-server, medians of the rounds' values; the ratio is the median of the "
-             f"rounds' ratios. Good answers have their first token within {1e3 * ttft:.0f} ms and {1e3 * tpot:.1f} ms a token: "
+             f"rounds' ratios; pairs: plain and auto alone, the same requests, in turns, auto's tokens per second and ticks to plain's. Good answers have their first token within {1e3 * ttft:.0f} ms and {1e3 * tpot:.1f} ms a token: "
              "5 and 2 times what the peer needs for a lone client.", "",
              *(f"- {key}: {in_words(value)}" for key, value in header.items()),
              f"- taken by other processes: median {statistics.median(taken):.2f}, most {max(taken):.2f} cores",

@@ -1,5 +1,6 @@
-// What the program finds by name in the library that it opens for training and for images.
+// What the program finds by name in the library that it opens for training, images and tensors.
 #include "train/aten/filter_training.h"
+#include "train/aten/forward_times.h"
 #include "train/aten/training.h"
 #include "vision/aten/image_network.h"
 #include "vision/aten/vision_training.h"
@@ -13,6 +14,11 @@ extern "C" [[gnu::visibility("default")]] void tutti_train_filter(
     const tutti::train::FilterTrainingRequest& request,
     tutti::train::FilterTrainingResult& result) {
   result = tutti::train::train_filter(request);
+}
+
+extern "C" [[gnu::visibility("default")]] void tutti_forward_times(
+    const tutti::train::ForwardTimesRequest& request, tutti::train::ForwardTimesResult& result) {
+  result = tutti::train::forward_times(request);
 }
 
 extern "C" [[gnu::visibility("default")]] void tutti_image_network(

@@ -11,9 +11,9 @@
 namespace tutti::models {
 namespace {
 
-// How often an active row sees a key through a softmax class.
+// An active row sees `count` keys from `first` on through a softmax class, once or once more.
 struct Sight {
-  int64_t row, key;
+  int64_t row, first, count;
   int softmax_class;
 };
 
@@ -22,8 +22,8 @@ struct Group {
   std::vector<Sight> sights;
 };
 
-// Every key that every row sees, a key named twice being there twice. Keys: earlier slots, then the
-// batch's rows.
+// What every row sees, in as few stretches as it can be said: a training step has a million pairs
+// of row and key. Keys: earlier slots, then the batch's rows.
 std::vector<Sight> all_sights(const Batch& batch, const std::vector<RunSpan>& spans,
                               int64_t slots) {
   std::vector<int64_t> row_of_slot(size_t(slots), -1);
@@ -40,7 +40,14 @@ std::vector<Sight> all_sights(const Batch& batch, const std::vector<RunSpan>& sp
       for (int s = run.first; s < run.first + run.count; ++s) {
         const int64_t slot = int64_t(run.page) * tensor::kPageSlots + s;
         const int64_t fresh = row_of_slot.at(size_t(slot));
-        sights.push_back({int64_t(i), fresh >= 0 ? slots + fresh : slot, run.softmax_class});
+        const int64_t key = fresh >= 0 ? slots + fresh : slot;
+        Sight* last = sights.empty() ? nullptr : &sights.back();
+        if (last && last->row == int64_t(i) && last->softmax_class == run.softmax_class &&
+            key == last->first + last->count) {
+          ++last->count;
+        } else {
+          sights.push_back({int64_t(i), key, 1, run.softmax_class});
+        }
       }
     }
   }
@@ -66,7 +73,15 @@ class Union {
 // The groups by their first rows; rows and keys ascend in each.
 std::vector<Group> split(const std::vector<Sight>& sights, size_t rows, size_t keys) {
   Union sets(rows + keys);
-  for (const Sight& s : sights) sets.join(size_t(s.row), rows + size_t(s.key));
+  std::vector<bool> with_next(keys, false);  // keys that are joined with the one behind them
+  for (const Sight& s : sights) {
+    sets.join(size_t(s.row), rows + size_t(s.first));
+    for (auto k = size_t(s.first); k + 1 < size_t(s.first + s.count); ++k) {
+      if (with_next[k]) continue;
+      sets.join(rows + k, rows + k + 1);
+      with_next[k] = true;
+    }
+  }
   std::map<size_t, Group> groups;  // by root, which is the group's first row
   for (size_t i = 0; i < rows; ++i) groups[sets.root(i)].rows.push_back(int64_t(i));
   for (size_t k = 0; k < keys; ++k) {
@@ -147,7 +162,10 @@ AttentionBucket make_bucket(const Batch& batch, const Epoch& epoch,
     for (size_t g = 0; g < groups.size(); ++g) {
       for (const Sight& s : groups[g]->sights) {
         if (s.softmax_class != id) continue;
-        count[int64_t(g)][index_of(groups[g]->rows, s.row)][index_of(groups[g]->keys, s.key)] += 1;
+        // Keys that stand side by side are all of this group, so they do here, too.
+        float* seen = &count[int64_t(g)][index_of(groups[g]->rows, s.row)]
+                            [index_of(groups[g]->keys, s.first)];
+        for (int64_t i = 0; i < s.count; ++i) seen[i] += 1;
       }
     }
     bucket.classes.push_back(make_class(batch, epoch, counts, id, rows));
@@ -163,10 +181,26 @@ int64_t padded(size_t n, bool many_sizes) {
   return many_sizes ? (least + 15) / 16 * 16 : least;
 }
 
+void move_to(AttentionGroups& groups, at::Device device) {
+  const auto move = [&](at::Tensor& t) {
+    if (t.defined()) t = t.to(device);
+  };
+  move(groups.order);
+  for (AttentionBucket& bucket : groups.buckets) {
+    move(bucket.row_index);
+    move(bucket.key_index);
+    for (AttentionBucket::Class& c : bucket.classes) {
+      for (at::Tensor* t : {&c.hidden, &c.log_count, &c.inverse_temperature, &c.lse_scale})
+        move(*t);
+    }
+  }
+}
+
 }  // namespace
 
 AttentionGroups attention_groups(const Batch& batch, const Epoch& epoch,
-                                 const std::vector<RunSpan>& spans, int64_t slots) {
+                                 const std::vector<RunSpan>& spans, int64_t slots,
+                                 at::Device device) {
   constexpr size_t kManySizes = 4;
   const std::vector<Sight> sights = all_sights(batch, spans, slots);
   const std::vector<Group> groups =
@@ -190,6 +224,7 @@ AttentionGroups attention_groups(const Batch& batch, const Epoch& epoch,
     }
   }
   if (!is_run(order, 0, place)) out.order = at::tensor(order, at::kLong);
+  move_to(out, device);
   return out;
 }
 

@@ -37,8 +37,9 @@ struct AttentionGroups {
 };
 
 // `spans` is the epoch's full or sliding; `slots` counts the slots of earlier forwards (0: none is
-// kept).
+// kept). The tensors lie on the device.
 AttentionGroups attention_groups(const Batch& batch, const Epoch& epoch,
-                                 const std::vector<RunSpan>& spans, int64_t slots);
+                                 const std::vector<RunSpan>& spans, int64_t slots,
+                                 at::Device device = at::kCPU);
 
 }  // namespace tutti::models

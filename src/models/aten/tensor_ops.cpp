@@ -10,8 +10,6 @@
 namespace tutti::models {
 namespace {
 
-at::Tensor index_tensor(const std::vector<int64_t>& ids) { return at::tensor(ids, at::kLong); }
-
 struct ExpertChoice {
   at::Tensor ids, weights;
 };
@@ -54,9 +52,10 @@ TensorWeights tensor_weights(const Checkpoint& checkpoint, at::ScalarType dtype)
   return convert_weights<TensorWeights>(checkpoint.weights(), matrix, vector);
 }
 
-TensorKv::TensorKv(const Config& config, int pages, at::ScalarType dtype) {
+TensorKv::TensorKv(const Config& config, int pages, at::ScalarType dtype, at::Device device) {
   for (int l = 0; l < config.layers; ++l) {
-    k.push_back(at::zeros({pages * tensor::kPageSlots, config.kv_heads, config.head_dim}, dtype));
+    k.push_back(at::zeros({pages * tensor::kPageSlots, config.kv_heads, config.head_dim},
+                          at::TensorOptions(dtype).device(device)));
     v.push_back(at::zeros_like(k.back()));
   }
 }
@@ -65,6 +64,10 @@ TensorOps::TensorOps(const Config& config, const Batch& batch, TensorKv& kv,
                      const TensorInputs& inputs)
     : config_(config), batch_(batch), kv_(kv), inputs_(inputs) {
   answer_.hidden.resize(batch.hidden.size());
+}
+
+at::Tensor TensorOps::index_tensor(const std::vector<int64_t>& ids) const {
+  return at::tensor(ids, at::kLong).to(device_);
 }
 
 at::Tensor TensorOps::linear(const at::Tensor& x, const Linear<at::Tensor, at::Tensor>& l) const {
@@ -104,6 +107,7 @@ void TensorOps::add_rows(at::Tensor& h, const at::Tensor& delta) const {
 }
 
 at::Tensor TensorOps::embed(const at::Tensor& embedding, float scale, const at::Tensor& mask) {
+  device_ = embedding.device();
   std::vector<int64_t> ids, others, masked;
   for (int r = 0; r < batch_.rows(); ++r) {
     const RowInput& in = batch_.inputs[size_t(r)];
@@ -130,10 +134,11 @@ at::Tensor TensorOps::free_input(const at::Tensor& embedding, float scale, size_
   const RowInput& in = batch_.inputs[row];
   const at::Tensor given = row < inputs_.rows.size() ? inputs_.rows[row] : at::Tensor();
   if (in.kind == RowInput::kVector)
-    return given.defined() ? given : at::tensor(in.vector).to(embedding.dtype());
+    return given.defined() ? given : at::tensor(in.vector).to(embedding.options());
   if (in.kind == RowInput::kFromRow) return at::zeros({config_.hidden}, embedding.options());
   const std::vector<int64_t> ids(in.ids.begin(), in.ids.end());
-  const at::Tensor weights = given.defined() ? given : at::tensor(in.weights).to(embedding.dtype());
+  const at::Tensor weights =
+      given.defined() ? given : at::tensor(in.weights).to(embedding.options());
   return weights.matmul(embedding.index_select(0, index_tensor(ids)) * double(scale));
 }
 
@@ -159,8 +164,8 @@ void TensorOps::enter(at::Tensor& h, int layer) {
     if (const auto given = inputs_.maps.find(in.map.get()); in.map && given != inputs_.maps.end()) {
       x = linear(x, given->second);
     } else if (in.map) {
-      x = at::tensor(in.map->weight).view({in.map->width, in.map->width}).to(h.dtype()).matmul(x);
-      if (!in.map->bias.empty()) x = x + at::tensor(in.map->bias).to(h.dtype());
+      x = at::tensor(in.map->weight).view({in.map->width, in.map->width}).to(h.options()).matmul(x);
+      if (!in.map->bias.empty()) x = x + at::tensor(in.map->bias).to(h.options());
     }
     h = h.index_copy(0, index_tensor({r}), x.unsqueeze(0));
   }
@@ -194,9 +199,9 @@ const TensorOps::Rotation& TensorOps::rotation(const Rope& rope, const at::Tenso
     }
   }
   const at::Tensor angle =
-      at::tensor(angles).view({int64_t(epoch_->rows.size()), 1, pairs}).to(at::kDouble);
+      at::tensor(angles).to(device_).view({int64_t(epoch_->rows.size()), 1, pairs}).to(at::kDouble);
   const auto part = [&](const at::Tensor& x) {
-    return (x * double(rope.magnitude)).to(like.dtype());
+    return (x * double(rope.magnitude)).to(like.options());
   };
   return rotations_.emplace(&rope, Rotation{part(angle.cos()), part(angle.sin())}).first->second;
 }
@@ -306,7 +311,7 @@ const AttentionGroups& TensorOps::groups(int layer) {
   auto& known = groups_[config_.is_sliding(layer) ? 1 : 0];
   if (!known) {
     const auto& spans = config_.is_sliding(layer) ? epoch_->sliding : epoch_->full;
-    known = attention_groups(batch_, *epoch_, spans, kv_.k[size_t(layer)].size(0));
+    known = attention_groups(batch_, *epoch_, spans, kv_.k[size_t(layer)].size(0), device_);
   }
   return *known;
 }
@@ -368,7 +373,8 @@ void TensorOps::experts_residual(at::Tensor& h, const LayerWeights<at::Tensor, a
   };
   if (x.size(0) == 0) return;
   std::vector<at::Tensor> rows;
-  const auto ids = chosen.accessor<int64_t, 2>();
+  const at::Tensor chosen_here = chosen.cpu();
+  const auto ids = chosen_here.accessor<int64_t, 2>();
   for (int64_t i = 0; i < x.size(0); ++i) {
     at::Tensor sum = at::zeros({config_.hidden}, x.options());
     for (int64_t j = 0; j < e.used; ++j) {

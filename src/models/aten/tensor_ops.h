@@ -23,7 +23,7 @@ namespace tutti::models {
 // Undefined tensors stand for absent parts.
 using TensorWeights = Weights<at::Tensor, at::Tensor>;
 
-// All weights dequantised to `dtype` tensors.
+// All weights dequantised to `dtype` tensors, in main memory.
 TensorWeights tensor_weights(const Checkpoint& checkpoint, at::ScalarType dtype = at::kFloat);
 
 // Keys and values of earlier forwards: per layer [slots, kv_heads, head_dim], slot = page * 32 +
@@ -31,7 +31,8 @@ TensorWeights tensor_weights(const Checkpoint& checkpoint, at::ScalarType dtype 
 // (training); slots then only name them.
 struct TensorKv {
   std::vector<at::Tensor> k, v;
-  TensorKv(const Config& config, int pages, at::ScalarType dtype = at::kFloat);
+  TensorKv(const Config& config, int pages, at::ScalarType dtype = at::kFloat,
+           at::Device device = at::kCPU);
 };
 
 // What stands beside a matrix W of a network, which is used as W + scale * b a (Hu et al., 2021)
@@ -57,6 +58,7 @@ struct TensorAnswer {
   std::vector<at::Tensor> hidden;
 };
 
+// Computes where the weights lie; inputs and the TensorKv lie there, too.
 class TensorOps {
  public:
   TensorOps(const Config& config, const Batch& batch, TensorKv& kv,
@@ -107,6 +109,7 @@ class TensorOps {
   struct KeyTable {
     at::Tensor positions, segments;  // [slots + rows]
   };
+  at::Tensor index_tensor(const std::vector<int64_t>& ids) const;
   void enter_epoch(const Epoch& epoch);
   at::Tensor free_input(const at::Tensor& embedding, float scale, size_t row) const;
   at::Tensor linear(const at::Tensor& x, const Linear<at::Tensor, at::Tensor>& l) const;
@@ -138,7 +141,8 @@ class TensorOps {
   TensorKv& kv_;
   TensorInputs inputs_;
   const Epoch* epoch_ = nullptr;
-  at::Tensor active_;  // [active] indices of the epoch's rows; undefined: all rows
+  at::Device device_ = at::kCPU;  // of the weights, from embed() on
+  at::Tensor active_;             // [active] indices of the epoch's rows; undefined: all rows
   std::array<std::optional<AttentionGroups>, 2> groups_;  // of the epoch's full and sliding layers
   std::map<const Rope*, Rotation> rotations_;             // of the epoch's rows
   std::optional<KeyTable> key_table_;                     // of the epoch

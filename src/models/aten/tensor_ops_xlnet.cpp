@@ -12,7 +12,7 @@ at::Tensor encodings(int64_t farthest, int64_t hidden, const at::Tensor& like) {
   const at::Tensor frequency = at::pow(10000.0, t * (-2.0 / double(hidden))).to(at::kFloat);
   const at::Tensor delta = at::arange(-farthest, farthest + 1, at::kFloat);
   const at::Tensor angle = (delta.unsqueeze(1) * frequency).to(at::kDouble);
-  return at::cat({angle.sin(), angle.cos()}, 1).to(like.dtype());
+  return at::cat({angle.sin(), angle.cos()}, 1).to(like.options());
 }
 
 }  // namespace
@@ -38,7 +38,7 @@ const TensorOps::KeyTable& TensorOps::key_table(int64_t slots) {
       }
     }
   }
-  key_table_ = KeyTable{at::tensor(positions), at::tensor(segments)};
+  key_table_ = KeyTable{index_tensor(positions), index_tensor(segments)};
   return *key_table_;
 }
 
@@ -51,7 +51,7 @@ at::Tensor TensorOps::attend_relative(int layer, const Qkv& qkv,
     own_positions.push_back(batch_.positions[size_t(row)].t);
     own_segments.push_back(batch_.segments[size_t(row)]);
   }
-  const at::Tensor positions = at::tensor(own_positions), segments = at::tensor(own_segments);
+  const at::Tensor positions = index_tensor(own_positions), segments = index_tensor(own_segments);
   const KeyTable& table = key_table(kv_.k[size_t(layer)].size(0));
   const at::Tensor far =
       table.positions.numel() > 0 ? table.positions.max() : at::zeros({}, at::kLong);

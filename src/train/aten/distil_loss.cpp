@@ -28,8 +28,7 @@ class DistilLoss : public torch::autograd::Function<DistilLoss> {
         return x.narrow(0, first, n).matmul(head.t()).log_softmax(1);
       };
       const at::Tensor log_q = log_p_of(teacher), log_p = log_p_of(states), q = log_q.exp();
-      const at::Tensor weight =
-          at::tensor(c10::ArrayRef<float>(weights.data() + first, size_t(n))).unsqueeze(1);
+      const at::Tensor weight = column(weights, first, n, states.device());
       sum += ((log_q - log_p) * q * weight).sum().item<double>();
       if (of_states)
         by_states.narrow(0, first, n).copy_((log_p.exp() - q).mul_(weight).matmul(head));
@@ -50,7 +49,8 @@ class DistilLoss : public torch::autograd::Function<DistilLoss> {
 
 at::Tensor distil_loss(const at::Tensor& states, const at::Tensor& teacher, const at::Tensor& head,
                        const std::vector<float>& weights, const DistilOptions& options) {
-  const int64_t chunk = options.chunk > 0 ? options.chunk : head_chunk_rows(head.size(0));
+  const int64_t chunk =
+      options.chunk > 0 ? options.chunk : head_chunk_rows(head.size(0), head.device());
   return DistilLoss::apply(states, teacher, head, weights, chunk,
                            at::GradMode::is_enabled() && states.requires_grad());
 }

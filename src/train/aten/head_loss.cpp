@@ -32,17 +32,17 @@ at::Tensor tempered(const at::Tensor& log_p, double temperature) {
 template <class Fn>
 void for_each_chunk(const at::Tensor& states, const at::Tensor& head, const HeadOptions& options,
                     const Fn& fn) {
-  const int64_t chunk = options.chunk > 0 ? options.chunk : head_chunk_rows(head.size(0));
+  const int64_t chunk =
+      options.chunk > 0 ? options.chunk : head_chunk_rows(head.size(0), head.device());
   for (int64_t first = 0; first < states.size(0); first += chunk) {
     const at::Tensor part = states.narrow(0, first, std::min(chunk, states.size(0) - first));
     fn(first, part, log_probabilities(part, head, options));
   }
 }
 
-// A column of the numbers of rows `first` … `first + n - 1`.
 template <class T>
-at::Tensor column(const std::vector<T>& values, int64_t first, int64_t n) {
-  return at::tensor(c10::ArrayRef<T>(values.data() + first, size_t(n))).unsqueeze(1);
+at::Tensor column_of(const std::vector<T>& values, int64_t first, int64_t n, at::Device device) {
+  return at::tensor(c10::ArrayRef<T>(values.data() + first, size_t(n))).unsqueeze(1).to(device);
 }
 
 // The loss of one chunk, and its gradient by the logits.
@@ -54,13 +54,14 @@ struct ChunkLoss {
 ChunkLoss chunk_loss(const HeadRows& rows, const HeadOptions& options, int64_t first,
                      const at::Tensor& log_p) {
   const int64_t n = log_p.size(0);
-  const at::Tensor target = column(rows.targets, first, n), weight = column(rows.weights, first, n);
+  const at::Tensor target = column(rows.targets, first, n, log_p.device());
+  const at::Tensor weight = column(rows.weights, first, n, log_p.device());
   ChunkLoss out;
   out.loss = -(log_p.gather(1, target) * weight).sum().item<double>();
   out.gradient =
       log_p.exp().scatter_add_(1, target, at::full({n, 1}, -1.0, log_p.options())).mul_(weight);
   if (rows.entropy_weights.empty()) return out;
-  const at::Tensor share = column(rows.entropy_weights, first, n);
+  const at::Tensor share = column(rows.entropy_weights, first, n, log_p.device());
   const at::Tensor log_q = tempered(log_p, options.temperature), q = log_q.exp();
   const at::Tensor entropy = -(q * log_q).sum(1, true);
   out.loss += (entropy * share).sum().item<double>();
@@ -102,9 +103,16 @@ class HeadLoss : public torch::autograd::Function<HeadLoss> {
 
 }  // namespace
 
-int64_t head_chunk_rows(int64_t vocabulary) {
-  constexpr int64_t kFloats = int64_t(1) << 23;
-  return std::max<int64_t>(16, kFloats / std::max<int64_t>(vocabulary, 1) / 16 * 16);
+int64_t head_chunk_rows(int64_t vocabulary, at::Device device) {
+  const int64_t floats = int64_t(1) << (device.is_cpu() ? 23 : 26);
+  return std::max<int64_t>(16, floats / std::max<int64_t>(vocabulary, 1) / 16 * 16);
+}
+
+at::Tensor column(const std::vector<int64_t>& values, int64_t first, int64_t n, at::Device device) {
+  return column_of(values, first, n, device);
+}
+at::Tensor column(const std::vector<float>& values, int64_t first, int64_t n, at::Device device) {
+  return column_of(values, first, n, device);
 }
 
 at::Tensor head_loss(const at::Tensor& states, const at::Tensor& head, const HeadRows& rows,
@@ -120,10 +128,10 @@ HeadView head_view(const at::Tensor& states, const at::Tensor& head,
   HeadView view;
   for_each_chunk(states, head, options,
                  [&](int64_t first, const at::Tensor& part, const at::Tensor& log_p) {
-                   const at::Tensor right =
-                       log_p.argmax(1, true).eq(column(targets, first, part.size(0))).contiguous();
+                   const at::Tensor target = column(targets, first, part.size(0), log_p.device());
+                   const at::Tensor right = log_p.argmax(1, true).eq(target).cpu().contiguous();
                    const at::Tensor log_q = tempered(log_p, options.temperature);
-                   const at::Tensor entropy = -(log_q.exp() * log_q).sum(1).contiguous();
+                   const at::Tensor entropy = -(log_q.exp() * log_q).sum(1).cpu().contiguous();
                    for (int64_t i = 0; i < part.size(0); ++i) {
                      view.right.push_back(right.data_ptr<bool>()[i]);
                      view.entropies.push_back(entropy.data_ptr<float>()[i]);

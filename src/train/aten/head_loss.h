@@ -38,7 +38,12 @@ struct HeadView {
 HeadView head_view(const at::Tensor& states, const at::Tensor& head,
                    const std::vector<int64_t>& targets, const HeadOptions& options);
 
-// As many rows as keep one chunk's logits at 32 MiB; at least 16.
-int64_t head_chunk_rows(int64_t vocabulary);
+// As many rows as keep one chunk's logits at 32 MiB, on a GPU, which waits for its host at the end
+// of every chunk, at 256 MiB; at least 16.
+int64_t head_chunk_rows(int64_t vocabulary, at::Device device = at::kCPU);
+
+// The numbers of rows `first` … `first + n - 1`, [n, 1] on the device.
+at::Tensor column(const std::vector<int64_t>& values, int64_t first, int64_t n, at::Device device);
+at::Tensor column(const std::vector<float>& values, int64_t first, int64_t n, at::Device device);
 
 }  // namespace tutti::train

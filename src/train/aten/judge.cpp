@@ -14,20 +14,21 @@ namespace {
 
 // As train::fingerprint has it of a file.
 uint64_t fingerprint_of(const models::TensorWeights& weights) {
-  const at::Tensor norm = weights.output_norm.to(at::kFloat).contiguous();
+  const at::Tensor norm = weights.output_norm.to(at::kCPU, at::kFloat).contiguous();
   return xxh64(std::as_bytes(std::span(norm.data_ptr<float>(), size_t(norm.numel()))));
 }
 
 // The best guesses of each row of `states`.
 void add_guesses(const at::Tensor& states, const at::Tensor& head, const LossSequence& sequence,
                  int offsets, std::vector<Guessed>& guesses) {
-  const int64_t chunk = head_chunk_rows(head.size(0));
+  const int64_t chunk = head_chunk_rows(head.size(0), head.device());
   for (int64_t first = 0; first < states.size(0); first += chunk) {
     const int64_t n = std::min(chunk, states.size(0) - first);
     const int64_t ranks = std::min<int64_t>(GuessReport::kRanks, head.size(0));
     const auto [logits, tokens] = states.narrow(0, first, n).matmul(head.t()).topk(ranks, 1);
-    const auto logit = logits.accessor<float, 2>();
-    const auto token = tokens.accessor<int64_t, 2>();
+    const at::Tensor logits_here = logits.cpu(), tokens_here = tokens.cpu();
+    const auto logit = logits_here.accessor<float, 2>();
+    const auto token = tokens_here.accessor<int64_t, 2>();
     for (int64_t r = 0; r < n; ++r) {
       Guessed g;
       g.offset = int((first + r) % offsets);

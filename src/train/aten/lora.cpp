@@ -52,8 +52,10 @@ Lora::Lora(const LoraRecipe& recipe, const models::TensorWeights& frozen,
           layout.layer_prefix + std::to_string(l) + "." + layout.*kParts[p].name;
       const double deviation = 1 / std::sqrt(double(w.size(1)));
       adapters_.push_back(
-          {l, p, name, normal_tensor(seed, name + ".lora_A", {recipe.rank, w.size(1)}, deviation),
-           at::zeros({w.size(0), recipe.rank}, at::kFloat)});
+          {l, p, name,
+           normal_tensor(seed, name + ".lora_A", {recipe.rank, w.size(1)}, deviation)
+               .to(w.device()),
+           at::zeros({w.size(0), recipe.rank}, w.options())});
     }
   }
   if (bf16) frozen_ = rounded_layers(std::move(frozen_));

@@ -27,7 +27,7 @@ at::Tensor taken(const NamedTensors& state, const std::string& name, const at::T
         "checkpoint: has no tensor " + name +
             " of the right shape; it belongs to another recipe, start anew without --resume");
   }
-  return found->second.clone();
+  return found->second.to(like.options(), /*non_blocking=*/false, /*copy=*/true);
 }
 
 template <class Options>

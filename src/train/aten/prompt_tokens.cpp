@@ -22,7 +22,7 @@ PromptTokens::PromptTokens(const LossOptions& options, const models::TensorWeigh
     throw Error(ErrorKind::kUsage, "loss.start: is no token; give the text that they start as");
   std::vector<int64_t> rows;
   for (int i = 0; i < options.ahead; ++i) rows.push_back(ids[size_t(i) % ids.size()]);
-  embeddings_ = weights.embedding.index_select(0, at::tensor(rows)).clone();
+  embeddings_ = weights.embedding.index_select(0, at::tensor(rows).to(weights.embedding.device()));
 }
 
 std::vector<Parameter> PromptTokens::parameters() const {
@@ -34,14 +34,13 @@ Guesser::States PromptTokens::states(const models::Config& config,
                                      const std::vector<at::Tensor>& values, bool bf16) const {
   const at::Tensor& embeddings = values.front();
   AnchoredParts parts = split_anchored(config, sequences);
-  models::TensorInputs inputs;
-  for (int row = 0; row < parts.chains.rows(); ++row) {
-    inputs.rows.push_back(embeddings[row % options_.ahead]);
-    parts.chains.head_rows.push_back(row);
-  }
+  models::TensorInputs inputs;  // one piece of the graph, not one for each row
+  inputs.rows = embeddings.repeat({parts.chains.rows() / options_.ahead, 1}).unbind();
+  for (int row = 0; row < parts.chains.rows(); ++row) parts.chains.head_rows.push_back(row);
   parts.texts.head_rows = std::move(parts.taught_by);
-  models::TensorKv kv(config, parts.pages, bf16 ? at::kBFloat16 : at::kFloat);
-  const Autocast autocast(bf16);
+  const at::Device device = embeddings.device();
+  models::TensorKv kv(config, parts.pages, bf16 ? at::kBFloat16 : at::kFloat, device);
+  const Autocast autocast(bf16, device);
   States out;
   {
     const at::NoGradGuard no_gradients;

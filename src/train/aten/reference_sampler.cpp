@@ -84,7 +84,8 @@ void advance(const models::Config& config, const models::TensorWeights& weights,
   models::TensorKv nothing(config, 0);
   at::Tensor logits = models::tensor_forward(config, weights, batch, nothing).logits;
   if (config.mask_token >= 0) logits.select(1, config.mask_token).fill_(-INFINITY);
-  const auto [confidence, token] = logits.softmax(-1).max(-1);
+  const auto [best, best_token] = logits.softmax(-1).max(-1);
+  const at::Tensor confidence = best.cpu(), token = best_token.cpu();
   const int64_t* tokens = token.data_ptr<int64_t>();
   const float* confidences = confidence.data_ptr<float>();
   for (size_t i = 0; i < canvases.size(); ++i) {

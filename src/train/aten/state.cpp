@@ -13,9 +13,9 @@
 
 namespace tutti::train {
 
-std::string machine_text() {
+std::string machine_text(at::Device device) {
   return std::to_string(at::get_num_threads()) + " threads, " + at::get_cpu_capability() +
-         ", torch " + TORCH_VERSION;
+         ", torch " + TORCH_VERSION + (device.is_cpu() ? "" : ", " + device.str());
 }
 
 void write_tensors(const std::filesystem::path& path, const NamedTensors& tensors,

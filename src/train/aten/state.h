@@ -12,7 +12,7 @@ struct RunState {
   int64_t step = 0;       // steps done
   int64_t examples = -1;  // examples taken; -1: not said, by files of older programs
   std::string recipe;     // the text of its file
-  std::string machine;    // what decides the bits besides: threads, instruction set, torch
+  std::string machine;    // what decides the bits besides: threads, instruction set, torch, device
   NamedTensors tensors;   // fp32
 };
 
@@ -26,6 +26,6 @@ void write_tensors(const std::filesystem::path& path, const NamedTensors& tensor
                    const std::map<std::string, std::string>& metadata);
 
 // "2 threads, AVX512, torch 2.13.0"
-std::string machine_text();
+std::string machine_text(at::Device device = at::kCPU);
 
 }  // namespace tutti::train

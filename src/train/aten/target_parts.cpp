@@ -37,7 +37,9 @@ at::Tensor mapped_embeddings(const at::Tensor& table, const at::Tensor& map, mod
     tokens.push_back(token);
   }
   for (models::RowInput& in : batch.inputs) in.token = rows.at(in.token);
-  return table.index_select(0, at::tensor(tokens, at::kLong)).matmul(map.t()).to(map.dtype());
+  return table.index_select(0, at::tensor(tokens, at::kLong).to(table.device()))
+      .matmul(map.t())
+      .to(map.dtype());
 }
 
 std::vector<int32_t> read_head_tokens(const std::filesystem::path& path) {

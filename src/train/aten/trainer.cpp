@@ -13,6 +13,7 @@
 #include "models/find_model.h"
 #include "models/weight_names.h"
 #include "train/aten/autocast.h"
+#include "train/aten/device.h"
 #include "train/aten/distil_loss.h"
 #include "train/aten/head_loss.h"
 #include "train/aten/judge.h"
@@ -121,7 +122,9 @@ void weigh_entropies(std::span<const LossSequence> sequences, const HeadView& vi
 }  // namespace
 
 Trainer::Trainer(const Recipe& recipe)
-    : recipe_(recipe), vocabulary_(make_vocabulary(recipe.tokenizer)) {
+    : recipe_(recipe),
+      device_(training_device(recipe.device)),
+      vocabulary_(make_vocabulary(recipe.tokenizer)) {
   std::optional<models::Checkpoint> checkpoint;
   if (!recipe.model.from.empty())
     checkpoint = models::Checkpoint::open(models::find_model(recipe.model.from));
@@ -138,6 +141,7 @@ Trainer::Trainer(const Recipe& recipe)
                         : initial_weights(shaped_, recipe_.model, recipe_.seed);
   if (target_embeddings_.defined()) begin_with_target();
   add_biases(weights_, shaped_.layout);
+  move_weights();
   if (recipe_.lora.rank > 0) {
     lora_.emplace(recipe_.lora, weights_, shaped_.layout, recipe_.seed, recipe_.bf16);
     if (lora_->parameters().empty()) {
@@ -166,6 +170,13 @@ void Trainer::begin_with_target() {
     said = said.index_select(0, at::tensor(tokens, at::kInt));
   const at::Tensor head = said.matmul(weights_.embedding.t());
   weights_.head = head * (recipe_.model.deviation / head.std().item<double>());
+}
+
+void Trainer::move_weights() {
+  models::for_each_tensor(weights_, shaped_.layout, [&](const std::string&, at::Tensor& t) {
+    if (t.defined()) t = t.to(device_);
+  });
+  if (target_embeddings_.defined()) target_embeddings_ = target_embeddings_.to(device_);
 }
 
 int64_t Trainer::parameters() const { return elements(parameters_of(weights_, shaped_.layout)); }
@@ -202,8 +213,8 @@ at::Tensor Trainer::states_of(std::span<const LossSequence> sequences) const {
   }
   models::Batch batch = plan_batch(shaped_.config, rows);
   batch.head_rows = std::move(predicted);
-  models::TensorKv nothing(shaped_.config, 0);
-  const Autocast autocast(recipe_.bf16);
+  models::TensorKv nothing(shaped_.config, 0, at::kFloat, device_);
+  const Autocast autocast(recipe_.bf16, device_);
   if (target_embeddings_.defined()) {
     models::TensorWeights weights = weights_of(values_);
     weights.embedding = mapped_embeddings(target_embeddings_, weights.embedding, batch);
@@ -369,7 +380,7 @@ RunState Trainer::state() const {
   s.step = step_;
   s.examples = int64_t(next_example_);
   s.recipe = recipe_.text;
-  s.machine = machine_text();
+  s.machine = machine_text(device_);
   for (size_t i = 0; i < trained_.size(); ++i) {
     s.tensors["weight." + trained_[i].name] = trained_[i].tensor;
     if (!averages_.empty()) s.tensors["average." + trained_[i].name] = averages_[i];

@@ -21,6 +21,7 @@ class Trainer {
 
   const Recipe& recipe() const { return recipe_; }
   const models::Config& config() const { return shaped_.config; }
+  at::Device device() const { return device_; }
   int64_t step() const { return step_; }
   int64_t parameters() const;          // of the network
   int64_t trained_parameters() const;  // that move
@@ -42,6 +43,7 @@ class Trainer {
 
  private:
   void begin_with_target();
+  void move_weights();  // to the device
   // The next step's examples; moves the cursor.
   struct Taken {
     std::vector<Example> examples;
@@ -63,6 +65,7 @@ class Trainer {
   void average();
 
   Recipe recipe_;
+  at::Device device_;
   Vocabulary vocabulary_;
   std::unique_ptr<ExampleSource> examples_;
   ModelShape shape_;

@@ -93,6 +93,18 @@ TEST(Resume, ADamagedStateIsNamed) {
   EXPECT_THROW(load_state(path), Error);
 }
 
+TEST(Device, OneThatIsNotThereIsRefusedWithWhatToDo) {
+  json recipe = tiny();
+  recipe["device"] = "cuda:99";
+  try {
+    const Trainer trainer(parse_recipe(recipe.dump(), "r.json", "."));
+    FAIL() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kUsage);
+    EXPECT_TRUE(std::string(e.what()).starts_with("device: is cuda:99, but")) << e.what();
+  }
+}
+
 TEST(Accumulation, IsOneLargeStep) {
   json apart = tiny();
   apart["sequences"] = 2;

@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // A run goes on only with the recipe it began with; these keys may change.
-constexpr const char* kFreeKeys[] = {"name", "steps", "save_every", "evaluation"};
+constexpr const char* kFreeKeys[] = {"name", "steps", "save_every", "evaluation", "device"};
 
 void check_same_recipe(const Recipe& recipe, const std::string& before, const fs::path& place) {
   nlohmann::json now = formats::parse_json(recipe.text, "recipe"),
@@ -54,6 +54,7 @@ class Run {
       : request_(request),
         recipe_(read_recipe(request.recipe)),
         state_file_(request.folder / "state.safetensors") {
+    if (!request.device.empty()) recipe_.device = request.device;
     prepare_folder();
     trainer_ = std::make_unique<Trainer>(recipe_);
     if (request.resume) resume();
@@ -70,7 +71,7 @@ class Run {
     result.steps = recipe_.steps;
     result.parameters = trainer_->parameters();
     result.trained_parameters = trainer_->trained_parameters();
-    result.machine = machine_text();
+    result.machine = machine_text(trainer_->device());
     const int64_t last =
         request_.until > 0 ? std::min(request_.until, recipe_.steps) : recipe_.steps;
     if (trainer_->step() == 0 && guesses(recipe_.loss.kind)) evaluate();  // untrained
@@ -102,9 +103,10 @@ class Run {
     const RunState state = load_state(state_file_);
     check_same_recipe(recipe_, state.recipe, state_file_);
     trainer_->restore(state);
-    if (state.machine != machine_text() && request_.on_note) {
-      request_.on_note("the run began with " + state.machine + " and goes on with " +
-                       machine_text() + ": its bits will not be those of an unbroken run");
+    const std::string now = machine_text(trainer_->device());
+    if (state.machine != now && request_.on_note) {
+      request_.on_note("the run began with " + state.machine + " and goes on with " + now +
+                       ": its bits will not be those of an unbroken run");
     }
   }
 

@@ -16,7 +16,7 @@ namespace tutti::train {
 namespace {
 
 std::vector<float> floats(const at::Tensor& t) {
-  const at::Tensor flat = t.detach().to(at::kFloat).contiguous();
+  const at::Tensor flat = t.detach().to(at::kCPU, at::kFloat).contiguous();
   return {flat.data_ptr<float>(), flat.data_ptr<float>() + flat.numel()};
 }
 
@@ -41,9 +41,10 @@ Transfer::Transfer(const LossOptions& options, const models::Config& config,
                                        " is beyond the model's " + std::to_string(config.layers));
   }
   const int64_t n = config.hidden;
+  const auto options_here = weights.embedding.options();
   for (int i = 0; i < (o.shared ? 1 : options.ahead); ++i) {
-    weights_.push_back(o.medusa ? at::zeros({n, n}, at::kFloat) : at::eye(n, at::kFloat));
-    if (o.bias) biases_.push_back(at::zeros({n}, at::kFloat));
+    weights_.push_back(o.medusa ? at::zeros({n, n}, options_here) : at::eye(n, options_here));
+    if (o.bias) biases_.push_back(at::zeros({n}, options_here));
   }
 }
 
@@ -79,12 +80,13 @@ Guesser::States Transfer::states(const models::Config& config,
                                  std::span<const LossSequence> sequences,
                                  const std::vector<at::Tensor>& values, bool bf16) const {
   AnchoredParts parts = split_anchored(config, sequences);
-  models::TensorKv kv(config, parts.pages, bf16 ? at::kBFloat16 : at::kFloat);
+  const at::Device device = values.front().device();
+  models::TensorKv kv(config, parts.pages, bf16 ? at::kBFloat16 : at::kFloat, device);
   States out;
   std::map<int, std::vector<at::Tensor>> at_layer;  // the anchors' states where rows enter
   {
     const at::NoGradGuard no_gradients;
-    const Autocast autocast(bf16);
+    const Autocast autocast(bf16, device);
     for (const int layer : shape_.enter) at_layer[layer];
     for (const auto& [layer, states] : at_layer) {
       for (const int row : parts.anchors) parts.texts.hidden.push_back({row, layer, nullptr});
@@ -114,7 +116,7 @@ Guesser::States Transfer::states(const models::Config& config,
   split_epochs(parts.chains, config.layers, [&](int, int) { return shape_.see_previous; });
   models::TensorInputs inputs;
   inputs.rows = entering.unbind();
-  const Autocast autocast(bf16);
+  const Autocast autocast(bf16, device);
   out.student = models::tensor_states(config, frozen_, parts.chains, kv, inputs).to(at::kFloat);
   return out;
 }

@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Several recipes side by side on one GPU, for a given time.
+
+    python3 bench/cuda/trainings.py --seconds 300 recipes/smollm2-ppd.json recipes/smollm2-transfer.json
+
+A small model leaves a GPU waiting for its host, so that runs beside each other cost each other little. Each recipe has the
+schedule "stable": it trains at its full rate until the time is over, is stopped as by Ctrl-C, and goes on with --resume
+through the schedule's `decay` steps. Logs, states and models are the folders OUT/NAME of the runs.
+"""
+
+import argparse
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+ENDLESS = 10**9
+
+
+class Training:
+    def __init__(self, path, o):
+        self.recipe = json.loads(path.read_text())
+        schedule = self.recipe.get("schedule", {})
+        if schedule.get("kind") != "stable" or not schedule.get("decay"):
+            sys.exit(f"{path}: needs the schedule \"stable\" with \"decay\" steps, to end after a time")
+        self.decay = schedule["decay"]
+        # Beside the recipe, whose folder the paths in it are relative to.
+        self.path, self.folder, self.options = path.with_suffix(".timed"), o.out / path.stem, o
+        self.errors = open(o.out / f"{path.stem}.err", "w")
+
+    def start(self, steps, *more):
+        self.path.write_text(json.dumps(self.recipe | {"steps": steps}))
+        o = self.options
+        self.process = subprocess.Popen(
+            [o.tutti, "train", self.path, "--device", o.device, "--out", self.folder, "-t", str(o.threads), "-q", *more],
+            stdout=subprocess.DEVNULL, stderr=self.errors)
+
+    def log(self):
+        path = self.folder / "log.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def steps(self):
+        return [line for line in self.log() if "loss" in line]
+
+    def report(self):
+        steps = self.steps()
+        if not steps:
+            return f"{self.folder.name}: no step; see {self.errors.name}"
+        tokens, seconds = sum(s["tokens"] for s in steps), sum(s["seconds"] for s in steps)
+        last = [s["loss"] for s in steps[-20:]]
+        text = (f"{self.folder.name}: {steps[-1]['step']} steps, {tokens / 1e6:.2f} M rows, {tokens / seconds:.0f} rows/s, "
+                f"loss {steps[0]['loss']:.3f} to {sum(last) / len(last):.3f}")
+        for line in self.log():
+            if "accuracy" in line:
+                text += "\n    step {}: {}".format(line["step"], " ".join(f"{a[0]:.3f}" for a in line["accuracy"]))
+        return text
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", type=pathlib.Path, nargs="+")
+    parser.add_argument("--tutti", default=ROOT / "build/release/tutti")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs/gpu")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=300, help="before the rates fall")
+    parser.add_argument("--end", type=float, default=120, help="seconds that the falling may take before it is stopped")
+    o = parser.parse_args()
+    o.out.mkdir(parents=True, exist_ok=True)
+    trainings = [Training(path, o) for path in o.recipes]
+    for t in trainings:
+        t.start(ENDLESS)
+    begin = time.monotonic()
+    while time.monotonic() - begin < o.seconds and any(t.process.poll() is None for t in trainings):
+        time.sleep(1)
+    for t in trainings:
+        if t.process.poll() is None:
+            t.process.send_signal(signal.SIGINT)
+    for t in trainings:
+        t.process.wait()
+        if done := t.steps():
+            t.start(done[-1]["step"] + t.decay, "--resume")
+    begin = time.monotonic()
+    for t in trainings:
+        try:
+            t.process.wait(max(1.0, o.end - (time.monotonic() - begin)))
+        except subprocess.TimeoutExpired:
+            t.process.send_signal(signal.SIGINT)  # what there is is saved
+            t.process.wait()
+    for t in trainings:
+        print(t.report(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
