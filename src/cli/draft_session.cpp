@@ -107,13 +107,7 @@ DraftSession::DraftSession(const DraftModelOptions& options, Session& target,
       session_->shared_engine(),
       session_->has_tokenizer() ? session_->tokenizer() : target.tokenizer(), target.tokenizer(),
       std::move(cores));
-  if (own_cores) thread_ = std::thread([this] { session_->engine().serve(); });
-}
-
-DraftSession::~DraftSession() {
-  if (!thread_.joinable()) return;
-  session_->engine().stop();
-  thread_.join();
+  if (own_cores) thread_.emplace(session_->shared_engine());
 }
 
 }  // namespace tutti::cli

@@ -3,12 +3,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "cli/session.h"
 #include "decode/speculative/draft_model.h"
+#include "decode/speculative/draft_thread.h"
 
 namespace tutti::cli {
 
@@ -33,7 +34,6 @@ class DraftSession {
   // Error, also when the two have different vocabularies.
   DraftSession(const DraftModelOptions& options, Session& target,
                engine::EngineOptions engine_options = {});
-  ~DraftSession();
   DraftSession(const DraftSession&) = delete;
   DraftSession& operator=(const DraftSession&) = delete;
 
@@ -42,7 +42,7 @@ class DraftSession {
  private:
   std::unique_ptr<Session> session_;
   std::shared_ptr<const decode::speculative::DraftModel> model_;
-  std::thread thread_;
+  std::optional<decode::speculative::DraftThread> thread_;  // with cores of its own
 };
 
 }  // namespace tutti::cli

@@ -43,6 +43,19 @@ int page_count(const models::Model& model, const EngineOptions& options) {
   return int(std::clamp<size_t>(bytes / page_bytes, 1, 1 << 24));
 }
 
+// What programs are told whose queries waited for a tick that failed.
+std::exception_ptr failed_forward(const std::exception_ptr& error) {
+  std::string what = "for a reason that is no std::exception";
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& e) {
+    what = e.what();
+  } catch (...) {
+  }
+  return std::make_exception_ptr(
+      Error(ErrorKind::kSystem, "engine: a forward failed (" + what + ")"));
+}
+
 }  // namespace
 
 Rows Rows::append(std::span<const int32_t> tokens, int position, std::optional<Want> want_last) {
@@ -208,7 +221,16 @@ void Engine::loop(bool wait_when_idle) {
     run_programs();
     if (stop_) break;
     bool stepped = step();
-    for (const auto& guest : guests_) stepped |= guest->step();
+    for (const auto& guest : guests_) {
+      const bool asked = !guest->pending_.empty();
+      try {
+        stepped |= guest->step();
+      } catch (...) {
+        // Who asked was told. What a guest cannot do is no reason for its host to end.
+        if (!asked) throw;
+        stepped = true;
+      }
+    }
     if (stepped) continue;
     const auto busy = [](const Engine& e) { return e.works() || e.programs_ > 0; };
     if (!wait_when_idle && !any(busy)) break;
@@ -221,12 +243,24 @@ void Engine::loop(bool wait_when_idle) {
   }
 }
 
-// A tick and what is due of the networks' work; false: there is none, or no core for it.
+// A tick and what is due of the networks' work; false: there is none, or no core for it. When it
+// fails, the queries that wait end with its error, too: their programs would wait for ever.
 bool Engine::step() {
-  if (!works() || !begin_cores()) return false;
-  const bool streaming = !pending_.empty();
-  if (streaming) tick();
-  if (!networks_.empty()) network_slot(streaming);
+  if (!works()) return false;
+  try {
+    if (!begin_cores()) return false;
+    const bool streaming = !pending_.empty();
+    if (streaming) tick();
+    if (!networks_.empty()) network_slot(streaming);
+  } catch (...) {
+    if (split_) split_->end(split_member_);
+    const std::exception_ptr error = failed_forward(std::current_exception());
+    for (const QueryPtr& query : std::exchange(pending_, {})) {
+      query->error = error;
+      finish(query);
+    }
+    throw;
+  }
   if (split_) split_->end(split_member_);
   return true;
 }

@@ -323,7 +323,11 @@ void Api::detokenize(const std::shared_ptr<HttpExchange>& exchange, const std::s
 namespace {
 
 // Of a model with a draft model: who wrote, and what drafting took.
-void write_draft_metrics(MetricsPage& page, const WorkerMetrics& m, const Labels& labels) {
+void write_draft_metrics(MetricsPage& page, const ServedModel& model, const Labels& labels) {
+  const WorkerMetrics& m = model.worker->metrics();
+  page.gauge({"tutti:draft_model_up"},
+             "1: the draft model drafts; 0: its engine has failed, and nothing is drafted.", labels,
+             model.draft_model->failed() ? 0 : 1);
   page.counter({"tutti:draft_forwards_total"},
                "Forwards that draft, of a draft model or of the first layers.", labels,
                double(m.draft_forwards));
@@ -376,7 +380,7 @@ void write_metrics(MetricsPage& page, const ServedModel& model, const EngineSnap
                labels, double(m.proposed));
   page.counter(both("spec_decode_num_accepted_tokens_total"), "Of those, that stood.", labels,
                double(m.accepted));
-  if (model.draft_model) write_draft_metrics(page, m, labels);
+  if (model.draft_model) write_draft_metrics(page, model, labels);
   page.counter({"tutti:ticks_total"}, "Forwards of the engine.", labels, double(e.ticks));
   page.counter({"tutti:rows_total"}, "Rows that were pushed through the model.", labels,
                double(e.rows));
