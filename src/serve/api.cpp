@@ -184,8 +184,7 @@ ServedModel& Api::model_of(const std::string& name) {
 void Api::add_method_options(const ServedModel& model, decode::GenerationOptions& options) const {
   options.files = model.method_files;
   options.draft_model = model.draft_model;
-  if (options.method == "auto" && model.draft_model) options.method = model.auto_method();
-  if (options.method == "auto") return;
+  if (options.method == "auto") options.method = model.auto_method();
   for (const decode::MethodOption& option : decode::find_method(options.method).options) {
     const auto given = options_.method_options.find(std::string(option.name));
     if (given != options_.method_options.end()) options.method_options.insert(*given);
