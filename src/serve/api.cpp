@@ -5,13 +5,13 @@
 #include <random>
 
 #include "decode/method.h"
-#include "decode/pooled_states.h"
 #include "formats/json_text.h"
 #include "serve/api_error.h"
 #include "serve/embeddings.h"
 #include "serve/openapi.h"
 #include "serve/rerank.h"
 #include "serve/text_answer.h"
+#include "serve/tokenize.h"
 
 namespace tutti::serve {
 namespace {
@@ -50,6 +50,11 @@ std::string id_of(const HttpRequest& request) {
            c == '_' || c == '.';
   });
   return plain ? std::string(given) : new_id();
+}
+
+std::string model_named(const Json& body) {
+  const auto name = body.find("model");
+  return name != body.end() && name->is_string() ? name->get<std::string>() : "";
 }
 
 }  // namespace
@@ -271,52 +276,15 @@ void Api::version(const std::shared_ptr<HttpExchange>& exchange, const std::stri
 }
 
 void Api::tokenize(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
-  const Json body = read_body(exchange->request().body, options_.limits.depth);
-  const ServedModel& model = model_of(
-      body.contains("model") && body["model"].is_string() ? body["model"].get<std::string>() : "");
-  const char* field = body.contains("content") ? "content" : "prompt";  // llama.cpp's name, vLLM's
-  const auto text = body.find(field);
-  if (text == body.end() || !text->is_string())
-    throw invalid(std::string(field) + ": must be a string", field);
-  const auto flag = [&](const char* name, const char* other, bool absent) {
-    const auto it = body.contains(name) ? body.find(name) : body.find(other);
-    if (it == body.end()) return absent;
-    if (!it->is_boolean()) throw invalid(std::string(name) + ": must be true or false", name);
-    return it->get<bool>();
-  };
-  text::EncodeOptions options;
-  if (flag("add_special", "add_special_tokens", body.contains("prompt")))
-    options = decode::reading_options(*model.tokenizer, model.config());
-  options.parse_special = flag("parse_special", "parse_special_tokens", true);
-  const std::vector<int32_t> ids = model.tokenizer->encode(text->get<std::string>(), options);
-  Json reply{
-      {"tokens", ids}, {"count", ids.size()}, {"max_model_len", model.config().context_length}};
-  if (flag("with_pieces", "return_token_strs", false)) {
-    Json pieces = Json::array();
-    for (const int32_t id : ids) pieces.push_back(std::string(model.tokenizer->token_bytes(id)));
-    reply["pieces"] = std::move(pieces);
-  }
-  exchange->respond(json_response(reply));
+  Json body = read_body(exchange->request().body, options_.limits.depth);
+  ServedModel& model = model_of(model_named(body));
+  answer_tokenize(exchange, model, std::move(body));
 }
 
 void Api::detokenize(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
-  const Json body = read_body(exchange->request().body, options_.limits.depth);
-  const ServedModel& model = model_of(
-      body.contains("model") && body["model"].is_string() ? body["model"].get<std::string>() : "");
-  const auto tokens = body.find("tokens");
-  if (tokens == body.end() || !tokens->is_array())
-    throw invalid("tokens: must be an array of token ids", "tokens");
-  std::vector<int32_t> ids;
-  for (const Json& one : *tokens) {
-    if (!one.is_number_integer() || one < 0 || one >= model.tokenizer->vocab_size()) {
-      throw invalid(
-          "tokens: must hold token ids below " + std::to_string(model.tokenizer->vocab_size()),
-          "tokens");
-    }
-    ids.push_back(one.get<int32_t>());
-  }
-  const std::string text = model.tokenizer->decode(ids);
-  exchange->respond(json_response({{"content", text}, {"prompt", text}}));
+  Json body = read_body(exchange->request().body, options_.limits.depth);
+  ServedModel& model = model_of(model_named(body));
+  answer_detokenize(exchange, model, std::move(body));
 }
 
 namespace {
