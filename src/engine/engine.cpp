@@ -82,14 +82,19 @@ Engine::~Engine() {
   // that is still there.
   if (split_) split_->on_cores(split_member_, {});
   host_.reset();
+  // A query owns what its program goes on with, and the program its query: neither would ever go.
+  const auto leave = [](Engine& engine) {
+    for (const QueryPtr& query : std::exchange(engine.pending_, {})) {
+      const auto left = std::move(query->resume);
+    }
+    engine.networks_ = {};
+  };
   // Programs that wait for a guest are this io's as well.
   for (const auto& guest : guests_) {
     guest->host_.reset();
-    guest->pending_.clear();
-    guest->networks_ = {};
+    leave(*guest);
   }
-  pending_.clear();
-  networks_ = {};
+  leave(*this);
 }
 
 std::shared_ptr<Request> Engine::new_request(double weight) {
@@ -788,8 +793,8 @@ void Engine::finish(const QueryPtr& query) {
   ++delivering_;
   cancelling_ += query->cancelled;
   // Posted, not called: programs run between ticks, in the order of delivery.
-  asio::post(*io_, [this, query] {
-    if (query->resume) std::move(query->resume)(query->error);
+  asio::post(*io_, [this, query, resume = std::move(query->resume)]() mutable {
+    if (resume) std::move(resume)(query->error);
     for (auto& part : query->parts) --part.context->delivered;
     --delivering_;
     cancelling_ -= query->cancelled;
