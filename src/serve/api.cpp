@@ -1,8 +1,11 @@
 #include "serve/api.h"
 
+#include <boost/asio/post.hpp>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
+#include <utility>
 
 #include "decode/method.h"
 #include "formats/json_text.h"
@@ -12,6 +15,7 @@
 #include "serve/rerank.h"
 #include "serve/text_answer.h"
 #include "serve/tokenize.h"
+#include "serve/whole_answer.h"
 
 namespace tutti::serve {
 namespace {
@@ -50,11 +54,6 @@ std::string id_of(const HttpRequest& request) {
            c == '_' || c == '.';
   });
   return plain ? std::string(given) : new_id();
-}
-
-std::string model_named(const Json& body) {
-  const auto name = body.find("model");
-  return name != body.end() && name->is_string() ? name->get<std::string>() : "";
 }
 
 }  // namespace
@@ -173,6 +172,36 @@ void Api::route(const std::shared_ptr<HttpExchange>& exchange, const std::string
   (this->*found->route)(exchange, id);
 }
 
+template <class Read, class Then>
+void Api::with_body(const std::shared_ptr<HttpExchange>& exchange, Read read, Then then) {
+  const std::string& body = exchange->request().body;
+  if (body.size() <= kEncodedAtOnce) return then(read(body));
+  if (!reader_) reader_ = std::make_unique<asio::thread_pool>(1);
+  ++reading_;
+  asio::post(*reader_, [this, exchange, back = exchange->executor(), read = std::move(read),
+                        then = std::move(then)]() mutable {
+    std::optional<decltype(read(exchange->request().body))> request;
+    std::exception_ptr error;
+    try {
+      request.emplace(read(exchange->request().body));
+    } catch (...) {
+      error = std::current_exception();
+    }
+    // The exchange goes back, whatever came of it.
+    asio::post(back, [this, exchange = std::move(exchange), request = std::move(request), error,
+                      then = std::move(then)]() mutable {
+      --reading_;
+      if (exchange->gone()) return;
+      try {
+        if (error) std::rethrow_exception(error);
+        then(std::move(*request));
+      } catch (...) {
+        exchange->respond(error_response(api_error(std::current_exception())));
+      }
+    });
+  });
+}
+
 ServedModel& Api::model_of(const std::string& name) {
   if (name.empty()) return *models_.front();
   std::string names;
@@ -198,15 +227,19 @@ void Api::add_method_options(const ServedModel& model, decode::GenerationOptions
 
 void Api::text(TextRequest::Kind kind, const std::shared_ptr<HttpExchange>& exchange,
                const std::string& id) {
-  TextRequest request = read_text_request(kind, exchange->request().body, options_.limits);
-  ServedModel& model = model_of(request.model);
-  if (model.config().is_encoder())
-    throw invalid("model " + model.name +
-                      ": is an encoder, which reads texts and writes none; use /v1/embeddings or "
-                      "/v1/rerank",
-                  "model");
-  add_method_options(model, request.options);
-  answer_text(exchange, model, std::move(request), id);
+  const auto read = [kind, limits = options_.limits](const std::string& body) {
+    return read_text_request(kind, body, limits);
+  };
+  with_body(exchange, read, [this, exchange, id](TextRequest request) {
+    ServedModel& model = model_of(request.model);
+    if (model.config().is_encoder())
+      throw invalid("model " + model.name +
+                        ": is an encoder, which reads texts and writes none; use /v1/embeddings or "
+                        "/v1/rerank",
+                    "model");
+    add_method_options(model, request.options);
+    answer_text(exchange, model, std::move(request), id);
+  });
 }
 
 void Api::chat(const std::shared_ptr<HttpExchange>& exchange, const std::string& id) {
@@ -217,15 +250,23 @@ void Api::completion(const std::shared_ptr<HttpExchange>& exchange, const std::s
 }
 
 void Api::embeddings(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
-  EmbeddingRequest request = read_embedding_request(exchange->request().body, options_.limits);
-  ServedModel& model = model_of(request.model);
-  answer_embeddings(exchange, model, std::move(request));
+  const auto read = [limits = options_.limits](const std::string& body) {
+    return read_embedding_request(body, limits);
+  };
+  with_body(exchange, read, [this, exchange](EmbeddingRequest request) {
+    ServedModel& model = model_of(request.model);
+    answer_embeddings(exchange, model, std::move(request));
+  });
 }
 
 void Api::rerank(const std::shared_ptr<HttpExchange>& exchange, const std::string& id) {
-  RerankRequest request = read_rerank_request(exchange->request().body, options_.limits);
-  ServedModel& model = model_of(request.model);
-  answer_rerank(exchange, model, std::move(request), id);
+  const auto read = [limits = options_.limits](const std::string& body) {
+    return read_rerank_request(body, limits);
+  };
+  with_body(exchange, read, [this, exchange, id](RerankRequest request) {
+    ServedModel& model = model_of(request.model);
+    answer_rerank(exchange, model, std::move(request), id);
+  });
 }
 
 void Api::openapi(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
@@ -276,15 +317,23 @@ void Api::version(const std::shared_ptr<HttpExchange>& exchange, const std::stri
 }
 
 void Api::tokenize(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
-  Json body = read_body(exchange->request().body, options_.limits.depth);
-  ServedModel& model = model_of(model_named(body));
-  answer_tokenize(exchange, model, std::move(body));
+  const auto read = [depth = options_.limits.depth](const std::string& body) {
+    return read_tokenize_request(body, depth);
+  };
+  with_body(exchange, read, [this, exchange](TokenizeRequest request) {
+    ServedModel& model = model_of(request.model);
+    answer_tokenize(exchange, model, std::move(request));
+  });
 }
 
 void Api::detokenize(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
-  Json body = read_body(exchange->request().body, options_.limits.depth);
-  ServedModel& model = model_of(model_named(body));
-  answer_detokenize(exchange, model, std::move(body));
+  const auto read = [depth = options_.limits.depth](const std::string& body) {
+    return read_detokenize_request(body, depth);
+  };
+  with_body(exchange, read, [this, exchange](DetokenizeRequest request) {
+    ServedModel& model = model_of(request.model);
+    answer_detokenize(exchange, model, std::move(request));
+  });
 }
 
 namespace {

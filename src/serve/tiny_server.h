@@ -95,13 +95,18 @@ class TinyServer {
     while (poll()) {
     }
   }
+  // Until no body is being read, which long ones are on another thread; the engine has no turn.
+  void read() {
+    while (poll() || api_.reading() > 0) {
+    }
+  }
   // Until neither the server nor the engine has anything to do.
   void settle(TinyClient& client) {
     for (bool more = true; more;) {
       more = poll();
       world_.engine.run();
       more |= poll();
-      more |= client.receive() || worker_.running() + worker_.queued() > 0;
+      more |= client.receive() || worker_.running() + worker_.queued() > 0 || api_.reading() > 0;
     }
   }
 

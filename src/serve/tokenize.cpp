@@ -8,6 +8,7 @@
 #include "decode/pooled_states.h"
 #include "formats/json_text.h"
 #include "serve/api_error.h"
+#include "serve/text_request.h"
 #include "serve/whole_answer.h"
 
 namespace tutti::serve {
@@ -20,6 +21,11 @@ bool flag_of(const Json& body, const char* name, const char* other, bool absent)
   if (it == body.end()) return absent;
   if (!it->is_boolean()) throw invalid(std::string(name) + ": must be true or false", name);
   return it->get<bool>();
+}
+
+std::string model_named(const Json& body) {
+  const auto name = body.find("model");
+  return name != body.end() && name->is_string() ? name->get<std::string>() : "";
 }
 
 Task<std::vector<decode::Completion>> nothing_more() {
@@ -63,40 +69,62 @@ std::string tokens_as_json(const text::Tokenizer& tokenizer, const std::string& 
 
 }  // namespace
 
-void answer_tokenize(std::shared_ptr<HttpExchange> exchange, ServedModel& model, Json body) {
-  const char* field = body.contains("content") ? "content" : "prompt";  // llama.cpp's name, vLLM's
-  const auto text = body.find(field);
-  if (text == body.end() || !text->is_string())
+TokenizeRequest read_tokenize_request(std::string_view body, int depth) {
+  Json json = read_body(body, depth);
+  const char* field = json.contains("content") ? "content" : "prompt";  // llama.cpp's name, vLLM's
+  const auto text = json.find(field);
+  if (text == json.end() || !text->is_string())
     throw invalid(std::string(field) + ": must be a string", field);
+  TokenizeRequest request;
+  request.model = model_named(json);
+  request.add_special = flag_of(json, "add_special", "add_special_tokens", json.contains("prompt"));
+  request.parse_special = flag_of(json, "parse_special", "parse_special_tokens", true);
+  request.with_pieces = flag_of(json, "with_pieces", "return_token_strs", false);
+  request.text = std::move(text->get_ref<std::string&>());
+  return request;
+}
+
+DetokenizeRequest read_detokenize_request(std::string_view body, int depth) {
+  const Json json = read_body(body, depth);
+  const auto tokens = json.find("tokens");
+  if (tokens == json.end() || !tokens->is_array())
+    throw invalid("tokens: must be an array of token ids", "tokens");
+  DetokenizeRequest request;
+  request.model = model_named(json);
+  for (const Json& one : *tokens) {
+    if (!one.is_number_integer() || one < 0 || one > INT32_MAX)
+      throw invalid("tokens: must hold token ids, whole numbers from 0", "tokens");
+    request.tokens.push_back(one.get<int32_t>());
+  }
+  return request;
+}
+
+void answer_tokenize(std::shared_ptr<HttpExchange> exchange, ServedModel& model,
+                     TokenizeRequest request) {
   text::EncodeOptions options;
-  if (flag_of(body, "add_special", "add_special_tokens", body.contains("prompt")))
-    options = decode::reading_options(*model.tokenizer, model.config());
-  options.parse_special = flag_of(body, "parse_special", "parse_special_tokens", true);
-  const bool with_pieces = flag_of(body, "with_pieces", "return_token_strs", false);
+  if (request.add_special) options = decode::reading_options(*model.tokenizer, model.config());
+  options.parse_special = request.parse_special;
   answer_made(std::move(exchange), model,
-              [&tokenizer = *model.tokenizer, text = std::move(text->get_ref<std::string&>()),
-               options, context = model.config().context_length, with_pieces] {
+              [&tokenizer = *model.tokenizer, text = std::move(request.text), options,
+               context = model.config().context_length, with_pieces = request.with_pieces] {
                 return tokens_as_json(tokenizer, text, options, context, with_pieces);
               });
 }
 
-void answer_detokenize(std::shared_ptr<HttpExchange> exchange, ServedModel& model, Json body) {
-  const auto tokens = body.find("tokens");
-  if (tokens == body.end() || !tokens->is_array())
-    throw invalid("tokens: must be an array of token ids", "tokens");
-  const auto ids = std::make_shared<std::vector<int32_t>>();
-  for (const Json& one : *tokens) {
-    if (!one.is_number_integer() || one < 0 || one >= model.tokenizer->vocab_size()) {
+void answer_detokenize(std::shared_ptr<HttpExchange> exchange, ServedModel& model,
+                       DetokenizeRequest request) {
+  for (const int32_t id : request.tokens) {
+    if (id >= model.tokenizer->vocab_size()) {
       throw invalid(
           "tokens: must hold token ids below " + std::to_string(model.tokenizer->vocab_size()),
           "tokens");
     }
-    ids->push_back(one.get<int32_t>());
   }
-  answer_made(std::move(exchange), model, [&tokenizer = *model.tokenizer, ids] {
-    const std::string text = tokenizer.decode(*ids);
-    return formats::print_json({{"content", text}, {"prompt", text}});
-  });
+  answer_made(std::move(exchange), model,
+              [&tokenizer = *model.tokenizer, ids = std::move(request.tokens)] {
+                const std::string text = tokenizer.decode(ids);
+                return formats::print_json({{"content", text}, {"prompt", text}});
+              });
 }
 
 }  // namespace tutti::serve

@@ -27,6 +27,8 @@ def words(size, seed=7):
 BODIES = {
     "a chat": ("/v1/chat/completions", lambda: {"messages": [{"role": "user", "content": words(8 << 20)}], "max_tokens": 1}, 400),
     "a chat of many messages": ("/v1/chat/completions", lambda: {"messages": [{"role": "user", "content": "a b"}] * 180000, "max_tokens": 1}, 400),
+    "a completion of ids": ("/v1/completions", lambda: {"prompt": [1] * (2 << 20), "max_tokens": 1}, 400),
+    "objects of many keys": ("/v1/completions", lambda: {"prompt": "a", "max_tokens": 1, "x": [{f"k{i}": 0 for i in range(4000)}] * 130}, 200),
     "a completion": ("/v1/completions", lambda: {"prompt": words(8 << 20), "max_tokens": 1}, 400),
     "tokens": ("/tokenize", lambda: {"content": words(8 << 20)}, 200),
 }
@@ -56,6 +58,6 @@ def test_others_are_answered_meanwhile(server, name):
     assert got == status, text[:500]
     if status == 400:
         assert json.loads(text)["error"]["code"] in ("context_length_exceeded", None)
-    # Of the long request's time, whatever that is here, nobody else waits for half: the body is read, and that is all.
+    # Of the long request's time, whatever that is here, nobody else waits for half.
     assert longest < seen["seconds"] / 2, (longest, seen["seconds"], answered)
     print(f"{name}: {seen['seconds']:.2f} s, the longest wait of {answered} others {longest:.3f} s")
