@@ -4,6 +4,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <span>
 
 #include "base/error.h"
 #include "decode/method.h"
@@ -38,7 +41,85 @@ std::shared_ptr<engine::CoreSplit> split_cores(int threads, int own) {
       std::vector<int>(cores.begin(), first), std::vector<int>(first, cores.end())});
 }
 
+// What may be said of drafts by a flag of its own: an option of the methods that draft.
+struct DraftSetting {
+  const char* flags;
+  const char* option;
+  const char* variable;
+  const char* help;
+  int least, most;
+  bool whole;
+  std::string flag() const {
+    const std::string_view all = flags;
+    return std::string(all.substr(0, all.find(',')));
+  }
+};
+
+std::span<const DraftSetting> draft_settings() {
+  static constexpr DraftSetting kSettings[] = {
+      {"--draft-max,--draft,--draft-n,--num-speculative-tokens", "draft_max", "TUTTI_DRAFT_MAX",
+       "speculation: tokens drafted one after the other at most, 1 to 256", 1, 256, true},
+      {"--draft-min,--draft-n-min", "draft_min", "TUTTI_DRAFT_MIN",
+       "speculation: shorter drafts are left, 0 to 256", 0, 256, true},
+      {"--draft-p-min", "draft_p_min", "TUTTI_DRAFT_P_MIN",
+       "speculation: a draft of less probability ends the draft, 0 to 1", 0, 1, false},
+  };
+  return kSettings;
+}
+
+double value_of(const DraftSetting& setting, const std::string& text) {
+  double value = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || stop != end || !(value >= setting.least && value <= setting.most) ||
+      (setting.whole && value != std::floor(value))) {
+    throw Error(ErrorKind::kUsage, setting.flag() + " " + text + ": wants a " +
+                                       (setting.whole ? "whole number" : "number") + " from " +
+                                       std::to_string(setting.least) + " to " +
+                                       std::to_string(setting.most));
+  }
+  return value;
+}
+
+bool has(const decode::Method& method, std::string_view option) {
+  return std::ranges::find(method.options, option, &decode::MethodOption::name) !=
+         method.options.end();
+}
+
 }  // namespace
+
+void check_draft_settings(const std::map<std::string, std::string>& method_options) {
+  std::map<std::string_view, double> values;
+  for (const DraftSetting& setting : draft_settings()) {
+    const auto given = method_options.find(setting.option);
+    if (given != method_options.end()) values[setting.option] = value_of(setting, given->second);
+  }
+  constexpr double kMost = 16;  // what methods have that are not told
+  const double most = values.contains("draft_max") ? values["draft_max"] : kMost;
+  if (values.contains("draft_min") && values["draft_min"] > most) {
+    throw Error(ErrorKind::kUsage, "--draft-min " + method_options.at("draft_min") +
+                                       ": is more than --draft-max, " + std::to_string(int(most)) +
+                                       "; give less, or a greater --draft-max");
+  }
+}
+
+std::string draft_settings_without_use(const std::map<std::string, std::string>& method_options,
+                                       const std::string& model, std::string_view method) {
+  std::string notes;
+  for (const DraftSetting& setting : draft_settings()) {
+    if (!method_options.contains(setting.option) ||
+        has(decode::find_method(method), setting.option))
+      continue;
+    std::string others;
+    for (const decode::Method& other : decode::methods()) {
+      if (has(other, setting.option))
+        others += (others.empty() ? "" : ", ") + std::string(other.name);
+    }
+    notes += "note: " + setting.flag() + ": model " + model + " writes by " + std::string(method) +
+             ", which has no such option; it holds for requests by " + others + "\n";
+  }
+  return notes;
+}
 
 void DraftModelOptions::add_to(CLI::App& app) {
   app.add_option(kModelFlags, model,
@@ -55,24 +136,18 @@ void DraftModelOptions::add_ways_to(CLI::App& app, bool variables) {
             ->check(CLI::Range(0, 1024))
             ->capture_default_str(),
         "TUTTI_DRAFT_CORES");
-  const auto setting = [&](const char* flag, const char* option, const char* help,
-                           const char* variable) {
-    named(app.add_option_function<std::string>(
-              flag,
-              [this, option](const std::string& value) { settings.emplace_back(option, value); },
-              help),
-          variable);
-  };
-  setting("--draft-max,--draft,--draft-n,--num-speculative-tokens", "draft_max",
-          "speculation: tokens drafted one after the other at most", "TUTTI_DRAFT_MAX");
-  setting("--draft-min,--draft-n-min", "draft_min", "speculation: shorter drafts are left",
-          "TUTTI_DRAFT_MIN");
-  setting("--draft-p-min", "draft_p_min", "speculation: a draft of less probability ends the draft",
-          "TUTTI_DRAFT_P_MIN");
+  for (const DraftSetting& setting : draft_settings()) {
+    const auto keep = [this, option = setting.option](const std::string& value) {
+      settings.emplace_back(option, value);
+    };
+    named(app.add_option_function<std::string>(setting.flags, keep, setting.help),
+          setting.variable);
+  }
 }
 
 void DraftModelOptions::resolve(decode::GenerationOptions& generation) const {
   if (!model.empty() && generation.method == "auto") generation.method = "draft";
+  check_draft_settings({settings.begin(), settings.end()});
   for (const auto& [option, value] : settings) {
     const auto named = [&, &o = option](const decode::MethodOption& m) { return m.name == o; };
     if (generation.method == "auto" ||
@@ -107,13 +182,7 @@ DraftSession::DraftSession(const DraftModelOptions& options, Session& target,
       session_->shared_engine(),
       session_->has_tokenizer() ? session_->tokenizer() : target.tokenizer(), target.tokenizer(),
       std::move(cores));
-  if (own_cores) thread_ = std::thread([this] { session_->engine().serve(); });
-}
-
-DraftSession::~DraftSession() {
-  if (!thread_.joinable()) return;
-  session_->engine().stop();
-  thread_.join();
+  if (own_cores) thread_.emplace(session_->shared_engine());
 }
 
 }  // namespace tutti::cli

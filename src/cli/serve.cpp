@@ -100,6 +100,17 @@ void check_options(ServeOptions& o) {
   o.api.version = TUTTI_VERSION;
   o.api.method_options = o.models.method_options = method_options_of(o.method_settings);
   for (const auto& [name, value] : o.models.draft.settings) o.api.method_options[name] = value;
+  check_draft_settings(o.api.method_options);
+}
+
+// What is said of drafts and the models' own choice of a method has no use for.
+std::string notes(ServedModels& models, const serve::ApiOptions& api) {
+  std::string all;
+  for (const serve::ServedModel* model : models.all()) {
+    if (model->config().is_encoder()) continue;
+    all += draft_settings_without_use(api.method_options, model->name, model->auto_method());
+  }
+  return all;
 }
 
 // The first signal lets what was accepted end, within the time of grace; the second does not.
@@ -186,9 +197,9 @@ void run_server(ServeOptions o) {
       [&](const serve::HttpRequest& request) { return api.refuse_early(request); }, o.tls);
   Shutdown shutdown(net, http, api, models, o.grace_seconds);
   // Signals are heard from here on: whoever reads this line may send one.
-  std::fprintf(stderr, "%slistening at %s://%s:%u/v1%s\n", models.description().c_str(),
-               o.tls.certificate.empty() ? "http" : "https", o.host.c_str(), unsigned(http.port()),
-               o.api.keys.empty() ? "" : ", with a key");
+  std::fprintf(stderr, "%s%slistening at %s://%s:%u/v1%s\n", models.description().c_str(),
+               notes(models, o.api).c_str(), o.tls.certificate.empty() ? "http" : "https",
+               o.host.c_str(), unsigned(http.port()), o.api.keys.empty() ? "" : ", with a key");
   std::exception_ptr failure, network_failure;
   std::thread network([&] {
     try {

@@ -43,6 +43,19 @@ int page_count(const models::Model& model, const EngineOptions& options) {
   return int(std::clamp<size_t>(bytes / page_bytes, 1, 1 << 24));
 }
 
+// What programs are told whose queries waited for a tick that failed.
+std::exception_ptr failed_forward(const std::exception_ptr& error) {
+  std::string what = "for a reason that is no std::exception";
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& e) {
+    what = e.what();
+  } catch (...) {
+  }
+  return std::make_exception_ptr(
+      Error(ErrorKind::kSystem, "engine: a forward failed (" + what + ")"));
+}
+
 }  // namespace
 
 Rows Rows::append(std::span<const int32_t> tokens, int position, std::optional<Want> want_last) {
@@ -69,14 +82,19 @@ Engine::~Engine() {
   // that is still there.
   if (split_) split_->on_cores(split_member_, {});
   host_.reset();
+  // A query owns what its program goes on with, and the program its query: neither would ever go.
+  const auto leave = [](Engine& engine) {
+    for (const QueryPtr& query : std::exchange(engine.pending_, {})) {
+      const auto left = std::move(query->resume);
+    }
+    engine.networks_ = {};
+  };
   // Programs that wait for a guest are this io's as well.
   for (const auto& guest : guests_) {
     guest->host_.reset();
-    guest->pending_.clear();
-    guest->networks_ = {};
+    leave(*guest);
   }
-  pending_.clear();
-  networks_ = {};
+  leave(*this);
 }
 
 std::shared_ptr<Request> Engine::new_request(double weight) {
@@ -208,7 +226,16 @@ void Engine::loop(bool wait_when_idle) {
     run_programs();
     if (stop_) break;
     bool stepped = step();
-    for (const auto& guest : guests_) stepped |= guest->step();
+    for (const auto& guest : guests_) {
+      const bool asked = !guest->pending_.empty();
+      try {
+        stepped |= guest->step();
+      } catch (...) {
+        // Who asked was told. What a guest cannot do is no reason for its host to end.
+        if (!asked) throw;
+        stepped = true;
+      }
+    }
     if (stepped) continue;
     const auto busy = [](const Engine& e) { return e.works() || e.programs_ > 0; };
     if (!wait_when_idle && !any(busy)) break;
@@ -221,12 +248,24 @@ void Engine::loop(bool wait_when_idle) {
   }
 }
 
-// A tick and what is due of the networks' work; false: there is none, or no core for it.
+// A tick and what is due of the networks' work; false: there is none, or no core for it. When it
+// fails, the queries that wait end with its error, too: their programs would wait for ever.
 bool Engine::step() {
-  if (!works() || !begin_cores()) return false;
-  const bool streaming = !pending_.empty();
-  if (streaming) tick();
-  if (!networks_.empty()) network_slot(streaming);
+  if (!works()) return false;
+  try {
+    if (!begin_cores()) return false;
+    const bool streaming = !pending_.empty();
+    if (streaming) tick();
+    if (!networks_.empty()) network_slot(streaming);
+  } catch (...) {
+    if (split_) split_->end(split_member_);
+    const std::exception_ptr error = failed_forward(std::current_exception());
+    for (const QueryPtr& query : std::exchange(pending_, {})) {
+      query->error = error;
+      finish(query);
+    }
+    throw;
+  }
   if (split_) split_->end(split_member_);
   return true;
 }
@@ -754,8 +793,8 @@ void Engine::finish(const QueryPtr& query) {
   ++delivering_;
   cancelling_ += query->cancelled;
   // Posted, not called: programs run between ticks, in the order of delivery.
-  asio::post(*io_, [this, query] {
-    if (query->resume) std::move(query->resume)(query->error);
+  asio::post(*io_, [this, query, resume = std::move(query->resume)]() mutable {
+    if (resume) std::move(resume)(query->error);
     for (auto& part : query->parts) --part.context->delivered;
     --delivering_;
     cancelling_ -= query->cancelled;

@@ -118,6 +118,7 @@ TEST_F(Host, CancellationReachesTheGuest) {
 
 // What programs hold of both engines goes before the engines do, whatever they wait for.
 TEST_F(Host, EndsWithProgramsThatWait) {
+  const auto held = std::make_shared<int>(0);  // by the programs, as long as they are there
   for (const bool at_guest : {false, true}) {
     const std::shared_ptr<Engine> guest = guest_of(1);
     Engine host(tiny_.model, tiny_.pool, small_engine());
@@ -127,6 +128,7 @@ TEST_F(Host, EndsWithProgramsThatWait) {
       if (++ticks == 3) host.stop();
     });
     const auto endless = [&](Engine& engine, std::shared_ptr<Request> request) -> Task<int> {
+      const std::shared_ptr<int> mine = held;
       Context context(engine, request);
       std::vector<int32_t> out;
       co_await decode_greedily(engine, context, random_tokens(5, 20), 100000, out);
@@ -148,7 +150,9 @@ TEST_F(Host, EndsWithProgramsThatWait) {
         [](std::exception_ptr) {});
     host.run();
     EXPECT_EQ(ticks, 3);
+    EXPECT_EQ(held.use_count(), 2);
   }
+  EXPECT_EQ(held.use_count(), 1);
 }
 
 TEST_F(Host, KeepsOneValueOfAType) {

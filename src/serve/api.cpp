@@ -1,17 +1,21 @@
 #include "serve/api.h"
 
+#include <boost/asio/post.hpp>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
+#include <utility>
 
 #include "decode/method.h"
-#include "decode/pooled_states.h"
 #include "formats/json_text.h"
 #include "serve/api_error.h"
 #include "serve/embeddings.h"
 #include "serve/openapi.h"
 #include "serve/rerank.h"
 #include "serve/text_answer.h"
+#include "serve/tokenize.h"
+#include "serve/whole_answer.h"
 
 namespace tutti::serve {
 namespace {
@@ -168,6 +172,36 @@ void Api::route(const std::shared_ptr<HttpExchange>& exchange, const std::string
   (this->*found->route)(exchange, id);
 }
 
+template <class Read, class Then>
+void Api::with_body(const std::shared_ptr<HttpExchange>& exchange, Read read, Then then) {
+  const std::string& body = exchange->request().body;
+  if (body.size() <= kEncodedAtOnce) return then(read(body));
+  if (!reader_) reader_ = std::make_unique<asio::thread_pool>(1);
+  ++reading_;
+  asio::post(*reader_, [this, exchange, back = exchange->executor(), read = std::move(read),
+                        then = std::move(then)]() mutable {
+    std::optional<decltype(read(exchange->request().body))> request;
+    std::exception_ptr error;
+    try {
+      request.emplace(read(exchange->request().body));
+    } catch (...) {
+      error = std::current_exception();
+    }
+    // The exchange goes back, whatever came of it.
+    asio::post(back, [this, exchange = std::move(exchange), request = std::move(request), error,
+                      then = std::move(then)]() mutable {
+      --reading_;
+      if (exchange->gone()) return;
+      try {
+        if (error) std::rethrow_exception(error);
+        then(std::move(*request));
+      } catch (...) {
+        exchange->respond(error_response(api_error(std::current_exception())));
+      }
+    });
+  });
+}
+
 ServedModel& Api::model_of(const std::string& name) {
   if (name.empty()) return *models_.front();
   std::string names;
@@ -184,8 +218,7 @@ ServedModel& Api::model_of(const std::string& name) {
 void Api::add_method_options(const ServedModel& model, decode::GenerationOptions& options) const {
   options.files = model.method_files;
   options.draft_model = model.draft_model;
-  if (options.method == "auto" && model.draft_model) options.method = model.auto_method();
-  if (options.method == "auto") return;
+  if (options.method == "auto") options.method = model.auto_method();
   for (const decode::MethodOption& option : decode::find_method(options.method).options) {
     const auto given = options_.method_options.find(std::string(option.name));
     if (given != options_.method_options.end()) options.method_options.insert(*given);
@@ -194,15 +227,19 @@ void Api::add_method_options(const ServedModel& model, decode::GenerationOptions
 
 void Api::text(TextRequest::Kind kind, const std::shared_ptr<HttpExchange>& exchange,
                const std::string& id) {
-  TextRequest request = read_text_request(kind, exchange->request().body, options_.limits);
-  ServedModel& model = model_of(request.model);
-  if (model.config().is_encoder())
-    throw invalid("model " + model.name +
-                      ": is an encoder, which reads texts and writes none; use /v1/embeddings or "
-                      "/v1/rerank",
-                  "model");
-  add_method_options(model, request.options);
-  answer_text(exchange, model, std::move(request), id);
+  const auto read = [kind, limits = options_.limits](const std::string& body) {
+    return read_text_request(kind, body, limits);
+  };
+  with_body(exchange, read, [this, exchange, id](TextRequest request) {
+    ServedModel& model = model_of(request.model);
+    if (model.config().is_encoder())
+      throw invalid("model " + model.name +
+                        ": is an encoder, which reads texts and writes none; use /v1/embeddings or "
+                        "/v1/rerank",
+                    "model");
+    add_method_options(model, request.options);
+    answer_text(exchange, model, std::move(request), id);
+  });
 }
 
 void Api::chat(const std::shared_ptr<HttpExchange>& exchange, const std::string& id) {
@@ -213,15 +250,23 @@ void Api::completion(const std::shared_ptr<HttpExchange>& exchange, const std::s
 }
 
 void Api::embeddings(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
-  EmbeddingRequest request = read_embedding_request(exchange->request().body, options_.limits);
-  ServedModel& model = model_of(request.model);
-  answer_embeddings(exchange, model, std::move(request));
+  const auto read = [limits = options_.limits](const std::string& body) {
+    return read_embedding_request(body, limits);
+  };
+  with_body(exchange, read, [this, exchange](EmbeddingRequest request) {
+    ServedModel& model = model_of(request.model);
+    answer_embeddings(exchange, model, std::move(request));
+  });
 }
 
 void Api::rerank(const std::shared_ptr<HttpExchange>& exchange, const std::string& id) {
-  RerankRequest request = read_rerank_request(exchange->request().body, options_.limits);
-  ServedModel& model = model_of(request.model);
-  answer_rerank(exchange, model, std::move(request), id);
+  const auto read = [limits = options_.limits](const std::string& body) {
+    return read_rerank_request(body, limits);
+  };
+  with_body(exchange, read, [this, exchange, id](RerankRequest request) {
+    ServedModel& model = model_of(request.model);
+    answer_rerank(exchange, model, std::move(request), id);
+  });
 }
 
 void Api::openapi(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
@@ -272,58 +317,33 @@ void Api::version(const std::shared_ptr<HttpExchange>& exchange, const std::stri
 }
 
 void Api::tokenize(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
-  const Json body = read_body(exchange->request().body, options_.limits.depth);
-  const ServedModel& model = model_of(
-      body.contains("model") && body["model"].is_string() ? body["model"].get<std::string>() : "");
-  const char* field = body.contains("content") ? "content" : "prompt";  // llama.cpp's name, vLLM's
-  const auto text = body.find(field);
-  if (text == body.end() || !text->is_string())
-    throw invalid(std::string(field) + ": must be a string", field);
-  const auto flag = [&](const char* name, const char* other, bool absent) {
-    const auto it = body.contains(name) ? body.find(name) : body.find(other);
-    if (it == body.end()) return absent;
-    if (!it->is_boolean()) throw invalid(std::string(name) + ": must be true or false", name);
-    return it->get<bool>();
+  const auto read = [depth = options_.limits.depth](const std::string& body) {
+    return read_tokenize_request(body, depth);
   };
-  text::EncodeOptions options;
-  if (flag("add_special", "add_special_tokens", body.contains("prompt")))
-    options = decode::reading_options(*model.tokenizer, model.config());
-  options.parse_special = flag("parse_special", "parse_special_tokens", true);
-  const std::vector<int32_t> ids = model.tokenizer->encode(text->get<std::string>(), options);
-  Json reply{
-      {"tokens", ids}, {"count", ids.size()}, {"max_model_len", model.config().context_length}};
-  if (flag("with_pieces", "return_token_strs", false)) {
-    Json pieces = Json::array();
-    for (const int32_t id : ids) pieces.push_back(std::string(model.tokenizer->token_bytes(id)));
-    reply["pieces"] = std::move(pieces);
-  }
-  exchange->respond(json_response(reply));
+  with_body(exchange, read, [this, exchange](TokenizeRequest request) {
+    ServedModel& model = model_of(request.model);
+    answer_tokenize(exchange, model, std::move(request));
+  });
 }
 
 void Api::detokenize(const std::shared_ptr<HttpExchange>& exchange, const std::string&) {
-  const Json body = read_body(exchange->request().body, options_.limits.depth);
-  const ServedModel& model = model_of(
-      body.contains("model") && body["model"].is_string() ? body["model"].get<std::string>() : "");
-  const auto tokens = body.find("tokens");
-  if (tokens == body.end() || !tokens->is_array())
-    throw invalid("tokens: must be an array of token ids", "tokens");
-  std::vector<int32_t> ids;
-  for (const Json& one : *tokens) {
-    if (!one.is_number_integer() || one < 0 || one >= model.tokenizer->vocab_size()) {
-      throw invalid(
-          "tokens: must hold token ids below " + std::to_string(model.tokenizer->vocab_size()),
-          "tokens");
-    }
-    ids.push_back(one.get<int32_t>());
-  }
-  const std::string text = model.tokenizer->decode(ids);
-  exchange->respond(json_response({{"content", text}, {"prompt", text}}));
+  const auto read = [depth = options_.limits.depth](const std::string& body) {
+    return read_detokenize_request(body, depth);
+  };
+  with_body(exchange, read, [this, exchange](DetokenizeRequest request) {
+    ServedModel& model = model_of(request.model);
+    answer_detokenize(exchange, model, std::move(request));
+  });
 }
 
 namespace {
 
 // Of a model with a draft model: who wrote, and what drafting took.
-void write_draft_metrics(MetricsPage& page, const WorkerMetrics& m, const Labels& labels) {
+void write_draft_metrics(MetricsPage& page, const ServedModel& model, const Labels& labels) {
+  const WorkerMetrics& m = model.worker->metrics();
+  page.gauge({"tutti:draft_model_up"},
+             "1: the draft model drafts; 0: its engine has failed, and nothing is drafted.", labels,
+             model.draft_model->failed() ? 0 : 1);
   page.counter({"tutti:draft_forwards_total"},
                "Forwards that draft, of a draft model or of the first layers.", labels,
                double(m.draft_forwards));
@@ -376,7 +396,7 @@ void write_metrics(MetricsPage& page, const ServedModel& model, const EngineSnap
                labels, double(m.proposed));
   page.counter(both("spec_decode_num_accepted_tokens_total"), "Of those, that stood.", labels,
                double(m.accepted));
-  if (model.draft_model) write_draft_metrics(page, m, labels);
+  if (model.draft_model) write_draft_metrics(page, model, labels);
   page.counter({"tutti:ticks_total"}, "Forwards of the engine.", labels, double(e.ticks));
   page.counter({"tutti:rows_total"}, "Rows that were pushed through the model.", labels,
                double(e.rows));

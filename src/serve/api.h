@@ -1,6 +1,7 @@
 // The routes: which request is whose, who may ask, and how each is answered.
 #pragma once
 
+#include <boost/asio/thread_pool.hpp>
 #include <functional>
 #include <map>
 #include <memory>
@@ -37,6 +38,8 @@ class Api {
   // path that is open to all takes a body, so that whoever sends one needs a key.
   std::optional<HttpResponse> refuse_early(const HttpRequest& request) const;
   void begin_drain();  // /health says 503 from now on
+  // Long bodies that are being read, on another thread.
+  int reading() const { return reading_; }
   // Null: no page, and no score. It must outlive this.
   void show_page(ScoreFeed* feed) { feed_ = feed; }
   // One line about each answered request.
@@ -57,6 +60,10 @@ class Api {
   static const Entry kRoutes[];
 
   void route(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
+  // Goes on with then(read(body)): at once, or, where the body is long, when another thread has
+  // read it. `read` touches nothing else; what either throws is the answer.
+  template <class Read, class Then>
+  void with_body(const std::shared_ptr<HttpExchange>& exchange, Read read, Then then);
   void check_key(const HttpRequest& request) const;
   Headers headers_of_every_answer(const std::string& id) const;
   ServedModel& model_of(const std::string& name);
@@ -84,6 +91,8 @@ class Api {
   ScoreFeed* feed_ = nullptr;
   bool draining_ = false;
   std::function<void(const HttpRequest&, const std::string&, int, double)> log_;
+  int reading_ = 0;
+  std::unique_ptr<asio::thread_pool> reader_;  // made when first used; joined before all else goes
 };
 
 }  // namespace tutti::serve

@@ -3,6 +3,7 @@
 #include <boost/system/system_error.hpp>
 #include <nlohmann/json.hpp>
 
+#include "decode/speculative/draft_model.h"
 #include "formats/json_text.h"
 
 namespace tutti::serve {
@@ -12,6 +13,8 @@ ApiError api_error(const std::exception_ptr& error) {
     std::rethrow_exception(error);
   } catch (const ApiError& e) {
     return e;
+  } catch (const decode::speculative::DraftFailure& e) {
+    return ApiError(500, "server_error", e.what());  // what to do next is in it
   } catch (const Error& e) {
     switch (e.kind()) {
       case ErrorKind::kUsage:

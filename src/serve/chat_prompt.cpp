@@ -105,38 +105,41 @@ text::ToolCallRule rule_of(const ToolRequest& tools, ToolFormat format) {
 
 }  // namespace
 
-ChatPrompt chat_prompt(const text::ChatTemplate& chat, const ChatFormat& format,
-                       const TextRequest& request) {
+ChatPrompt plan_chat(const ChatFormat& format, const TextRequest& request) {
   ChatPrompt out;
+  if (!request.tools.any()) return out;
+  if (!format.tools)
+    throw unsupported(
+        "tools: this model's template writes calls in a format that is not known here; start the "
+        "server with --tool-parser to choose one",
+        "tools");
+  out.tools = *format.tools == ToolFormat::kNone ? ToolFormat::kHermes : *format.tools;
+  if (request.tools.forced()) out.forced = rule_of(request.tools, out.tools);
+  return out;
+}
+
+void write_chat(const text::ChatTemplate& chat, const ChatFormat& format,
+                const TextRequest& request, ChatPrompt& prompt) {
   Json messages = request.messages;
   text::ChatOptions options;
   options.add_generation_prompt = request.add_generation_prompt;
   options.extra = request.template_options;
   const bool history = speaks_of_calls(messages);
-  const bool asked = request.tools.any();
-  if (asked) {
-    if (!format.tools)
-      throw unsupported(
-          "tools: this model's template writes calls in a format that is not known here; start the "
-          "server with --tool-parser to choose one",
-          "tools");
-    out.tools = *format.tools == ToolFormat::kNone ? ToolFormat::kHermes : *format.tools;
+  if (request.tools.any()) {
     if (format.lists_tools)
       options.tools = request.tools.tools;
     else
-      tell(messages, told(request.tools, out.tools));
+      tell(messages, told(request.tools, prompt.tools));
   }
   if (history && !format.renders_calls)
     write_calls(messages, format.tools.value_or(ToolFormat::kHermes));
-  out.text = chat.render(messages, options);
-  out.in_thought = format.thinks && text::ends_in_thought(out.text);
-  if (request.tools.forced()) out.forced = rule_of(request.tools, out.tools);
-  if (out.in_thought && (out.forced || request.grammar)) {
-    out.text += "\n" + std::string(text::kThinkClose) + "\n\n";
-    out.in_thought = false;
+  prompt.text = chat.render(messages, options);
+  prompt.in_thought = format.thinks && text::ends_in_thought(prompt.text);
+  if (prompt.in_thought && (prompt.forced || request.grammar)) {
+    prompt.text += "\n" + std::string(text::kThinkClose) + "\n\n";
+    prompt.in_thought = false;
   }
-  if (out.forced) out.text += out.forced->opening();
-  return out;
+  if (prompt.forced) prompt.text += prompt.forced->opening();
 }
 
 }  // namespace tutti::serve

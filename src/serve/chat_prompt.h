@@ -17,10 +17,14 @@ struct ChatPrompt {
   std::optional<text::ToolCallRule> forced;          // the answer is a call; the text begins it
 };
 
-// Tools that the template does not speak of are told in a system message, and their calls and
-// results written as text. A thought that the template begins is ended where the answer is bound to
-// a grammar, which leaves none. Throws ApiError, and what the template has against the messages.
-ChatPrompt chat_prompt(const text::ChatTemplate& chat, const ChatFormat& format,
-                       const TextRequest& request);
+// What the answer may hold, whatever the messages say. Throws ApiError.
+ChatPrompt plan_chat(const ChatFormat& format, const TextRequest& request);
+
+// Writes the text of a chat that is planned, in time that grows with the messages. Tools that the
+// template does not speak of are told in a system message, and their calls and results written as
+// text. A thought that the template begins is ended where the answer is bound to a grammar, which
+// leaves none. Throws what the template has against the messages.
+void write_chat(const text::ChatTemplate& chat, const ChatFormat& format,
+                const TextRequest& request, ChatPrompt& prompt);
 
 }  // namespace tutti::serve

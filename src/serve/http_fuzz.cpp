@@ -1,11 +1,7 @@
 // Any bytes as what a client sends, through the server's own connection, routes and engine. It
 // answers whole HTTP messages without a 500 and ends with the client; and however the bytes are cut
 // into segments, the same requests are seen.
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <boost/beast/http.hpp>
-#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -13,8 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "decode/tiny_text.h"
-#include "serve/api.h"
+#include "serve/tiny_server.h"
 
 namespace {
 
@@ -54,105 +49,39 @@ std::string seen(const serve::HttpRequest& request) {
   return out + '\n' + request.body;
 }
 
-// The client's end of a connection.
-class Client {
- public:
-  explicit Client(int descriptor) : descriptor_(descriptor) {}
-  ~Client() { ::close(descriptor_); }
-  Client(const Client&) = delete;
-  Client& operator=(const Client&) = delete;
-
-  // What the server has closed takes no more.
-  void send(std::string_view bytes) const {
-    while (!bytes.empty()) {
-      const ssize_t n = ::send(descriptor_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-      if (n <= 0) return;
-      bytes.remove_prefix(size_t(n));
-    }
-  }
-  void end() const { ::shutdown(descriptor_, SHUT_WR); }
-  // True: something came, if only the end.
-  bool receive() {
-    char bytes[65536];
-    const ssize_t n = closed_ ? -1 : ::recv(descriptor_, bytes, sizeof bytes, MSG_DONTWAIT);
-    if (n > 0) received_.append(bytes, size_t(n));
-    if (n == 0 || (n < 0 && !closed_ && errno == ECONNRESET)) return closed_ = true;
-    return n > 0;
-  }
-  bool closed() const { return closed_; }
-  const std::string& received() const { return received_; }
-
- private:
-  int descriptor_;
-  bool closed_ = false;
-  std::string received_;
-};
-
-// A whole server on this thread: nothing is timed, all is done before anybody looks.
+// A whole server on this thread, and what it was asked.
 class Bench {
  public:
-  explicit Bench(bool with_key)
-      : worker_(net_, world_.engine, {}),
-        api_(api_options(with_key), {served()}),
-        server_(
-            net_, "127.0.0.1", 0, small_limits(),
-            [this](std::shared_ptr<serve::HttpExchange> exchange) {
-              requests_.push_back(seen(exchange->request()));
-              heads_.push_back(exchange->request().method == "HEAD");
-              api_.handle(std::move(exchange));
-            },
-            [this](const serve::HttpRequest& request) {
-              auto refused = api_.refuse_early(request);
-              if (refused) heads_.push_back(request.method == "HEAD");
-              return refused;
-            }) {}
+  explicit Bench(bool with_key) : server_(api_options(with_key), small_limits()) {
+    server_.on_request = [this](const serve::HttpRequest& request) {
+      requests_.push_back(seen(request));
+      heads_.push_back(request.method == "HEAD");
+    };
+    server_.on_refused = [this](const serve::HttpRequest& request) {
+      heads_.push_back(request.method == "HEAD");
+    };
+  }
 
   // The requests that came of `bytes`, `step` of them at a time.
   std::vector<std::string> requests_of(std::string_view bytes, size_t step) {
     requests_.clear();
     heads_.clear();
-    int ends[2];
-    must(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0, "no pair of sockets");
-    Client client(ends[0]);
-    server_.take(asio::ip::tcp::socket(net_, asio::ip::tcp::v4(), ends[1]));
+    serve::TinyClient client(server_.connect());
     for (size_t at = 0; at < bytes.size(); at += step) {
-      client.send(bytes.substr(at, step));
-      settle(client);
+      server_.send(client, bytes.substr(at, step));
+      server_.settle(client);
     }
     client.end();
-    settle(client);
+    server_.settle(client);
     must(client.closed(), "the server stays when its client has ended");
-    check_answers(client.received());
+    check_answers(client.received(), bytes.find("HEAD ") != std::string_view::npos);
     return requests_;
   }
 
  private:
-  serve::ServedModel* served() {
-    model_.name = "tiny";
-    model_.tokenizer = &world_.tokenizer;
-    model_.chat = text::ChatTemplate::parse(
-        "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}", {});
-    model_.worker = &worker_;
-    return &model_;
-  }
-
-  size_t poll() {
-    net_.restart();
-    return net_.poll();
-  }
-
-  // Until neither the server nor the engine has anything to do.
-  void settle(Client& client) {
-    for (bool more = true; more;) {
-      more = poll() > 0;
-      world_.engine.run();
-      more |= poll() > 0;
-      more |= client.receive() || worker_.running() + worker_.queued() > 0;
-    }
-  }
-
   // What came back is answers of HTTP/1.1, one for each request, and one that refuses the rest.
-  void check_answers(std::string_view bytes) const {
+  // `heads`: the client may have asked for some without a body.
+  void check_answers(std::string_view bytes, bool heads) const {
     size_t answers = 0;
     while (!bytes.empty()) {
       http::response_parser<http::string_body> parser;
@@ -163,6 +92,14 @@ class Bench {
       boost::system::error_code error;
       size_t taken = parser.put(asio::buffer(bytes.data(), bytes.size()), error);
       bytes.remove_prefix(taken);
+      // What refuses a HEAD whose fields are none has no body either, and is the last.
+      const bool refused_head =
+          heads && answers >= heads_.size() && parser.is_header_done() && bytes.empty();
+      if (!error && !parser.is_done() && refused_head) {
+        must(parser.get().result_int() >= 400, "an answer is not whole");
+        ++answers;
+        continue;
+      }
       if (!error && !parser.is_done()) {  // a stream of HTTP/1.0 ends with its connection
         must(bytes.empty(), "an answer is not whole");
         parser.put_eof(error);
@@ -177,12 +114,7 @@ class Bench {
     must(answers <= requests_.size() + 1, "an answer has no request");
   }
 
-  asio::io_context net_;
-  decode::TinyWorld world_;
-  serve::Worker worker_;
-  serve::ServedModel model_;
-  serve::Api api_;
-  serve::HttpServer server_;
+  serve::TinyServer server_;
   std::vector<std::string> requests_;
   std::vector<bool> heads_;  // of the answers, in order: has no body, as its request was HEAD
 };

@@ -14,6 +14,7 @@
 #include <cctype>
 #include <cerrno>
 #include <chrono>
+#include <memory>
 
 #include "base/error.h"
 
@@ -73,8 +74,9 @@ struct HttpServer::Tls {
   asio::ssl::context context{asio::ssl::context::tls_server};
 };
 
-class HttpConnection {
+class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
  public:
+  explicit HttpConnection(asio::io_context& net) : timer_(net) {}
   virtual ~HttpConnection() = default;
   virtual void close() = 0;
   virtual Awaitable<void> run() = 0;
@@ -84,34 +86,51 @@ class HttpConnection {
   }
 
  protected:
-  bool busy_ = false;
-};
-
-// Over a TCP stream, or over TLS.
-template <class Stream>
-class HttpServer::Connection final : public HttpConnection {
-  static constexpr bool kTls = !std::is_same_v<Stream, beast::tcp_stream>;
-  static constexpr size_t kReadAhead = size_t(64) << 10;  // of what follows a request
   using Clock = std::chrono::steady_clock;
 
+  // The connection is closed unless this or expires_never() is called again in time. One timer for
+  // whatever it does: with TLS, what reads may write and what writes may read, and a limit of one
+  // operation would be lost in another that has none.
+  void expires_after(double seconds) {
+    timer_.expires_after(milliseconds(seconds));
+    timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+      const auto self = weak.lock();
+      // Armed anew since it rang: then it is another's.
+      if (!error && self && self->timer_.expiry() <= Clock::now()) self->close();
+    });
+  }
+  void expires_never() { timer_.expires_at(Clock::time_point::max()); }
+
+  bool busy_ = false;
+
+ private:
+  asio::steady_timer timer_;
+};
+
+// Over a TCP socket, or over TLS.
+template <class Stream>
+class HttpServer::Connection final : public HttpConnection {
+  static constexpr bool kTls = !std::is_same_v<Stream, tcp::socket>;
+  static constexpr size_t kReadAhead = size_t(64) << 10;  // of what follows a request
  public:
   // The buffer holds a header, or what is read of a body at a time; lines between chunks must fit,
   // too.
   template <class... Arguments>
   explicit Connection(HttpServer& server, Arguments&&... arguments)
-      : server_(server),
+      : HttpConnection(server.net_),
+        server_(server),
         stream_(std::forward<Arguments>(arguments)...),
         buffer_(server.limits_.header_bytes + (size_t(128) << 10)) {}
 
   void close() override {
     boost::system::error_code ignored;
-    tcp_stream().socket().close(ignored);
+    socket().close(ignored);
   }
 
   Awaitable<void> run() override {
     try {
       if constexpr (kTls) {
-        tcp_stream().expires_after(milliseconds(server_.limits_.read_seconds));
+        expires_after(server_.limits_.read_seconds);
         co_await stream_.async_handshake(asio::ssl::stream_base::server, asio::use_awaitable);
       }
       while (co_await serve_one() && !server_.stopping_) {
@@ -133,21 +152,21 @@ class HttpServer::Connection final : public HttpConnection {
     // The first byte may take as long as an idle connection may last, the rest of a request its own
     // time.
     if (buffer_.size() == 0) {
-      tcp_stream().expires_after(milliseconds(limits.idle_seconds));
+      expires_after(limits.idle_seconds);
       const auto [error, n] = co_await stream_.async_read_some(buffer_.prepare(4096),
                                                                asio::as_tuple(asio::use_awaitable));
       if (error) co_return false;
       buffer_.commit(n);
     }
     busy_ = true;
-    tcp_stream().expires_after(milliseconds(limits.read_seconds));
+    expires_after(limits.read_seconds);
     auto [error, read] = co_await http::async_read_header(stream_, buffer_, parser,
                                                           asio::as_tuple(asio::use_awaitable));
     // The parser's limit bounds what it holds, not the sum.
     if (!error && read > limits.header_bytes) error = http::error::header_limit;
     if (!error && server_.check_ && !parser.is_done()) {
       if (const auto refused = server_.check_(header_of(parser.get()))) {
-        tcp_stream().expires_after(milliseconds(limits.write_seconds));
+        expires_after(limits.write_seconds);
         co_await send(*refused, false, parser.get().version(),
                       parser.get().method() == http::verb::head);
         co_return false;
@@ -169,6 +188,7 @@ class HttpServer::Connection final : public HttpConnection {
     const bool head = parser.get().method() == http::verb::head;
     auto exchange = std::make_shared<HttpExchange>(server_.net_, request_of(parser.release()),
                                                    limits.stream_bytes);
+    expires_never();
     server_.handler_(exchange);
     using namespace asio::experimental::awaitable_operators;
     bool kept = false;
@@ -194,16 +214,13 @@ class HttpServer::Connection final : public HttpConnection {
     } else if (error == http::error::body_limit) {
       response = plain_error(413, "invalid_request_error",
                              "the body is too large; split it, or raise --max-body");
-    } else if (error == beast::error::timeout) {
-      // The stream is closed by its own timer.
-      co_return;
     } else if (error.category() == make_error_code(http::error::bad_method).category() &&
                error != http::error::end_of_stream && error != http::error::partial_message) {
       response = plain_error(400, "invalid_request_error", "this is no HTTP/1.1 request");
     } else {
       co_return;
     }
-    tcp_stream().expires_after(milliseconds(server_.limits_.write_seconds));
+    expires_after(server_.limits_.write_seconds);
     co_await send(response, false, 11, head);
   }
 
@@ -226,14 +243,14 @@ class HttpServer::Connection final : public HttpConnection {
       // Ignored by whoever did not ask for it; a client that is gone answers it by a reset.
       const bool asks = exchange.half_closed_;
       if (asks) {
-        tcp_stream().expires_after(milliseconds(limits.write_seconds));
+        expires_after(limits.write_seconds);
         co_await asio::async_write(stream_, asio::buffer(kContinue), asio::use_awaitable);
       }
       if (exchange.answered_ || exchange.gone_) break;
       co_await sleep(exchange, asks ? limits.ping_seconds : 3600);
     }
     if (exchange.gone_) co_return false;
-    tcp_stream().expires_after(milliseconds(limits.write_seconds));
+    expires_after(limits.write_seconds);
     if (!exchange.streaming_) {
       co_await send(exchange.response_, keep && !server_.stopping_, version, head);
       co_return true;
@@ -262,7 +279,7 @@ class HttpServer::Connection final : public HttpConnection {
         bytes += exchange.queue_.front();
         exchange.queue_.pop_front();
       }
-      tcp_stream().expires_after(milliseconds(limits.write_seconds));
+      expires_after(limits.write_seconds);
       if (chunked) {
         co_await asio::async_write(stream_, http::make_chunk(asio::buffer(bytes)),
                                    asio::use_awaitable);
@@ -273,13 +290,13 @@ class HttpServer::Connection final : public HttpConnection {
     }
     if (exchange.gone_) co_return false;
     if (chunked) co_await asio::async_write(stream_, http::make_chunk_last(), asio::use_awaitable);
-    tcp_stream().expires_never();
+    expires_never();
     co_return chunked;
   }
 
   // True: `seconds` went by in silence.
   Awaitable<bool> sleep(HttpExchange& exchange, double seconds) {
-    tcp_stream().expires_never();
+    expires_never();
     exchange.wake_.expires_after(milliseconds(seconds));
     const auto [error] = co_await exchange.wake_.async_wait(asio::as_tuple(asio::use_awaitable));
     const auto state = co_await asio::this_coro::cancellation_state;
@@ -304,7 +321,7 @@ class HttpServer::Connection final : public HttpConnection {
       exchange.half_closed_ = true;
       exchange.wake();
     }
-    co_await tcp_stream().socket().async_wait(tcp::socket::wait_error, asio::use_awaitable);
+    co_await socket().async_wait(tcp::socket::wait_error, asio::use_awaitable);
     exchange.set_gone();
   }
 
@@ -315,7 +332,6 @@ class HttpServer::Connection final : public HttpConnection {
   Awaitable<Sending> next_of_client() {
     if constexpr (kTls) {
       while (buffer_.size() < kReadAhead) {
-        tcp_stream().expires_never();
         const auto [error, n] = co_await stream_.async_read_some(
             buffer_.prepare(4096), asio::as_tuple(asio::use_awaitable));
         buffer_.commit(n);
@@ -326,10 +342,9 @@ class HttpServer::Connection final : public HttpConnection {
       }
       co_return Sending::kAhead;
     }
-    tcp::socket& socket = tcp_stream().socket();
-    co_await socket.async_wait(tcp::socket::wait_read, asio::use_awaitable);
+    co_await socket().async_wait(tcp::socket::wait_read, asio::use_awaitable);
     char byte = 0;
-    const ssize_t n = ::recv(socket.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    const ssize_t n = ::recv(socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     if (n < 0 && errno != EAGAIN && errno != EINTR) co_return Sending::kReset;
     co_return n == 0 ? Sending::kEnded : Sending::kAhead;
   }
@@ -337,27 +352,27 @@ class HttpServer::Connection final : public HttpConnection {
   // A client that is still sending would lose the answer to a reset: what it sends is taken, for as
   // long as an answer may take, until it closes or is silent for a second.
   Awaitable<void> linger() {
-    constexpr std::chrono::seconds kSilence(1);
+    constexpr double kSilence = 1;  // seconds
     boost::system::error_code closed;
     if constexpr (kTls) {
       // Says goodbye, and fails as soon as more of a body comes.
-      tcp_stream().expires_after(kSilence);
+      expires_after(kSilence);
       co_await stream_.async_shutdown(asio::as_tuple(asio::use_awaitable));
     }
-    tcp_stream().socket().shutdown(tcp::socket::shutdown_send, closed);
+    socket().shutdown(tcp::socket::shutdown_send, closed);
     if (closed) co_return;
     std::array<char, 4096> bytes;
     const auto end = Clock::now() + milliseconds(server_.limits_.write_seconds);
     for (size_t taken = 0; taken < (size_t(64) << 20) && Clock::now() < end;) {
-      tcp_stream().expires_after(kSilence);
-      const auto [error, n] = co_await tcp_stream().async_read_some(
+      expires_after(kSilence);
+      const auto [error, n] = co_await socket().async_read_some(
           asio::buffer(bytes), asio::as_tuple(asio::use_awaitable));
       if (error) co_return;
       taken += n;
     }
   }
 
-  beast::tcp_stream& tcp_stream() { return beast::get_lowest_layer(stream_); }
+  tcp::socket& socket() { return beast::get_lowest_layer(stream_); }
 
   HttpServer& server_;
   Stream stream_;
@@ -396,11 +411,9 @@ HttpServer::~HttpServer() { close(); }
 uint16_t HttpServer::port() const { return acceptor_.local_endpoint().port(); }
 
 std::shared_ptr<HttpConnection> HttpServer::connect(tcp::socket socket) {
-  using TlsStream = asio::ssl::stream<beast::tcp_stream>;
-  if (tls_)
-    return std::make_shared<Connection<TlsStream>>(*this, beast::tcp_stream(std::move(socket)),
-                                                   tls_->context);
-  return std::make_shared<Connection<beast::tcp_stream>>(*this, std::move(socket));
+  using TlsStream = asio::ssl::stream<tcp::socket>;
+  if (tls_) return std::make_shared<Connection<TlsStream>>(*this, std::move(socket), tls_->context);
+  return std::make_shared<Connection<tcp::socket>>(*this, std::move(socket));
 }
 
 void HttpServer::accept() {

@@ -39,6 +39,8 @@ class HttpExchange {
       : request_(std::move(request)), wake_(net), stream_bytes_(stream_bytes) {}
 
   const HttpRequest& request() const { return request_; }
+  // Of the thread that all of this belongs to.
+  auto executor() { return wake_.get_executor(); }
   // Goes out with the answer, whichever it is.
   void add_header(std::string name, std::string value) {
     headers_.emplace_back(std::move(name), std::move(value));

@@ -243,7 +243,7 @@ Json body_schema(const std::string& path, const RequestLimits& limits,
   } else {
     return nullptr;
   }
-  // Their readers are in api.cpp.
+  // Their readers are in tokenize.cpp.
   small["properties"]["model"] = {{"enum", models.names}};
   return small;
 }

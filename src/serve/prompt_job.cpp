@@ -58,6 +58,10 @@ Task<void> read_images(PromptJob& job, std::shared_ptr<engine::Request> request)
 Task<std::vector<decode::Completion>> run_prompt(std::shared_ptr<PromptJob> job,
                                                  std::shared_ptr<engine::Request> request,
                                                  decode::PieceSink sink) {
+  if (job->read) {
+    std::function<ReadPrompt()> read = std::exchange(job->read, {});
+    job->take(co_await engine::offload(*job->engine, std::move(read)));
+  }
   if (!job->images.empty()) co_await read_images(*job, request);
   if (job->scores_prompt) {
     job->scores = co_await decode::score_prompt(*job->engine, request, job->prompt,

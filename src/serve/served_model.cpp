@@ -7,7 +7,8 @@
 namespace tutti::serve {
 
 std::string_view ServedModel::auto_method() const {
-  return draft_model ? "draft" : decode::method_for("auto", config()).name;
+  return draft_model && !draft_model->failed() ? "draft"
+                                               : decode::method_for("auto", config()).name;
 }
 
 bool ServedModel::runs(const decode::Method& method) const {

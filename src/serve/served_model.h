@@ -35,7 +35,8 @@ struct ServedModel {
   std::shared_ptr<const decode::speculative::DraftModel> draft_model;  // null: none
   std::shared_ptr<const ImageReading> images;                          // null: it reads none
 
-  // What "auto" is: "draft" with a draft model; see decode::method_for.
+  // What "auto" is: "draft" with a draft model that has not failed; else as decode::method_for
+  // says.
   std::string_view auto_method() const;
   // Whether the draft model, files apart, is there that `method` needs, and it reads the model.
   bool runs(const decode::Method& method) const;

@@ -9,6 +9,8 @@
 #include "serve/api_error.h"
 #include "serve/chat_output.h"
 #include "serve/prompt_job.h"
+#include "serve/prompt_text.h"
+#include "serve/whole_answer.h"
 
 namespace tutti::serve {
 namespace {
@@ -34,14 +36,13 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
 
   void begin() {
     read_prompts();
-    const size_t choices = prompts_.size() * size_t(request_.options.n);
-    choices_.resize(choices);
-    for (size_t i = 0; i < choices && reads_output(); ++i) outputs_.push_back(new_output());
-    results_.resize(prompts_.size());
+    check_options();
+    choices_.resize(jobs_.size() * size_t(request_.options.n));
+    results_.resize(jobs_.size());
     const auto self = shared_from_this();
     exchange_->on_gone([self] { self->cancel(); });
     try {
-      for (size_t p = 0; p < prompts_.size(); ++p) {
+      for (size_t p = 0; p < jobs_.size(); ++p) {
         runs_.push_back(model_.worker->start(
             program(p), [self, p](const decode::Piece& piece) { self->on_piece(p, piece); },
             [self, p](const RunResult& result) { self->on_end(p, result); },
@@ -67,13 +68,19 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
   bool reads_output() const {
     return chat() && (chat_.tools != text::ToolFormat::kNone || model_.format.thinks);
   }
-  ChatOutput new_output() const {
-    return ChatOutput(*model_.tokenizer, request_, chat_, model_.format.thinks);
+  // Once the prompt is there, which may begin a thought.
+  void begin_outputs() {
+    if (!outputs_.empty() || !reads_output()) return;
+    chat_.in_thought = jobs_.front()->in_thought;
+    for (size_t i = 0; i < choices_.size(); ++i)
+      outputs_.emplace_back(*model_.tokenizer, request_, chat_, model_.format.thinks);
   }
   bool logprobs() const { return request_.options.sampling.logprobs >= 0; }
 
+  // The prompts' texts as jobs; short ones are encoded now, long ones as the runs' own work.
   void read_prompts() {
-    const text::Tokenizer& t = *model_.tokenizer;
+    std::vector<PromptReader> readers;
+    size_t bytes = 0;
     if (chat()) {
       if (!model_.chat)
         throw invalid(
@@ -81,63 +88,46 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
             "messages");
       if (!request_.images.empty() && !model_.images)
         throw invalid("model " + model_.name + ": reads no images; send text", "messages");
-      chat_ = chat_prompt(*model_.chat, model_.format, request_);
-      prompts_.push_back(t.encode(chat_.text));
+      chat_ = plan_chat(model_.format, request_);
+      // Many short messages take as long as a long one.
+      bytes = exchange_->request().body.size();
+      readers.push_back(chat_reader(model_, request_, chat_));
     } else {
-      for (const TextRequest::Prompt& p : request_.prompts) {
-        if (p.ids) {
-          for (const int32_t id : *p.ids) {
-            if (id >= t.vocab_size())
-              throw invalid("prompt: token " + std::to_string(id) + " is not in the vocabulary",
-                            "prompt");
-          }
-          prompts_.push_back(*p.ids);
-        } else {
-          text::EncodeOptions encode;
-          encode.add_bos = t.add_bos_default();
-          prompts_.push_back(t.encode(p.text, encode));
-        }
-        if (prompts_.back().empty())
-          throw invalid("prompt: is empty; give at least one token", "prompt");
+      for (size_t p = 0; p < request_.prompts.size(); ++p) {
+        bytes += request_.prompts[p].text.size();
+        readers.push_back(completion_reader(model_, request_, p));
       }
     }
-    const int most = model_.config().context_length;
-    for (const auto& prompt : prompts_) {
-      if (int(prompt.size()) < most ||
-          (request_.options.max_tokens == 0 && int(prompt.size()) == most))
-        continue;
-      const std::string wanted =
-          request_.options.max_tokens < 0
-              ? ""
-              : " and " + std::to_string(request_.options.max_tokens) + " to be generated";
-      throw ApiError(400, "invalid_request_error",
-                     "prompt: " + std::to_string(prompt.size()) + " tokens" + wanted +
-                         " do not fit the context of " + std::to_string(most) +
-                         " tokens; shorten it",
-                     chat() ? "messages" : "prompt", "context_length_exceeded");
+    for (PromptReader& reader : readers) {
+      jobs_.push_back(std::make_shared<PromptJob>());
+      if (bytes > kEncodedAtOnce)
+        jobs_.back()->read = std::move(reader);
+      else
+        jobs_.back()->take(reader());
     }
+  }
+
+  // What can be said against the request is said before it waits for its turn.
+  void check_options() {
     if (request_.grammar) request_.options.constraint = model_.constraint(*request_.grammar);
     if (chat_.forced)
       request_.options.constraint =
           model_.constraint({text::GrammarSource::kToolCalls, chat_.forced->text(), {}});
-    // What a method has against the request is said before it waits for its turn.
     decode::method_for(request_.options.method, model_.config());
     engine::validate(request_.options.sampling, model_.config().vocab);
   }
 
   Program program(size_t p) {
-    const auto job = std::make_shared<PromptJob>();
+    const std::shared_ptr<PromptJob>& job = jobs_[p];
     job->engine = &model_.worker->engine();
     job->score = &model_.worker->score();
     job->tokenizer = model_.tokenizer;
-    job->prompt = prompts_[p];
     job->images = std::move(request_.images);  // of a chat, which has one prompt
     job->reading = model_.images;
     job->options = request_.options;
     job->scores_prompt = request_.echo && logprobs();
     // The prompts of one body share its seed, but not their draws.
     if (job->options.seed) *job->options.seed += p;
-    jobs_.push_back(job);
     return [job](std::shared_ptr<engine::Request> request, decode::PieceSink sink) {
       return run_prompt(job, std::move(request), std::move(sink));
     };
@@ -153,6 +143,7 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
 
   void on_piece(size_t prompt, const decode::Piece& piece) {
     if (!request_.stream || failed_) return;
+    begin_outputs();
     begin_choice(prompt, piece.choice);
     send_piece(prompt, piece.choice, piece.text, piece.ids, piece.picked);
   }
@@ -239,6 +230,7 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
       }
       cancel();
     }
+    if (!failed_) begin_outputs();
     if (request_.stream && !failed_) {
       for (const decode::Completion& c : result.completions) {
         const int choice = int(&c - result.completions.data());
@@ -458,7 +450,6 @@ class TextAnswer : public std::enable_shared_from_this<TextAnswer> {
   TextRequest request_;
   int64_t created_;
   std::string id_;
-  std::vector<std::vector<int32_t>> prompts_;
   std::vector<std::shared_ptr<Run>> runs_;
   std::vector<Choice> choices_;
   ChatPrompt chat_;                  // kChat

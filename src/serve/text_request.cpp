@@ -8,6 +8,7 @@
 #include "decode/method.h"
 #include "serve/api_error.h"
 #include "serve/fields.h"
+#include "serve/json_bounds.h"
 #include "serve/message_parts.h"
 
 namespace tutti::serve {
@@ -326,33 +327,8 @@ std::vector<TextRequest::Prompt> read_prompts(Fields& fields, const std::string&
 }
 
 Json read_body(std::string_view body, int depth) {
-  Json json;
-  try {
-    // An object finds a key by looking through all of them, so their number is bounded.
-    constexpr size_t kMostKeys = 4096;
-    std::vector<size_t> keys(size_t(depth) + 2, 0);
-    json = Json::parse(body, [&](int level, Json::parse_event_t event, Json&) {
-      // Its own level is not counted in an array's or object's beginning.
-      const bool opens =
-          event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start;
-      if (level + opens > depth)
-        throw invalid("body: is nested deeper than " + std::to_string(depth) + " levels");
-      // A key's level is one more than its object's beginning and end.
-      if (event == Json::parse_event_t::object_start) keys[size_t(level) + 1] = 0;
-      if (event == Json::parse_event_t::key && ++keys[size_t(level)] > kMostKeys) {
-        throw invalid("body: has an object of more than " + std::to_string(kMostKeys) + " keys");
-      }
-      return true;
-    });
-  } catch (const nlohmann::json::exception& error) {
-    std::string what = error.what();
-    if (const size_t bracket = what.find("] "); bracket != std::string::npos)
-      what.erase(0, bracket + 2);
-    for (char& c : what) {
-      if (static_cast<unsigned char>(c) < ' ') c = ' ';
-    }
-    throw invalid("body: is no JSON (" + what + ")");
-  }
+  check_json(body, depth);
+  Json json = Json::parse(body);
   if (!json.is_object()) throw invalid("body: must be a JSON object");
   return json;
 }

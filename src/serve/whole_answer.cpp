@@ -9,9 +9,6 @@
 namespace tutti::serve {
 namespace {
 
-// Some milliseconds of the net thread, which all connections wait for.
-constexpr size_t kEncodedAtOnce = size_t(64) << 10;
-
 Program encoding_first(engine::Engine& engine, TextsToRead texts, Program program) {
   return [&engine, encode = std::move(texts.encode), program = std::move(program)](
              std::shared_ptr<engine::Request> request,

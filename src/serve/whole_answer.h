@@ -14,6 +14,10 @@
 
 namespace tutti::serve {
 
+// Bytes of text that the net thread, which all connections wait for, encodes itself: some
+// milliseconds. More is encoded beside the engine.
+inline constexpr size_t kEncodedAtOnce = size_t(64) << 10;
+
 // The encoding of the texts that a program reads. `encode` owns what it touches, or the engine's
 // Session does; it may throw ApiError.
 struct TextsToRead {

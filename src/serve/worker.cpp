@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "formats/json_text.h"
 #include "serve/api_error.h"
 
 namespace tutti::serve {
@@ -33,6 +34,19 @@ double since(Run::Clock::time_point start) {
 
 Run::Clock::duration seconds(double s) {
   return std::chrono::duration_cast<Run::Clock::duration>(std::chrono::duration<double>(s));
+}
+
+// What failed in the server itself: its client may hear no more than that.
+void log_failure(const std::exception_ptr& error) {
+  if (!error || api_error(error).status != 500) return;
+  std::string what = "for a reason that is no std::exception";
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& e) {
+    what = e.what();
+  } catch (...) {
+  }
+  std::fprintf(stderr, "serve: a request failed: %s\n", formats::print_json(what).c_str());
 }
 
 }  // namespace
@@ -184,6 +198,7 @@ void Worker::end(const std::shared_ptr<Run>& run, RunResult result) {
       break;
   }
   if (run->failure && !result.error) result.error = run->failure;
+  log_failure(result.error);
   count(*run, result);
   const auto on_end = std::exchange(run->on_end, {});
   run->on_piece = {};

@@ -112,9 +112,48 @@ def test_each_model_has_its_own(tmp_path):
     (["-m", "minilm", "-md", "none", "-md", DRAFT], 1, ["model minilm", "drafts for causal models"]),
     (["--draft-cores", "1"], 2, ["--draft-cores", "--draft-model"]),
     (["-md", DRAFT, "--draft-cores", "64"], 2, ["--draft-cores 64"]),
+    (["-md", DRAFT, "--draft-max", "0"], 2, ["--draft-max 0", "a whole number from 1 to 256"]),
+    (["--num-speculative-tokens", "257"], 2, ["--draft-max 257"]),
+    (["--draft-max", "few"], 2, ["--draft-max few"]),
+    (["--draft-min", "2.5"], 2, ["--draft-min 2.5", "a whole number from 0 to 256"]),
+    (["--draft-p-min", "1.5"], 2, ["--draft-p-min 1.5", "a number from 0 to 1"]),
+    (["--draft-min", "9", "--draft-max", "4"], 2, ["--draft-min 9", "more than --draft-max, 4", "a greater --draft-max"]),
+    (["--draft-min", "17"], 2, ["--draft-min 17", "more than --draft-max, 16"]),
+    (["-o", "draft_max=0"], 2, ["--draft-max 0"]),
 ])
 def test_what_is_refused(arguments, code, words):
     done = tutti("serve", "-m", MODEL, "--port", "0", *arguments)
     assert done.code == code, done.err
     for word in words:
         assert word in done.err, done.err
+
+
+def test_values_come_from_the_environment_too(monkeypatch):
+    monkeypatch.setenv("TUTTI_DRAFT_P_MIN", "-1")
+    done = tutti("serve", "-m", MODEL, "--port", "0")
+    assert done.code == 2 and "--draft-p-min -1: wants a number from 0 to 1" in done.err, done.err
+
+
+def test_what_is_said_of_drafts_reaches_auto_without_a_draft_model():
+    """Where it is lookup: what that has. Of the rest the start says whose it is."""
+    server = Server("-t", "1", "--draft-max", "2", "--draft-p-min", "0.1", "-o", "adaptive=0")
+    try:
+        assert "note: --draft-p-min: model smollm2 writes by lookup, which has no such option; it holds for requests by draft, early-exit\n" in server.log
+        assert "note: --draft-max" not in server.log
+
+        def forwards(**fields):
+            body = {"prompt": "red green blue " * 12, "max_tokens": 32, "temperature": 0, "ignore_eos": True, **fields}
+            status, _, text = server.request("POST", "/v1/completions", body)
+            assert status == 200, text
+            assert json.loads(text)["usage"]["tutti"]["method"] == "lookup"
+            return json.loads(text)["usage"]["tutti"]["forwards"]
+
+        said = {n: forwards(method="lookup", method_options={"draft_max": n, "adaptive": 0}) for n in (2, 16)}
+        assert said[2] > said[16]
+        assert forwards() == forwards(method="lookup") == said[2]
+        # What a request says itself counts, and what no method takes of a request is not taken of the operator: the same limits.
+        assert forwards(method_options={"draft_max": 16}) == said[16]
+        for value, status in ((256, 200), (257, 400), (0, 400)):
+            assert server.request("POST", "/v1/completions", {"prompt": "a", "max_tokens": 2, "method_options": {"draft_max": value}})[0] == status
+    finally:
+        assert server.stop() == 0

@@ -119,7 +119,7 @@ def test_our_draft_model_alone_says_what_it_is_for():
     (["--draft-cores", "1"], 2, ["--draft-cores", "--draft-model"]),
     (["-md", "gemma3-270m"], 1, ["draft model: its vocabulary has", "same tokenizer"]),
     (["-md", "absent"], 1, ["absent"]),
-    (["--method", "lookup", "--draft-max", "0"], 2, ["option draft_max=0", "1 to 256"]),
+    (["--method", "lookup", "--draft-max", "0"], 2, ["--draft-max 0", "1 to 256"]),
     (["--method", "lookup", "-o", "verify=rejection", "--logprobs", "1"], 2, ["verify=rejection", "logprobs"]),
 ])
 def test_mistakes(arguments, code, words):

@@ -1,7 +1,11 @@
 #include "decode/pearl/pearl.h"
 
 #include <algorithm>
-#include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/deferred.hpp>
+#include <boost/asio/experimental/parallel_group.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <chrono>
 #include <cmath>
 #include <string>
@@ -22,6 +26,22 @@ using Clock = std::chrono::steady_clock;
 
 double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
+// Both at the same time. Throws what the first to fail throws: that cancels the other, whose error
+// says no more than this.
+template <class A, class B>
+Task<std::pair<A, B>> both(Task<A> a, Task<B> b) {
+  const auto executor = co_await asio::this_coro::executor;
+  auto [order, a_error, a_value, b_error, b_value] =
+      co_await asio::experimental::make_parallel_group(
+          asio::co_spawn(executor, std::move(a), asio::deferred),
+          asio::co_spawn(executor, std::move(b), asio::deferred))
+          .async_wait(asio::experimental::wait_for_one_error(), asio::use_awaitable);
+  if (order[0] == 1 && b_error) std::rethrow_exception(b_error);
+  if (a_error) std::rethrow_exception(a_error);
+  if (b_error) std::rethrow_exception(b_error);
+  co_return std::pair<A, B>(std::move(a_value), std::move(b_value));
+}
+
 class Pearl {
  public:
   explicit Pearl(Generation& g)
@@ -40,11 +60,10 @@ class Pearl {
   }
 
   Task<void> run() {
-    using namespace asio::experimental::awaitable_operators;
     engine::Context context;
     if (pace_.drafts() && pre_ && g_.room() > 1 && can_draft()) {
       // Both read the prompt, and the first draft is checked with the target's first pick.
-      auto [read, drafted] = co_await (g_.prefill() && draft());
+      auto [read, drafted] = co_await both(g_.prefill(), draft());
       context = std::move(read);
       count(drafted);
       if (!g_.output().empty()) take(drafted.tree, g_.output().front());
@@ -55,7 +74,8 @@ class Pearl {
     auto began = Clock::now();
     size_t before = g_.output().size();
     while (!g_.done()) {
-      if (!pace_.drafts() && suffix_.empty()) remote_.rest();
+      const bool rests = !pace_.drafts() || remote_.model().failed();
+      if (rests && suffix_.empty()) remote_.rest();
       bool drafts = pace_.drafts() && can_draft() && (suffix_.empty() || post_);
       if (drafts && suffix_.empty() && !pre_) {
         // Without pre-verification the target waits for a whole draft.
@@ -71,7 +91,7 @@ class Pearl {
       Accepted accepted;
       DraftResult drafted;
       if (drafts) {
-        auto [a, d] = co_await (timed_verify(context, tree) && draft());
+        auto [a, d] = co_await both(timed_verify(context, tree), draft());
         accepted = std::move(a);
         drafted = std::move(d);
       } else {
@@ -98,7 +118,8 @@ class Pearl {
  private:
   bool can_draft() const {
     const int held = int(g_.prompt().size() + g_.output().size() + suffix_.size());
-    return held < remote_.model().engine().model().config().context_length &&
+    return !remote_.model().failed() &&
+           held < remote_.model().engine().model().config().context_length &&
            int(suffix_.size()) + 1 < g_.room() &&
            rule_after_suffix().leaves_some(remote_.model().vocabulary(),
                                            remote_.model().head_tokens().get());

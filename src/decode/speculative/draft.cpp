@@ -114,7 +114,7 @@ class SecondModel final : public ModelDrafter {
   Task<Tree> draft(engine::Context& context, const Pace& pace, int depth) override {
     const int room = remote_.model().engine().model().config().context_length -
                      int(g_.prompt().size() + g_.output().size());
-    if (room <= 0 || !worth(pace) ||
+    if (room <= 0 || remote_.model().failed() || !worth(pace) ||
         !g_.rule().leaves_some(remote_.model().vocabulary(), remote_.model().head_tokens().get())) {
       remote_.rest();
       co_return Tree(g_.last_token());

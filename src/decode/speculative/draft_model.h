@@ -1,9 +1,12 @@
 // A second, smaller model on an engine of its own, which drafts for a first.
 #pragma once
 
+#include <atomic>
 #include <memory>
+#include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "decode/speculative/draft_cores.h"
 #include "engine/engine.h"
 #include "text/tokenizer.h"
@@ -19,6 +22,15 @@ struct DraftTimes {
   int unmeasured = 0;           // steps with drafts since the last without
   int idle = 0;                 // steps without drafts since the last with some
   int patience = 0;             // of them, until drafts are tried again; 0: not chosen yet
+};
+
+// What a request ends with while whose draft the draft model's engine failed: Error(kSystem).
+class DraftFailure : public Error {
+ public:
+  explicit DraftFailure(const std::string& what)
+      : Error(ErrorKind::kSystem, "draft model: " + what +
+                                      "; ask again: nothing is drafted from now on, until the "
+                                      "program starts anew") {}
 };
 
 class DraftModel {
@@ -38,6 +50,10 @@ class DraftModel {
   const std::shared_ptr<const std::vector<uint64_t>>& head_tokens() const { return head_tokens_; }
   const std::shared_ptr<DraftCores>& cores() const { return cores_; }
   DraftTimes& times() const { return *times_; }
+  // Its engine has failed once: whoever drafts by it writes plainly, as it may fail again. Any
+  // thread.
+  bool failed() const { return failed_; }
+  void fail() const { failed_ = true; }
 
  private:
   std::shared_ptr<engine::Engine> engine_;  // programs that draft need it to their own end
@@ -45,6 +61,7 @@ class DraftModel {
   std::shared_ptr<const std::vector<uint64_t>> head_tokens_;
   std::shared_ptr<DraftCores> cores_;
   std::unique_ptr<DraftTimes> times_ = std::make_unique<DraftTimes>();
+  mutable std::atomic<bool> failed_{false};
 };
 
 }  // namespace tutti::decode::speculative

@@ -53,7 +53,14 @@ Task<DraftResult> RemoteDraft::run(size_t known, DraftOrder order) {
                order = std::move(order)]() mutable -> Task<DraftResult> {
     co_return co_await remote->run(engine, known, std::move(order));
   };
-  co_return co_await engine::on(model_->engine(), std::move(away));
+  try {
+    co_return co_await engine::on(model_->engine(), std::move(away));
+  } catch (const Error& error) {
+    // What a query itself is refused for is of another kind.
+    if (error.kind() != ErrorKind::kSystem) throw;
+    model_->fail();
+    throw DraftFailure(error.what());
+  }
 }
 
 }  // namespace tutti::decode::speculative

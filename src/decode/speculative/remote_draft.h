@@ -20,6 +20,7 @@ class RemoteDraft {
   // Drafts after a text whose first `known` tokens stood when the last run was asked for (0: the
   // first run), and whose others are order.tokens. What an earlier run has fed of them is not fed
   // again. Runs on the draft model's engine, which has its own cores from now on until rest().
+  // Throws DraftFailure when that engine fails, which the DraftModel remembers.
   Task<DraftResult> run(size_t known, DraftOrder order);
   // Nothing is drafted for a while: cores that nobody else drafts with go to the target.
   void rest() { cores_.reset(); }

@@ -2,9 +2,10 @@
 #pragma once
 
 #include <memory>
-#include <thread>
+#include <optional>
 
 #include "decode/speculative/draft_model.h"
+#include "decode/speculative/draft_thread.h"
 #include "decode/tiny_text.h"
 
 namespace tutti::decode::speculative {
@@ -26,17 +27,18 @@ class ServedDraft {
             engine_, tokenizer_, tokenizer_,
             split ? std::make_shared<DraftCores>(split, 0, 1) : nullptr)) {
     if (split) engine_->use_cores(split, 1);
-    thread_ = std::thread([this] { engine_->serve(); });
+    thread_.emplace(engine_);
   }
   // Member 1 of `split`, whose cores member 0 has while nothing is drafted.
   ServedDraft(tensor::Type type, const std::shared_ptr<engine::CoreSplit>& split)
       : ServedDraft(engine::tiny_model(type, tensor::Arithmetic::kExactQ8, 1), 1024, split) {}
-  ~ServedDraft() { end(); }
-  void end() {
-    if (!thread_.joinable()) return;
-    // Behind what requests that have ended left to be released.
-    asio::post(engine_->io(), [this] { engine_->stop(); });
-    thread_.join();
+  // Behind what requests that have ended left to be released.
+  void end() { thread_.reset(); }
+  // From its next forward on its engine fails, as it is given a core that no machine has. On its
+  // thread.
+  void break_engine() {
+    engine_->use_cores(
+        std::make_shared<engine::CoreSplit>(std::vector<std::vector<int>>{{1 << 20}}), 0);
   }
 
   const std::shared_ptr<const DraftModel>& model() const { return model_; }
@@ -55,7 +57,7 @@ class ServedDraft {
   text::Tokenizer tokenizer_;
   std::shared_ptr<engine::Engine> engine_;
   std::shared_ptr<const DraftModel> model_;
-  std::thread thread_;
+  std::optional<DraftThread> thread_;
 };
 
 }  // namespace tutti::decode::speculative
