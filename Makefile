@@ -16,7 +16,7 @@ help:
 	@echo "make bench-traffic  requests that arrive over time, under five schedulers (hours)"
 	@echo "make bench-diffusion  masked models: policies, caches, FreeDave, and beside llama.cpp (half an hour)"
 	@echo "make bundle-cuda  one archive that builds, checks and times the CUDA kernel on a machine with a GPU and no network"
-	@echo "make study        what takes long: all windows of the conformance tests, speculation on a thousand prompts, the server under load, the tables beside the peer"
+	@echo "make study        what takes long: all windows of the conformance tests, the instruction levels, speculation on a thousand prompts, the server under load, the tables beside the peer"
 	@echo "make sanitize     ASan+UBSan, TSan and 60 s of each fuzz target"
 	@echo "make format lint  clang-format, clang-tidy"
 
@@ -63,6 +63,7 @@ bundle-cuda:
 
 study: test
 	@STUDY=1 ctest --test-dir $(BUILD) --output-on-failure -L "conformance|unit"
+	@.venv/bin/python tests/study/levels.py
 	@.venv/bin/python tests/study/lossless.py
 	@.venv/bin/python tests/study/serve_equality.py
 	@.venv/bin/python tests/study/serve_soak.py
