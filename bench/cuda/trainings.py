@@ -18,6 +18,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ENDLESS = 10**9
+SAVING = 15  # seconds before the end that a run has to save what there is
 
 
 class Training:
@@ -30,6 +31,8 @@ class Training:
         # Beside the recipe, whose folder the paths in it are relative to.
         self.path, self.folder, self.options = path.with_suffix(".timed"), o.out / path.stem, o
         self.errors = open(o.out / f"{path.stem}.err", "w")
+        self.falling = self.over = False
+        self.asked = []  # processes that were told to stop
 
     def start(self, steps, *more):
         self.path.write_text(json.dumps(self.recipe | {"steps": steps}))
@@ -38,9 +41,25 @@ class Training:
             [o.tutti, "train", self.path, "--device", o.device, "--out", self.folder, "-t", str(o.threads), "-q", *more],
             stdout=subprocess.DEVNULL, stderr=self.errors)
 
+    def advance(self, seconds, fall, last):
+        """What is due after so many seconds: the rates fall after `fall`; after `last` nothing runs any more."""
+        if self.process.poll() is not None:
+            done = self.steps()
+            if self.falling or not done or seconds > last - SAVING:
+                self.over = True
+            else:  # it was stopped
+                self.falling = True
+                self.start(done[-1]["step"] + self.decay, "--resume")
+        elif seconds > last:
+            self.process.kill()
+        elif seconds > (last - SAVING if self.falling else fall) and self.process not in self.asked:
+            self.asked.append(self.process)
+            self.process.send_signal(signal.SIGINT)  # what there is is saved
+
     def log(self):
         path = self.folder / "log.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        text = path.read_text() if path.exists() else ""
+        return [json.loads(line) for line in text.split("\n")[:-1]]  # the last may be half a line
 
     def steps(self):
         return [line for line in self.log() if "loss" in line]
@@ -67,29 +86,17 @@ def main():
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=300, help="before the rates fall")
-    parser.add_argument("--end", type=float, default=120, help="seconds that the falling may take before it is stopped")
+    parser.add_argument("--end", type=float, default=120, help="seconds that saving and the falling may take; then all is stopped")
     o = parser.parse_args()
     o.out.mkdir(parents=True, exist_ok=True)
     trainings = [Training(path, o) for path in o.recipes]
     for t in trainings:
         t.start(ENDLESS)
-    begin = time.monotonic()
-    while time.monotonic() - begin < o.seconds and any(t.process.poll() is None for t in trainings):
-        time.sleep(1)
-    for t in trainings:
-        if t.process.poll() is None:
-            t.process.send_signal(signal.SIGINT)
-    for t in trainings:
-        t.process.wait()
-        if done := t.steps():
-            t.start(done[-1]["step"] + t.decay, "--resume")
-    begin = time.monotonic()
-    for t in trainings:
-        try:
-            t.process.wait(max(1.0, o.end - (time.monotonic() - begin)))
-        except subprocess.TimeoutExpired:
-            t.process.send_signal(signal.SIGINT)  # what there is is saved
-            t.process.wait()
+    begin, last = time.monotonic(), o.seconds + o.end
+    while any(not t.over for t in trainings):
+        for t in trainings:
+            t.advance(time.monotonic() - begin, o.seconds, last)
+        time.sleep(0.2)
     for t in trainings:
         print(t.report(), flush=True)
 

@@ -283,10 +283,12 @@ MarlinStatus check(const MarlinProblem& problem, const MarlinOptions& options) {
   return MarlinStatus::kOk;
 }
 
-// Measured on an H200 at 1 and 16 rows (bench/results, marlin): a small matrix, of few tiles for
-// each multiprocessor, wants one block with a deep pipeline, a large one two blocks.
+// As measured on an H200 (bench/results, marlin). To 16 rows a small matrix, of few tiles for each
+// multiprocessor, wants one block with a deep pipeline, a large one two blocks; with more rows
+// there is so much to add that each block takes a part.
 MarlinOptions resolved(const MarlinProblem& problem, MarlinOptions options, const Gpu& gpu) {
-  if (options.adder == MarlinSums::kAuto) options.adder = MarlinSums::kLast;
+  if (options.adder == MarlinSums::kAuto)
+    options.adder = problem.m > 16 ? MarlinSums::kShared : MarlinSums::kLast;
   if (options.tile != MarlinTile::kAuto) return options;
   const bool narrow = problem.m <= 16 && problem.k % 128 == 0 && problem.n % 128 == 0;
   options.tile = narrow ? MarlinTile::kNarrow : MarlinTile::kWide;

@@ -371,30 +371,54 @@ class MarlinBlock {
     if (w_.arrives(p_.locks + slice) == 2 * count - 1) w_.reset(p_.locks + slice);
   }
 
-  // Adds and writes part `part` of `parts` of a slice: each warp takes 16 rows of eight columns at
-  // a time. Blocks are added from the first to the last, so that the result doesn't depend on who
-  // came when.
+  // Adds and writes part `part` of `parts` of a slice: each warp has pieces of 16 rows of eight
+  // columns. Blocks are added from the first to the last, so that the result doesn't depend on who
+  // came when. A warp's loads of several blocks and pieces are under way together: one after the
+  // other, their waits would be longer than the product of a small matrix.
   TUTTI_DEVICE void add_blocks(int slice, int first, int last, int part, int parts) {
-    constexpr int kLoads = 8, kEights = Shape::kRowBlocks * Shape::kWarpsN * 8;
-    for (int at = part + parts * w_.index(); at < kEights; at += parts * Shape::kWarps) {
-      const int eight = at % 8, i = at / 8 % Shape::kRowBlocks, n = at / 8 / Shape::kRowBlocks;
-      Real total[4];
+    constexpr int kEights = Shape::kRowBlocks * Shape::kWarpsN * 8, kMost = kEights / Shape::kWarps;
+    constexpr int kPieces = kMost < 8 ? kMost : 8;
+    for (int base = 0; base < kMost; base += kPieces)
+      add_pieces<kPieces>(slice, first, last, part + parts * (w_.index() + Shape::kWarps * base),
+                          parts * Shape::kWarps);
+  }
+  // The pieces begin, begin + step, …: as many of kPieces as there are.
+  template <int kPieces>
+  TUTTI_DEVICE void add_pieces(int slice, int first, int last, int begin, int step) {
+    constexpr int kEights = Shape::kRowBlocks * Shape::kWarpsN * 8, kLoads = kPieces <= 2 ? 4 : 2;
+    Real total[kPieces][4];
+    const auto place = [&](int piece) { return begin + step * piece; };
+    TUTTI_UNROLL
+    for (int piece = 0; piece < kPieces; ++piece) {
       TUTTI_UNROLL
-      for (int e = 0; e < 4; ++e) total[e] = Real(0.0f);
-      for (int block = first; block <= last; block += kLoads) {
-        Real sums[kLoads][4];  // zeros past the last, so that the loads are under way together
+      for (int e = 0; e < 4; ++e) total[piece][e] = Real(0.0f);
+    }
+    for (int block = first; block <= last; block += kLoads) {
+      Real sums[kLoads][kPieces][4];  // zeros past the last block and the last piece
+      TUTTI_UNROLL
+      for (int b = 0; b < kLoads; ++b) {
         TUTTI_UNROLL
-        for (int b = 0; b < kLoads; ++b) {
-          w_.load_sums(p_.sums, slot(block + b, first, n, i, eight),
-                       exists(slice, i) && Flag(block + b <= last), sums[b]);
-        }
-        TUTTI_UNROLL
-        for (int b = 0; b < kLoads; ++b) {
-          TUTTI_UNROLL
-          for (int e = 0; e < 4; ++e) total[e] = total[e] + sums[b][e];
+        for (int piece = 0; piece < kPieces; ++piece) {
+          const int at = place(piece), i = at / 8 % Shape::kRowBlocks,
+                    n = at / 8 / Shape::kRowBlocks;
+          w_.load_sums(p_.sums, slot(block + b, first, n, i, at % 8),
+                       exists(slice, i) && Flag(at < kEights && block + b <= last), sums[b][piece]);
         }
       }
-      write(slice, n, i, eight, total);
+      TUTTI_UNROLL
+      for (int b = 0; b < kLoads; ++b) {
+        TUTTI_UNROLL
+        for (int piece = 0; piece < kPieces; ++piece) {
+          TUTTI_UNROLL
+          for (int e = 0; e < 4; ++e) total[piece][e] = total[piece][e] + sums[b][piece][e];
+        }
+      }
+    }
+    TUTTI_UNROLL
+    for (int piece = 0; piece < kPieces; ++piece) {
+      const int at = place(piece);
+      if (at < kEights)
+        write(slice, at / 8 / Shape::kRowBlocks, at / 8 % Shape::kRowBlocks, at % 8, total[piece]);
     }
   }
 
