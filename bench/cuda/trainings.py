@@ -3,7 +3,7 @@
 
     python3 bench/cuda/trainings.py --seconds 300 recipes/smollm2-ppd.json recipes/smollm2-transfer.json
 
-A small model leaves a GPU waiting for its host, so that runs beside each other cost each other little. Each recipe has the
+A small model leaves a GPU waiting for its host, so several may share it. Each recipe has the
 schedule "stable": it trains at its full rate until the time is over, is stopped as by Ctrl-C, and goes on with --resume
 through the schedule's `decay` steps. Logs, states and models are the folders OUT/NAME of the runs.
 """
@@ -31,7 +31,7 @@ class Training:
         # Beside the recipe, whose folder the paths in it are relative to.
         self.path, self.folder, self.options = path.with_suffix(".timed"), o.out / path.stem, o
         self.errors = open(o.out / f"{path.stem}.err", "w")
-        self.falling = self.over = False
+        self.falling = self.over = self.failed = False
         self.asked = []  # processes that were told to stop
 
     def start(self, steps, *more):
@@ -45,8 +45,10 @@ class Training:
         """What is due after so many seconds: the rates fall after `fall`; after `last` nothing runs any more."""
         if self.process.poll() is not None:
             done = self.steps()
-            if self.falling or not done or seconds > last - SAVING:
+            self.failed = self.process.returncode != 0 and self.process not in self.asked
+            if self.failed or self.falling or not done or seconds > last - SAVING:
                 self.over = True
+                self.path.unlink(missing_ok=True)
             else:  # it was stopped
                 self.falling = True
                 self.start(done[-1]["step"] + self.decay, "--resume")
@@ -66,8 +68,8 @@ class Training:
 
     def report(self):
         steps = self.steps()
-        if not steps:
-            return f"{self.folder.name}: no step; see {self.errors.name}"
+        if not steps or self.failed:
+            return f"{self.folder.name}: failed after {len(steps)} steps; see {self.errors.name}"
         tokens, seconds = sum(s["tokens"] for s in steps), sum(s["seconds"] for s in steps)
         last = [s["loss"] for s in steps[-20:]]
         text = (f"{self.folder.name}: {steps[-1]['step']} steps, {tokens / 1e6:.2f} M rows, {tokens / seconds:.0f} rows/s, "
@@ -99,6 +101,7 @@ def main():
         time.sleep(0.2)
     for t in trainings:
         print(t.report(), flush=True)
+    sys.exit(int(any(t.failed or not t.steps() for t in trainings)))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ void bench_forward(ForwardOptions& o) {
   o.request.bf16 = o.precision == "bf16";
   if (o.request.threads == 0) o.request.threads = available_cores();
   for (const int rows : o.request.rows) {
-    if (rows < 1 || rows + o.request.depth > o.request.shape.context) {
+    if (rows < 1 || int64_t(rows) + o.request.depth > o.request.shape.context) {
       throw Error(ErrorKind::kUsage, "--rows: " + std::to_string(rows) + " at depth " +
                                          std::to_string(o.request.depth) +
                                          " is not between 1 and the context of " +
@@ -143,6 +143,7 @@ void add_bench_forward(CLI::App& bench) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_option("-t,--threads", o->request.threads, "threads (0: all cores)")
+      ->check(CLI::Range(0, 1024))
       ->capture_default_str()
       ->envname("TUTTI_THREADS");
   command->add_flag("--json", o->json, "one JSON document on stdout");

@@ -149,9 +149,18 @@ class Shutdown {
     timer_.async_wait([this](const boost::system::error_code& e) {
       if (!e) models_.cancel_all();
     });
-    models_.drain([this] {
-      timer_.cancel();
-      finish();
+    grace_ends_ = std::chrono::steady_clock::now() +
+                  std::chrono::milliseconds(int64_t(grace_seconds_ * 1000));
+    models_.drain([this] { finish_when_read(); });
+  }
+
+  // Bodies that were being read when the signal came are answered, too.
+  void finish_when_read() {
+    timer_.cancel();
+    if (api_.reading() == 0 || std::chrono::steady_clock::now() >= grace_ends_) return finish();
+    timer_.expires_after(std::chrono::milliseconds(20));
+    timer_.async_wait([this](const boost::system::error_code& e) {
+      if (!e) finish_when_read();
     });
   }
 
@@ -171,6 +180,7 @@ class Shutdown {
   serve::Api& api_;
   ServedModels& models_;
   double grace_seconds_;
+  std::chrono::steady_clock::time_point grace_ends_;
   boost::asio::signal_set signals_;
   boost::asio::steady_timer timer_;
   bool stopping_ = false;

@@ -37,9 +37,10 @@ class CostTable {
                   int fallback) const;
 
  private:
-  // 1, 2, … 16 rows each by itself, because kernels make tiles of a few rows and the next row may
-  // cost a third of a forward or nothing; then up to 31, 63, … and 1024 and above.
-  static constexpr int kSingleRows = 16, kRowBuckets = kSingleRows + 7;
+  // 1, 2, … 64 rows each by itself, because kernels make tiles of a few rows and the next row may
+  // cost a third of a forward or nothing: the seventeenth, too, beside sixteen streams; then up to
+  // 127, 255, … and 1024 and above.
+  static constexpr int kSingleRows = 64, kRowBuckets = kSingleRows + 5;
   static constexpr int kKeyBuckets = 8;  // up to 64, 128, … 4096 and above
   struct Cell {
     double seconds_per_row = 0;

@@ -78,15 +78,20 @@ TEST(CostTable, BetweenMeasuredRowsTimeGoesAlongALine) {
   EXPECT_EQ(*cost.measured(3, 100), *cost.measured(2, 100));
 }
 
-// A kernel whose tiles hold two rows: the fifth costs a third of a forward, the sixth little.
-TEST(CostTable, StepsBetweenFewRowsAreKept) {
-  CostTable cost;
-  const auto seconds = [](int rows) { return 0.001 + 0.0013 * ((rows + 1) / 2); };
-  for (int i = 0; i < 20; ++i) {
-    for (int rows = 1; rows <= 20; ++rows) cost.record(rows, 100, seconds(rows));
+// Kernels whose tiles hold two rows, or eight: the fifth, or the seventeenth, costs a part of a
+// forward, the one behind it little.
+TEST(CostTable, StepsBetweenNumbersOfRowsAreKept) {
+  for (const int tile : {2, 8}) {
+    CostTable cost;
+    const auto seconds = [&](int rows) {
+      return 0.001 + 0.00065 * tile * ((rows + tile - 1) / tile);
+    };
+    for (int i = 0; i < 20; ++i) {
+      for (int rows = 1; rows <= 70; ++rows) cost.record(rows, 100, seconds(rows));
+    }
+    for (int rows = 1; rows <= 64; ++rows)
+      EXPECT_NEAR(*cost.measured(rows, 100), seconds(rows), 1e-9) << tile << ", " << rows;
   }
-  for (int rows = 1; rows <= 16; ++rows)
-    EXPECT_NEAR(*cost.measured(rows, 100), seconds(rows), 1e-9) << rows;
 }
 
 TEST(CostTable, NothingFitsIntoNoTime) {

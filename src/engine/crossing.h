@@ -85,6 +85,9 @@ auto offload(Engine& engine, Work work) {
       }
       engine.offload([state, resume, io = engine.io().get_executor()] {
         try {
+          // Whoever wanted it has gone while it waited for its thread.
+          if (state->stop.stop_requested())
+            throw boost::system::system_error(asio::error::operation_aborted);
           if constexpr (kStoppable && std::is_void_v<Value>) {
             state->work(state->stop.get_token());
           } else if constexpr (kStoppable) {

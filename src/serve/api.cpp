@@ -20,6 +20,9 @@
 namespace tutti::serve {
 namespace {
 
+// Of long bodies that wait to be read, together; one alone may be longer.
+constexpr size_t kBytesToRead = size_t(64) << 20;
+
 using Json = nlohmann::ordered_json;
 using formats::print_json;
 
@@ -176,14 +179,20 @@ template <class Read, class Then>
 void Api::with_body(const std::shared_ptr<HttpExchange>& exchange, Read read, Then then) {
   const std::string& body = exchange->request().body;
   if (body.size() <= kEncodedAtOnce) return then(read(body));
+  if (reading_ > 0 && reading_bytes_ + body.size() > kBytesToRead) {
+    ApiError error(429, "overloaded", "too many long bodies wait to be read; try later");
+    error.retry_after = 1;
+    throw error;
+  }
   if (!reader_) reader_ = std::make_unique<asio::thread_pool>(1);
   ++reading_;
+  reading_bytes_ += body.size();
   asio::post(*reader_, [this, exchange, back = exchange->executor(), read = std::move(read),
                         then = std::move(then)]() mutable {
     std::optional<decltype(read(exchange->request().body))> request;
     std::exception_ptr error;
     try {
-      request.emplace(read(exchange->request().body));
+      if (!exchange->gone()) request.emplace(read(exchange->request().body));
     } catch (...) {
       error = std::current_exception();
     }
@@ -191,6 +200,7 @@ void Api::with_body(const std::shared_ptr<HttpExchange>& exchange, Read read, Th
     asio::post(back, [this, exchange = std::move(exchange), request = std::move(request), error,
                       then = std::move(then)]() mutable {
       --reading_;
+      reading_bytes_ -= exchange->request().body.size();
       if (exchange->gone()) return;
       try {
         if (error) std::rethrow_exception(error);

@@ -61,7 +61,8 @@ class Api {
 
   void route(const std::shared_ptr<HttpExchange>& exchange, const std::string& id);
   // Goes on with then(read(body)): at once, or, where the body is long, when another thread has
-  // read it. `read` touches nothing else; what either throws is the answer.
+  // read it. `read` touches nothing else; what either throws is the answer. Throws ApiError(429)
+  // when too many bytes wait to be read.
   template <class Read, class Then>
   void with_body(const std::shared_ptr<HttpExchange>& exchange, Read read, Then then);
   void check_key(const HttpRequest& request) const;
@@ -92,6 +93,7 @@ class Api {
   bool draining_ = false;
   std::function<void(const HttpRequest&, const std::string&, int, double)> log_;
   int reading_ = 0;
+  size_t reading_bytes_ = 0;
   std::unique_ptr<asio::thread_pool> reader_;  // made when first used; joined before all else goes
 };
 

@@ -2,6 +2,7 @@
 // thread that runs `net`.
 #pragma once
 
+#include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -50,7 +51,7 @@ class HttpExchange {
   // An event of the stream. Dropped when the client is gone.
   void write(std::string bytes);
   void end();
-  bool gone() const { return gone_; }
+  bool gone() const { return gone_; }  // any thread
   // Called once, when the client went away before the answer was whole.
   void on_gone(std::function<void()> listener) { listener_ = std::move(listener); }
   // When the answer has gone out, or the client away.
@@ -66,7 +67,8 @@ class HttpExchange {
   size_t stream_bytes_;
   HttpResponse response_;
   Headers headers_;
-  bool answered_ = false, streaming_ = false, ended_ = false, gone_ = false;
+  bool answered_ = false, streaming_ = false, ended_ = false;
+  std::atomic<bool> gone_{false};
   bool half_closed_ = false;  // the client sends no more, and is to be asked whether it reads
   std::deque<std::string> queue_;
   size_t queued_ = 0;

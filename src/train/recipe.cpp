@@ -240,7 +240,7 @@ bool names_device(std::string_view text) {
   if (text == "cpu" || text == "cuda") return true;
   if (!text.starts_with("cuda:")) return false;
   text.remove_prefix(5);
-  return !text.empty() && text.size() <= 2 &&
+  return !text.empty() && text.size() <= 2 && (text.size() == 1 || text[0] != '0') &&
          text.find_first_not_of("0123456789") == std::string_view::npos;
 }
 

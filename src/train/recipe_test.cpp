@@ -61,7 +61,7 @@ TEST(Recipe, ADeviceIsTheProcessorOrAGpu) {
     recipe["device"] = device;
     EXPECT_EQ(parse_recipe(recipe.dump(), "r.json", "folder").device, device);
   }
-  for (const char* device : {"", "gpu", "cuda:", "cuda:x", "cuda:123", "cuda0", "CPU"}) {
+  for (const char* device : {"", "gpu", "cuda:", "cuda:x", "cuda:123", "cuda:01", "cuda0", "CPU"}) {
     json recipe = minimal();
     recipe["device"] = device;
     EXPECT_NE(refusal(recipe).find("give \"cpu\", \"cuda\""), std::string::npos) << device;

@@ -61,3 +61,25 @@ def test_others_are_answered_meanwhile(server, name):
     # Of the long request's time, whatever that is here, nobody else waits for half.
     assert longest < seen["seconds"] / 2, (longest, seen["seconds"], answered)
     print(f"{name}: {seen['seconds']:.2f} s, the longest wait of {answered} others {longest:.3f} s")
+
+
+def test_more_bodies_than_can_wait_are_refused(server):
+    """A hundred bodies of 4 MiB at once, each half a second's reading: 64 MiB of them may wait."""
+    body = json.dumps({"prompt": [1] * (1 << 20), "max_tokens": 1, "x": "y" * (1 << 20)}).encode()
+    answers = []
+
+    def ask():
+        answers.append(server.request("POST", "/v1/completions", body))
+
+    asking = [threading.Thread(target=ask) for _ in range(100)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    statuses = [status for status, _, _ in answers]
+    assert len(answers) == 100 and set(statuses) == {400, 429}, statuses
+    for status, headers, text in answers:
+        if status == 429:
+            assert "long bodies" in text and {k.lower(): v for k, v in headers.items()}["retry-after"] == "1"
+    assert server.request("GET", "/health")[0] == 200
+    assert server.request("POST", "/tokenize", json.dumps({"content": "a"}).encode())[0] == 200

@@ -42,14 +42,15 @@ def at(level, command, timeout=1800):
 
 
 def unit_tests(build, level):
-    cells = []
+    cells, right = [], True
     for name in TESTS:
         done = at(level, [build / f"{name}_test"])
         count = re.search(r"\[  PASSED  \] (\d+) test", done.stdout)
         skipped = re.search(r"\[  SKIPPED \] (\d+) test", done.stdout)
         cells.append((f"{count[1]} passed" if count else "none passed") + (f", {skipped[1]} skipped" if skipped else "")
                      + ("" if done.returncode == 0 else f", exit {done.returncode}"))
-    return cells
+        right = right and done.returncode == 0 and bool(count)
+    return cells, right
 
 
 def texts(program, model, level):
@@ -90,10 +91,11 @@ def main():
              "`python3 tests/study/levels.py`.", "",
              "| level | " + " | ".join(f"{t} tests" for t in TESTS) + " | texts | GMAC/s of Q8_0 1536x576 at 1, 8, 32, 128, 512 rows: "
              "exact-q8 | w8a8-row |", "|---|" + "---|" * (len(TESTS) + 3)]
-    written = {}
+    written, failed = {}, []
     for level in names:
         print(f"levels: {level}", file=sys.stderr, flush=True)
-        cells = unit_tests(o.build, level)
+        cells, right = unit_tests(o.build, level)
+        failed += [] if right else [level]
         written[level] = texts(program, model, level)
         same = sum(a == b for a, b in zip(written[level], written[names[0]]))
         speeds = [", ".join(f"{s:.0f}" for s in products(program, level, a)) for a in ("exact-q8", "w8a8-row")]
@@ -105,7 +107,9 @@ def main():
     print(page)
     slug = re.sub(r"[^a-z0-9]+", "-", Machine.cpu().split("(")[0].lower()).strip("-")
     (o.out / f"{datetime.date.today().isoformat()}-levels-{slug}.md").write_text(page)
-    sys.exit(f"levels: other texts at {', '.join(differ)}" if differ else 0)
+    wrong = ([f"other texts at {', '.join(differ)}"] if differ else []) + (
+        [f"tests failed at {', '.join(failed)}"] if failed else [])
+    sys.exit(f"levels: {'; '.join(wrong)}" if wrong else 0)
 
 
 if __name__ == "__main__":

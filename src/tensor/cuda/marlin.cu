@@ -329,15 +329,21 @@ MarlinStatus marlin_matmul(MarlinProblem problem, void* stream, const MarlinOpti
   if (problem.m == 0) return MarlinStatus::kOk;
   const MarlinOptions chosen = resolved(problem, options, gpu);
   const Launch launch(problem, chosen, gpu);
-  return launch.with_shape([&](auto shape) {
-    using Shape = decltype(shape);
-    MarlinProblem one = problem;
-    one.blocks = launch.blocks<Shape>();
-    one.adder = chosen.adder;
-    const auto on = static_cast<cudaStream_t>(stream);
-    return one.group == -1 ? start<Shape, false>(one, gpu.multiprocessors, on)
-                           : start<Shape, true>(one, gpu.multiprocessors, on);
-  });
+  const auto started = [&](MarlinSums adder) {
+    return launch.with_shape([&](auto shape) {
+      using Shape = decltype(shape);
+      MarlinProblem one = problem;
+      one.blocks = launch.blocks<Shape>();
+      one.adder = adder;
+      const auto on = static_cast<cudaStream_t>(stream);
+      return one.group == -1 ? start<Shape, false>(one, gpu.multiprocessors, on)
+                             : start<Shape, true>(one, gpu.multiprocessors, on);
+    });
+  };
+  const MarlinStatus status = started(chosen.adder);
+  // Blocks that cannot all run at the same time: the last one adds, to the same bits.
+  const bool may_choose = options.adder == MarlinSums::kAuto && chosen.adder != MarlinSums::kLast;
+  return status == MarlinStatus::kNoKernel && may_choose ? started(MarlinSums::kLast) : status;
 }
 
 }  // namespace tutti::tensor::cuda

@@ -378,9 +378,9 @@ class MarlinBlock {
   TUTTI_DEVICE void add_blocks(int slice, int first, int last, int part, int parts) {
     constexpr int kEights = Shape::kRowBlocks * Shape::kWarpsN * 8, kMost = kEights / Shape::kWarps;
     constexpr int kPieces = kMost < 8 ? kMost : 8;
-    for (int base = 0; base < kMost; base += kPieces)
-      add_pieces<kPieces>(slice, first, last, part + parts * (w_.index() + Shape::kWarps * base),
-                          parts * Shape::kWarps);
+    const int step = parts * Shape::kWarps;
+    for (int begin = part + parts * w_.index(); begin < kEights; begin += step * kPieces)
+      add_pieces<kPieces>(slice, first, last, begin, step);
   }
   // The pieces begin, begin + step, …: as many of kPieces as there are.
   template <int kPieces>

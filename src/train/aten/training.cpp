@@ -104,7 +104,7 @@ class Run {
     check_same_recipe(recipe_, state.recipe, state_file_);
     trainer_->restore(state);
     const std::string now = machine_text(trainer_->device());
-    if (state.machine != now && request_.on_note) {
+    if ((state.machine != now || !trainer_->device().is_cpu()) && request_.on_note) {
       request_.on_note("the run began with " + state.machine + " and goes on with " + now +
                        ": its bits will not be those of an unbroken run");
     }
