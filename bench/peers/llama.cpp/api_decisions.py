@@ -31,7 +31,7 @@ DECISIONS = [
     (r"logit_bias of no token", "kept", "a bias that does nothing is a mistake"),
     (r"no messages", "kept", "a prompt that nobody wrote"),
     (r"role missing|no JSON|no UTF-8", "kept", "the client's mistake, not the server's: 400"),
-    (r"an image|a local file", "kept", "501: this model has no eyes; no URL is opened"),
+    (r"an image|a local file", "kept", "400: this model reads no images; no URL is opened"),
     (r"unknown model", "kept", "OpenAI's 404; `--alias` takes further names"),
     (r"functions \(old\)", "kept", "what we know and do not do is refused, not ignored"),
     (r"another keyword", "kept", "a schema that no grammar stands for is refused by name, never half enforced"),
