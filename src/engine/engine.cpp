@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/exception_text.h"
 
 namespace tutti::engine {
 namespace {
@@ -45,15 +46,8 @@ int page_count(const models::Model& model, const EngineOptions& options) {
 
 // What programs are told whose queries waited for a tick that failed.
 std::exception_ptr failed_forward(const std::exception_ptr& error) {
-  std::string what = "for a reason that is no std::exception";
-  try {
-    std::rethrow_exception(error);
-  } catch (const std::exception& e) {
-    what = e.what();
-  } catch (...) {
-  }
   return std::make_exception_ptr(
-      Error(ErrorKind::kSystem, "engine: a forward failed (" + what + ")"));
+      Error(ErrorKind::kSystem, "engine: a forward failed (" + text_of(error) + ")"));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "base/exception_text.h"
 #include "formats/json_text.h"
 #include "serve/api_error.h"
 
@@ -39,14 +40,8 @@ Run::Clock::duration seconds(double s) {
 // What failed in the server itself: its client may hear no more than that.
 void log_failure(const std::exception_ptr& error) {
   if (!error || api_error(error).status != 500) return;
-  std::string what = "for a reason that is no std::exception";
-  try {
-    std::rethrow_exception(error);
-  } catch (const std::exception& e) {
-    what = e.what();
-  } catch (...) {
-  }
-  std::fprintf(stderr, "serve: a request failed: %s\n", formats::print_json(what).c_str());
+  std::fprintf(stderr, "serve: a request failed: %s\n",
+               formats::print_json(text_of(error)).c_str());
 }
 
 }  // namespace

@@ -300,50 +300,57 @@ MarlinOptions resolved(const MarlinProblem& problem, MarlinOptions options, cons
   return options;
 }
 
+// Calls act(problem, options, launch, gpu) with what a product takes on the current device, unless
+// there is something against it or nothing to do.
+template <class Act>
+MarlinStatus with_launch(const MarlinProblem& given, const MarlinOptions& options, const Act& act) {
+  const MarlinProblem problem = as_stored(given);
+  Gpu gpu;
+  if (!read_gpu(gpu)) return MarlinStatus::kDevice;
+  if (const MarlinStatus bad = check(problem, options); bad != MarlinStatus::kOk) return bad;
+  if (problem.m == 0) return MarlinStatus::kOk;
+  const MarlinOptions chosen = resolved(problem, options, gpu);
+  return act(problem, chosen, Launch(problem, chosen, gpu), gpu);
+}
+
 }  // namespace
 
 MarlinStatus marlin_workspace(const MarlinProblem& given, const MarlinOptions& options,
                               MarlinWorkspace& workspace) {
-  const MarlinProblem problem = as_stored(given);
   workspace = {};
-  Gpu gpu;
-  if (!read_gpu(gpu)) return MarlinStatus::kDevice;
-  if (const MarlinStatus bad = check(problem, options); bad != MarlinStatus::kOk) return bad;
-  if (problem.m == 0) return MarlinStatus::kOk;
-  const MarlinOptions chosen = resolved(problem, options, gpu);
-  const Launch launch(problem, chosen, gpu);
-  return launch.with_shape([&](auto shape) {
-    using Shape = decltype(shape);
-    workspace.sums = int64_t(2) * launch.blocks<Shape>() * Shape::kSlot * 4;
-    workspace.locks =
-        int64_t((problem.m + Shape::kRows - 1) / Shape::kRows) * (problem.n / Shape::kTileN);
-    return MarlinStatus::kOk;
-  });
-}
-
-MarlinStatus marlin_matmul(MarlinProblem problem, void* stream, const MarlinOptions& options) {
-  problem = as_stored(problem);
-  Gpu gpu;
-  if (!read_gpu(gpu)) return MarlinStatus::kDevice;
-  if (const MarlinStatus bad = check(problem, options); bad != MarlinStatus::kOk) return bad;
-  if (problem.m == 0) return MarlinStatus::kOk;
-  const MarlinOptions chosen = resolved(problem, options, gpu);
-  const Launch launch(problem, chosen, gpu);
-  const auto started = [&](MarlinSums adder) {
+  const auto measure = [&](const MarlinProblem& problem, const MarlinOptions&, const Launch& launch,
+                           const Gpu&) {
     return launch.with_shape([&](auto shape) {
       using Shape = decltype(shape);
-      MarlinProblem one = problem;
-      one.blocks = launch.blocks<Shape>();
-      one.adder = adder;
-      const auto on = static_cast<cudaStream_t>(stream);
-      return one.group == -1 ? start<Shape, false>(one, gpu.multiprocessors, on)
-                             : start<Shape, true>(one, gpu.multiprocessors, on);
+      workspace.sums = int64_t(2) * launch.blocks<Shape>() * Shape::kSlot * 4;
+      workspace.locks =
+          int64_t((problem.m + Shape::kRows - 1) / Shape::kRows) * (problem.n / Shape::kTileN);
+      return MarlinStatus::kOk;
     });
   };
-  const MarlinStatus status = started(chosen.adder);
-  // Blocks that cannot all run at the same time: the last one adds, to the same bits.
-  const bool may_choose = options.adder == MarlinSums::kAuto && chosen.adder != MarlinSums::kLast;
-  return status == MarlinStatus::kNoKernel && may_choose ? started(MarlinSums::kLast) : status;
+  return with_launch(given, options, measure);
+}
+
+MarlinStatus marlin_matmul(MarlinProblem given, void* stream, const MarlinOptions& options) {
+  const auto multiply = [&](const MarlinProblem& problem, const MarlinOptions& chosen,
+                            const Launch& launch, const Gpu& gpu) {
+    const auto started = [&](MarlinSums adder) {
+      return launch.with_shape([&](auto shape) {
+        using Shape = decltype(shape);
+        MarlinProblem one = problem;
+        one.blocks = launch.blocks<Shape>();
+        one.adder = adder;
+        const auto on = static_cast<cudaStream_t>(stream);
+        return one.group == -1 ? start<Shape, false>(one, gpu.multiprocessors, on)
+                               : start<Shape, true>(one, gpu.multiprocessors, on);
+      });
+    };
+    const MarlinStatus status = started(chosen.adder);
+    // Blocks that cannot all run at the same time: the last one adds, to the same bits.
+    const bool may_choose = options.adder == MarlinSums::kAuto && chosen.adder != MarlinSums::kLast;
+    return status == MarlinStatus::kNoKernel && may_choose ? started(MarlinSums::kLast) : status;
+  };
+  return with_launch(given, options, multiply);
 }
 
 }  // namespace tutti::tensor::cuda
