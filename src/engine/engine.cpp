@@ -319,6 +319,15 @@ double Engine::on_lease(const Compute& compute) {
   return seconds_since(release.start);
 }
 
+Task<void> Engine::after_others() {
+  struct Delivering {
+    int& count;
+    explicit Delivering(int& c) : count(++c) {}
+    ~Delivering() { --count; }
+  } delivering(delivering_);
+  co_await asio::post(*io_, asio::use_awaitable);
+}
+
 Task<void> Engine::run_job(NetworkQueue::JobPtr job) {
   if (job->request->cancelled) throw boost::system::system_error(asio::error::operation_aborted);
   return asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(

@@ -121,6 +121,10 @@ class Engine {
   // Several parts, answered in one tick.
   Task<std::vector<Answer>> forward(std::vector<Part> parts);
 
+  // Resumes once the other programs that the last tick answered have run up to their next wait:
+  // what they wish for in the next tick is known then. That tick waits for the caller as for them.
+  Task<void> after_others();
+
   // Recomputes the pages that were taken away from a Context, if any. They stay until the program
   // waits again.
   Task<void> restore(Context& context);
@@ -241,7 +245,7 @@ class Engine {
   size_t sweep_at_ = 64;  // entries of contexts_ at which the dead ones are swept out
   std::vector<std::shared_ptr<ContextState>> prefixes_;
   std::deque<QueryPtr> pending_;
-  int delivering_ = 0;  // answered queries whose program has not run since
+  int delivering_ = 0;  // programs that were answered, or wait in after_others(), and have not run
   int cancelling_ = 0;  // of those, cancelled ones
   NetworkQueue networks_;
   std::function<void(const TickReport&)> listener_;

@@ -298,6 +298,59 @@ TEST(Scheduler, CancelReturnsAllPages) {
   EXPECT_EQ(engine.pages().free(), engine.pages().total());
 }
 
+// Each knows what all have come to before any goes on, and they stay together in their ticks.
+TEST(Scheduler, AfterOthersComesWhoSaidSo) {
+  constexpr int kPrograms = 5, kTokens = 20;
+  const TinyModel tiny = tiny_model(tensor::Type::kQ8_0, tensor::Arithmetic::kExactQ8, 1);
+  Engine engine(tiny.model, tiny.pool, small_engine());
+  int come = 0;
+  std::vector<int> seen;
+  std::vector<TestProgram> programs;
+  for (int p = 0; p < kPrograms; ++p) {
+    programs.push_back([&, p](std::shared_ptr<Request> request) -> Task<void> {
+      Context context(engine, request);
+      const auto prompt = random_tokens(uint32_t(p), 4);
+      co_await engine.forward(context, Rows::append(prompt, 0, want_greedy()));
+      for (int t = 0; t < kTokens; ++t) {
+        ++come;
+        if (p % 2 == 0) {
+          co_await engine.after_others();
+          seen.push_back(come);
+        }
+        const int32_t token = t;
+        co_await engine.forward(
+            context, Rows::append({&token, 1}, context.next_position(), want_greedy()));
+      }
+    });
+  }
+  run_programs(engine, programs);
+  ASSERT_EQ(seen.size(), size_t(kTokens * 3));
+  for (size_t i = 0; i < seen.size(); ++i) EXPECT_EQ(seen[i], kPrograms * (int(i) / 3 + 1)) << i;
+  EXPECT_EQ(engine.statistics().ticks, uint64_t(kTokens + 1));
+  EXPECT_EQ(engine.pages().free(), engine.pages().total());
+}
+
+TEST(Scheduler, WhoIsCancelledAfterOthersEndsAtItsNextForward) {
+  const TinyModel tiny = tiny_model(tensor::Type::kQ8_0, tensor::Arithmetic::kExactQ8, 1);
+  Engine engine(tiny.model, tiny.pool, small_engine());
+  bool went_on = false;
+  try {
+    run_programs(engine, {[&](std::shared_ptr<Request> request) -> Task<void> {
+                   Context context(engine, request);
+                   engine.cancel(*request);
+                   co_await engine.after_others();
+                   const auto prompt = random_tokens(1, 4);
+                   co_await engine.forward(context, Rows::append(prompt, 0, want_greedy()));
+                   went_on = true;
+                 }});
+    ADD_FAILURE() << "no error";
+  } catch (const boost::system::system_error& e) {
+    EXPECT_EQ(e.code(), asio::error::operation_aborted);
+  }
+  EXPECT_FALSE(went_on);
+  EXPECT_EQ(engine.pages().free(), engine.pages().total());
+}
+
 TEST(Scheduler, NonsenseIsNamed) {
   const TinyModel tiny = tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactF32, 1);
   Engine engine(tiny.model, tiny.pool, small_engine());

@@ -1,6 +1,7 @@
 #include "decode/speculative/pace.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 namespace tutti::decode::speculative {
@@ -10,12 +11,13 @@ namespace {
 // Ticks between probes: often enough to notice that the text has become predictable, seldom
 // enough to cost little.
 constexpr int kFirstPatience = 16, kMostPatience = 512;
-constexpr int kProbe = 3;      // drafts of a probe
+constexpr int kProbe = 3;  // drafts of a probe
+// Of all that are offered beside it: what a tile of rows costs that one request does not fill.
+constexpr int kProbeTogether = 8;
 constexpr int kCompared = 16;  // rows whose forwards one without drafts must not cost more than
-// Tokens that drafts must gain beyond their cost: less is noise of the clock, and not worth the
-// rows. It is a share of the request's own token: beside many others one request gains little of
-// the whole, but all of them together do not.
-constexpr double kMargin = 0.02;
+// What drafts must gain beyond their cost, as a share of all that the engine writes: less is noise
+// of the clock, and not worth the rows of those who decode beside them.
+constexpr double kMargin = 1.02;
 // What drafts add to a forward's time counts as so much more: chances and times are means of few
 // samples, the best of many choices is the luckiest one, and what it promises beyond the truth must
 // not cost those who decode beside it.
@@ -25,28 +27,35 @@ constexpr double kFresh = 0.25;  // share of a new sample in the means of the ot
 }  // namespace
 
 Pace::Pace(const engine::CostTable& cost, const engine::EngineStatistics& statistics, bool adaptive,
-           Probes* probes, bool judged)
+           Probes* probes, bool judged, Offers* offers)
     : cost_(cost),
       statistics_(statistics),
       adaptive_(adaptive),
       first_patience_(judged ? kMostPatience : kFirstPatience),
       probes_(adaptive && probes ? *probes : own_),
-      ticks_(statistics.ticks),
-      tokens_(statistics.tokens) {
+      offers_(adaptive && offers ? *offers : own_offers_),
+      before_(counted()) {
   if (probes_.patience == 0) probes_.patience = first_patience_;
+}
+
+// No rows of prompts: those come and go, and are work of their own.
+Pace::Counted Pace::counted() const {
+  return {statistics_.ticks, statistics_.rows - statistics_.prompt_rows, statistics_.tokens,
+          offers_.drafted, offers_.won};
 }
 
 void Pace::begin(double keys) {
   keys_ = keys;
+  const Counted now = counted();
   // What the prompt's forwards tell: who writes puts down about a row for each token.
-  if (alone_so_far_ && statistics_.ticks > ticks_) {
-    other_tokens_ = std::max(double(statistics_.tokens - tokens_) - 1, 0.0) /
-                    double(statistics_.ticks - ticks_);
+  if (alone_so_far_ && now.ticks > before_.ticks) {
+    const double tokens = double(now.tokens - before_.tokens) - double(now.won - before_.won) - 1;
+    other_tokens_ = std::max(tokens, 0.0) / double(now.ticks - before_.ticks);
     other_rows_ = other_tokens_;
   }
-  ticks_ = statistics_.ticks;
-  rows_ = decoding_rows();
-  tokens_ = statistics_.tokens;
+  before_ = now;
+  offered_ = -1;
+  taken_ = 0;
   probing_ = adaptive_ && (guessed_ || probes_.idle >= probes_.patience);
   if (probing_) probes_.idle = 0;  // this one tries: the others that decode beside it need not
   carried_ = {};
@@ -81,10 +90,14 @@ double Pace::doubted(double seconds) const {
 Pace::Best Pace::best(const Carried& carried, std::span<const double> reach, double least) const {
   Best best{0, least};
   double tokens = other_tokens_ + 1;
+  double rest = std::accumulate(reach.begin(), reach.end(), 0.0);
   for (size_t k = 0; k < reach.size(); ++k) {
+    const double seconds = doubted(seconds_of(carried.rows(int(k) + 1)));
+    // More rows are not cheaper: what is left cannot make it up.
+    if (tokens + rest <= best.rate * seconds) break;
     tokens += reach[k];
-    const double rate = tokens / doubted(seconds_of(carried.rows(int(k) + 1)));
-    if (rate > best.rate) best = {int(k) + 1, rate};
+    rest -= reach[k];
+    if (tokens / seconds > best.rate) best = {int(k) + 1, tokens / seconds};
   }
   return best;
 }
@@ -93,26 +106,51 @@ bool Pace::carrying_pays(Carried carried, std::span<const double> reach) const {
   if (!adaptive_ || probing_) return true;
   const double alone = this->alone();
   if (alone <= 0) return false;
-  return best(carried, reach, (other_tokens_ + 1 + kMargin) / alone).drafts > 0;
+  return best(carried, reach, kMargin * (other_tokens_ + 1) / alone).drafts > 0;
 }
 
 double Pace::least_reach(int before, double seconds_to_make) const {
   if (!adaptive_ || (probing_ && before < kProbe)) return 0;
-  const double alone = this->alone(), now = seconds(before), with = seconds(before + 1);
+  const double alone = this->alone();
   if (alone <= 0) return 2;
+  // Others draft, too: what a draft adds to theirs, but no less than what it has to bear of all.
+  const int theirs = int(other_drafts_ + 0.5), drafts = theirs + before + 1;
+  const double with = seconds(drafts);
+  double cost = std::max(with - seconds(drafts - 1), 0.0);
+  if (theirs > 0) cost = std::max(cost, (with - alone) / drafts);
   // Time is worth the tokens that a forward without drafts writes in it.
-  return kDoubt * (std::max(with - now, 0.0) + seconds_to_make) * (other_tokens_ + 1) / alone;
+  return kDoubt * (cost + seconds_to_make) * (other_tokens_ + 1) / alone;
 }
 
-Tree Pace::trim(const Tree& tree) const {
-  if (!adaptive_ || tree.drafted() == 0) return tree;
+bool Pace::offer(const Tree& tree) {
+  if (!adaptive_ || tree.drafted() == 0) return false;
   std::vector<double> reach;
   for (int i = 1; i < tree.size(); ++i) reach.push_back(tree[i].reach);
-  std::sort(reach.rbegin(), reach.rend());
+  offered_ = offers().put(statistics_.ticks, reach, probing_);
+  offered_at_ = statistics_.ticks;
+  return true;
+}
+
+int Pace::part() {
   const double alone = this->alone();
-  if (alone <= 0) return tree.best(probing_ ? kProbe : 0);
-  const int best = this->best(carried_, reach, (other_tokens_ + 1 + kMargin) / alone).drafts;
-  return tree.best(probing_ ? std::max(best, kProbe) : best);
+  if (alone <= 0) return 0;
+  Offers& all = offers();
+  if (!all.taken()) {
+    const double least = kMargin * (other_tokens_ + 1) / alone;
+    const int drafts = best(carried_, all.reaches(), least).drafts;
+    const bool together = all.probing() && all.requests() > 1;
+    all.take(together ? std::max(drafts, kProbeTogether) : drafts);
+  }
+  return all.part(offered_, *all.taken());
+}
+
+Tree Pace::trim(const Tree& tree) {
+  // A tick that did not wait has made others' offers of these.
+  if ((offered_ < 0 || offered_at_ != statistics_.ticks) && !offer(tree)) return tree;
+  const int part = this->part();
+  taken_ = std::min(probing_ ? std::max(part, kProbe) : part, tree.drafted());
+  offers().drafted += uint64_t(taken_);
+  return tree.best(taken_);
 }
 
 double Pace::rate(double tokens, double rows) const {
@@ -122,14 +160,21 @@ double Pace::rate(double tokens, double rows) const {
 
 void Pace::end(int rows, int tokens, double seconds_to_draft) {
   const int all_rows = carried_.rows(rows - 1);
-  const uint64_t ticks = statistics_.ticks - ticks_;
-  if (ticks > 0) {
-    const auto others = [&](uint64_t all, int own) {
-      return std::max(double(all) - own, 0.0) / double(ticks);
-    };
+  // Of what this request did, what its part of a decision that others share added.
+  const int own_drafts = &offers() == &offers_ ? taken_ : 0;
+  const int won = own_drafts > 0 ? std::max(tokens - 1, 0) : 0;
+  offers_.won += uint64_t(won);
+  const Counted now = counted();
+  if (const uint64_t ticks = now.ticks - before_.ticks; ticks > 0) {
     const double fresh = std::exchange(alone_so_far_, false) ? 1 : kFresh;
-    other_rows_ += (others(decoding_rows() - rows_, all_rows) - other_rows_) * fresh;
-    other_tokens_ += (others(statistics_.tokens - tokens_, tokens) - other_tokens_) * fresh;
+    const auto update = [&](double& mean, double all, int own) {
+      mean += (std::max(all - own, 0.0) / double(ticks) - mean) * fresh;
+    };
+    const double drafted = double(now.drafted - before_.drafted);
+    const double tokens_won = double(now.won - before_.won);
+    update(other_drafts_, drafted, own_drafts);
+    update(other_rows_, double(now.rows - before_.rows) - drafted, all_rows - own_drafts);
+    update(other_tokens_, double(now.tokens - before_.tokens) - tokens_won, tokens - won);
   }
   forget();
   if (all_rows == 1) {

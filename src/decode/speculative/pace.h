@@ -1,6 +1,6 @@
 // How much to draft: as much as makes the engine, with everybody else's rows, write the most tokens
-// a second by its own measured costs. What it chooses may depend on the load and the clock, because
-// the text does not.
+// a second by its own measured costs; of all that the requests of a forward would draft, together.
+// What it chooses may depend on the load and the clock, because the text does not.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "decode/speculative/experience.h"
+#include "decode/speculative/offers.h"
 #include "decode/speculative/tree.h"
 #include "engine/cost_table.h"
 #include "engine/statistics.h"
@@ -25,10 +26,11 @@ struct Carried {
 class Pace {
  public:
   // `adaptive` false: everything that is drafted is worth its rows. The engine's tables are read at
-  // each step. `probes`: those of all requests that draft alike; null: this one's own. `judged`:
-  // drafts that are not put down are judged all the same, so that probes serve the costs alone.
+  // each step. `probes`: those of all requests that draft alike, `offers`: of all of the engine
+  // that draft; null: this one's own. `judged`: drafts that are not put down are judged all the
+  // same, so that probes serve the costs alone.
   Pace(const engine::CostTable& cost, const engine::EngineStatistics& statistics, bool adaptive,
-       Probes* probes = nullptr, bool judged = false);
+       Probes* probes = nullptr, bool judged = false, Offers* offers = nullptr);
   Pace(const Pace&) = delete;
   Pace& operator=(const Pace&) = delete;
 
@@ -41,8 +43,12 @@ class Pace {
   // The expected probability of acceptance from which on a draft after `before` others of this
   // forward pays, when making it takes `seconds`. 0: it pays anyhow; above 1: it never does.
   double least_reach(int before, double seconds = 0) const;
-  // The part of `tree` that makes the most tokens a second.
-  Tree trim(const Tree& tree) const;
+  // Says what this request would draft, before all that do so decide: trim(). False: there is
+  // nothing to decide.
+  bool offer(const Tree& tree);
+  // The part of `tree`, which was offered or is offered now, that makes the most tokens a second
+  // with the parts of the others.
+  Tree trim(const Tree& tree);
   // Tokens a second that the engine writes, everybody's, when this request puts `rows` rows down
   // and writes `tokens`; 0 while the cost of a row alone is not known.
   double rate(double tokens, double rows) const;
@@ -54,10 +60,8 @@ class Pace {
   bool probing() const { return probing_; }
 
  private:
-  // Rows of the engine that no prompt put down: those come and go, and are work of their own.
-  uint64_t decoding_rows() const { return statistics_.rows - statistics_.prompt_rows; }
-  // Measured seconds of a forward with so many rows of ours beside those of the others; 0: not
-  // known.
+  // Measured seconds of a forward with so many rows beside those that the others put down without
+  // drafts; 0: not known.
   double measured(int rows) const {
     return cost_.measured(int(other_rows_ + 0.5) + rows, keys_).value_or(0);
   }
@@ -79,6 +83,10 @@ class Pace {
     double rate = 0;
   };
   Best best(const Carried& carried, std::span<const double> reach, double least) const;
+  // How many of the drafts that were offered are worth it.
+  int part();
+  // Guesses that a request carries for its own drafts make its decision its own.
+  Offers& offers() { return carried_.each > 0 ? own_offers_ : offers_; }
 
   const engine::CostTable& cost_;
   const engine::EngineStatistics& statistics_;
@@ -92,10 +100,21 @@ class Pace {
   bool guessed_ = false;  // the last forward of the probe only carried guesses
   Probes own_;
   Probes& probes_;
+  Offers own_offers_;
+  Offers& offers_;
+  int offered_ = -1;          // its number among the offers of this forward; -1: none
+  uint64_t offered_at_ = 0;   // tick
+  int taken_ = 0;             // of its drafts
   bool alone_so_far_ = true;  // nothing is known of other requests
-  // Of the other requests that decode, per tick: means over the last ticks.
-  double other_rows_ = 0, other_tokens_ = 0;
-  uint64_t ticks_ = 0, rows_ = 0, tokens_ = 0;  // the engine's when this forward began
+  // Of the other requests that decode, per tick: means over the last ticks. Rows and tokens without
+  // the drafts that were decided on.
+  double other_rows_ = 0, other_tokens_ = 0, other_drafts_ = 0;
+  // The engine's when this forward began.
+  struct Counted {
+    uint64_t ticks = 0, rows = 0, tokens = 0, drafted = 0, won = 0;
+  };
+  Counted counted() const;
+  Counted before_;
 };
 
 }  // namespace tutti::decode::speculative

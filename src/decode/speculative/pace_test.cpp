@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -121,14 +122,15 @@ TEST(Pace, OthersRowsMakeDraftsDear) {
     pace.begin(100);
     Tree chain(1);
     int node = Tree::kRoot;
-    for (int i = 0; i < kLongest; ++i) node = chain.add(node, 2 + i, 0, 0.7);
+    for (int i = 0; i < kLongest; ++i) node = chain.add(node, 2 + i, 0, 0.8);
     const double first = pace.least_reach(0), later = pace.least_reach(5);
     EXPECT_LE(first, later + 1e-9);
     return pace.trim(chain).drafted();
   };
   EXPECT_GE(chosen(0), 3);
-  EXPECT_EQ(chosen(7), 1);   // a row costs what half a token costs, and counts for more
-  EXPECT_EQ(chosen(31), 0);  // 0.8 tokens
+  EXPECT_GE(chosen(7), 1);  // a row costs what half a token costs, and counts for more
+  EXPECT_LE(chosen(7), 2);
+  EXPECT_EQ(chosen(31), 0);  // 0.8 tokens, as much as the draft may bring
 }
 
 // A kernel's step from four rows to five beside three streams: a draft that stands more often than
@@ -171,28 +173,6 @@ TEST(Pace, BesideOthersOnlyWhatIsSureCrossesAStep) {
     alone.begin(100);
     EXPECT_EQ(alone.trim(chain).drafted(), 1);
   }
-}
-
-TEST(Pace, ManyThatGainLittleEachGainMuchTogether) {
-  // Rows are nearly free. Beside 127 others a request's drafts are not a hundredth of all tokens.
-  engine::CostTable cost;
-  engine::EngineStatistics statistics;
-  for (const int rows : {1, 2, 4, 8, 16, 32, 64, 128, 256}) {
-    for (int i = 0; i < 20; ++i) cost.record(rows, 100, 0.004 + 0.000001 * rows);
-  }
-  Pace pace(cost, statistics, true);
-  for (int i = 0; i < 40; ++i) {
-    pace.begin(100);
-    ++statistics.ticks;
-    statistics.rows += 129;
-    statistics.tokens += 129;
-    pace.end(2, 2);
-  }
-  pace.begin(100);
-  Tree chain(1);
-  int node = Tree::kRoot;
-  for (int i = 0; i < kLongest; ++i) node = chain.add(node, 2 + i, 0, 0.5);
-  EXPECT_GE(pace.trim(chain).drafted(), 3);
 }
 
 TEST(Pace, DraftsThatTakeTimeMustBeMoreLikely) {
@@ -278,13 +258,101 @@ TEST(Pace, ADraftPaysForTheRowsBesideIt) {
   const engine::CostTable cost = costs(0.1);
   Tree tree(1);
   tree.add(Tree::kRoot, 2, 0, 0.2);
-  Pace pace(cost, statistics, true);
-  pace.begin(100);
-  EXPECT_EQ(pace.trim(tree).drafted(), 1);  // 1.2 tokens in 1.2 seconds, else 1 in 1.1
-  pace.carry({3, 2});
-  EXPECT_EQ(pace.trim(tree).drafted(), 0);  // 1.2 in 1.8, else 1 in 1.4
-  pace.begin(100);
-  EXPECT_EQ(pace.trim(tree).drafted(), 1);
+  const auto chosen = [&](Carried carried) {
+    Pace pace(cost, statistics, true);
+    pace.begin(100);
+    pace.carry(carried);
+    return pace.trim(tree).drafted();
+  };
+  EXPECT_EQ(chosen({}), 1);      // 1.2 tokens in 1.2 seconds, else 1 in 1.1
+  EXPECT_EQ(chosen({3, 2}), 0);  // 1.2 in 1.8, else 1 in 1.4
+}
+
+// Requests that decode side by side on a machine whose forwards go in tiles of eight rows.
+class Crowd {
+ public:
+  Crowd(int requests, double forward, double tile, double alpha)
+      : forward_(forward), tile_(tile), alpha_(alpha) {
+    for (int i = 0; i < requests; ++i) {
+      paces_.push_back(
+          std::make_unique<Pace>(cost_, statistics_, true, &probes_, /*judged=*/true, &offers_));
+      acceptances_.emplace_back(std::vector<double>{alpha});
+      trees_.emplace_back(1);
+    }
+  }
+
+  // Tokens a second over `ticks`, with `most` drafts for each request.
+  double run(int ticks, int most) {
+    for (size_t i = 0; i < paces_.size(); ++i) wish(i, most);
+    for (int t = 0; t < ticks; ++t) tick(most);
+    return double(statistics_.tokens) / time_;
+  }
+  double plain() const { return double(paces_.size()) / seconds(int(paces_.size())); }
+
+ private:
+  double seconds(int rows) const { return forward_ + tile_ * ((rows + 7) / 8); }
+
+  void wish(size_t i, int most) {
+    trees_[i] = Tree(1);
+    for (int d = 0, node = Tree::kRoot; d < most; ++d)
+      node = trees_[i].add(node, 2 + d, 0, acceptances_[i][0]);
+    paces_[i]->begin(100);
+    paces_[i]->offer(trees_[i]);
+  }
+
+  // As in an engine: all decide, the forward, then each reads its answer and wishes for the next.
+  void tick(int most) {
+    int rows = 0;
+    for (size_t i = 0; i < paces_.size(); ++i) {
+      trees_[i] = paces_[i]->trim(trees_[i]);
+      rows += trees_[i].size();
+    }
+    const double took = seconds(rows);
+    time_ += took;
+    cost_.record(rows, 100, took * (0.95 + 0.1 * double(draws_.uniform(0, 1))));
+    ++statistics_.ticks;
+    statistics_.rows += uint64_t(rows);
+    for (size_t i = 0; i < paces_.size(); ++i) {
+      Accepted accepted;
+      accepted.nodes = {0};
+      while (accepted.drafts() < trees_[i].drafted() && draws_.chance(alpha_))
+        accepted.nodes.push_back(int(accepted.nodes.size()));
+      statistics_.tokens += uint64_t(accepted.drafts() + 1);
+      paces_[i]->end(trees_[i].size(), accepted.drafts() + 1);
+      acceptances_[i].learn(trees_[i], accepted);
+      wish(i, most);
+    }
+  }
+
+  double forward_, tile_, alpha_;
+  engine::CostTable cost_;
+  engine::EngineStatistics statistics_;
+  Probes probes_;
+  Offers offers_;
+  std::vector<std::unique_ptr<Pace>> paces_;
+  std::vector<Tree> trees_;
+  std::deque<Acceptance> acceptances_;  // they do not move
+  Draws draws_{7};
+  double time_ = 0;
+};
+
+// Who decides for itself sees the others' drafts as paid, and the tile that they share as free.
+TEST(Pace, AllDraftsOfATickAreDecidedTogether) {
+  for (const int requests : {4, 16, 32}) {
+    for (const double alpha : {0.05, 0.3, 0.6, 0.9, 0.98}) {
+      Crowd crowd(requests, 0.002, 0.003, alpha);
+      const double rate = crowd.run(2000, 4);
+      EXPECT_GE(rate, 0.985 * crowd.plain()) << requests << ", " << alpha;
+    }
+  }
+  // Sixteen rows fill two tiles. A draft alone begins a third for a sixth of the time and 0.7 of a
+  // token; eight fill it for 5.6, which nobody knows before it was tried.
+  EXPECT_GE(Crowd(16, 0.004, 0.001, 0.7).run(3000, 1), 1.1 * Crowd(16, 0.004, 0.001, 0).plain());
+  // Rows are nearly free. Of 128 none gains a hundredth of all tokens, and all gain half of them.
+  EXPECT_GE(Crowd(128, 0.004, 0.000008, 0.5).run(300, 3),
+            1.4 * Crowd(128, 0.004, 0.000008, 0).plain());
+  // Beside four rows there is room for four drafts.
+  EXPECT_GE(Crowd(4, 0.002, 0.003, 0.5).run(3000, 1), 1.35 * Crowd(4, 0.002, 0.003, 0).plain());
 }
 
 TEST(Experience, ARequestBeginsWithWhatOthersSawAndGoesItsOwnWay) {

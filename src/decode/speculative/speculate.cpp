@@ -67,7 +67,7 @@ Task<void> speculate(Generation& g, Drafter& drafter, Verification verification,
   const int vocabulary = g.engine().model().config().vocab;
   Experience* const experience = drafter.experience();
   Pace pace(g.engine().cost(), g.engine().statistics(), adaptive,
-            experience ? &experience->probes : nullptr, drafter.free());
+            experience ? &experience->probes : nullptr, drafter.free(), &g.engine().kept<Offers>());
   engine::Context context = co_await g.prefill();
   if (!g.output().empty()) ++g.statistics().forwards;
   while (!g.done()) {
@@ -75,17 +75,21 @@ Task<void> speculate(Generation& g, Drafter& drafter, Verification verification,
     pace.carry(drafter.carried(pace));
     Tree tree(g.last_token());
     const auto start = std::chrono::steady_clock::now();
+    double seconds_to_draft = 0;
     const int depth = g.room() - 1;  // the forward itself picks one more
     Tree drafted = tree;
     if (depth > 0) {
       drafted = co_await drafter.draft(context, pace, depth);
       tree = drafted.pruned(depth, g.rule(), vocabulary,
                             [&](int32_t token) { return g.is_end(token); });
+      seconds_to_draft =
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       // Of draws, leaving out what looks unlikely would change the law.
-      if (!tree.drawn_from(Tree::kRoot)) tree = pace.trim(tree);
+      if (!tree.drawn_from(Tree::kRoot) && pace.offer(tree)) {
+        co_await g.engine().after_others();
+        tree = pace.trim(tree);
+      }
     }
-    const double seconds_to_draft =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const size_t before = g.output().size();
     const Accepted accepted = co_await verify(g, context, tree, verification, &drafter);
     pace.end(tree.size(), int(g.output().size() - before), seconds_to_draft);
