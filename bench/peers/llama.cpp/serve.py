@@ -96,12 +96,12 @@ class Study:
                        clients, "-c", clients * SLOT, *KV_FLAGS[self.options.kv], *flags, "--port", port],
                       port, tempfile.TemporaryFile())
 
-    def measure(self, server, clients, requests, seed, goals=(1e3, 1e3), lone=1, method=None):
+    def measure(self, server, clients, requests, seed, goals=(1e3, 1e3), lone=1, method=None, salt=None):
         command = [self.options.program, "bench", "serve", server.url, "--clients", clients, "--requests", requests,
                    "--prompt-tokens", self.options.prompt_tokens, "--output-tokens", self.options.output_tokens,
                    "--lone", lone, "--seed", seed, "--slo-ttft", goals[0], "--slo-tpot", goals[1], "--json", "-q",
                    # What one of ours has computed of a prompt is not the other's.
-                   *(["--extra", json.dumps({"method": method, "cache_salt": method})] if method else [])]
+                   *(["--extra", json.dumps({"method": method, "cache_salt": salt or method})] if method else [])]
         busy, own, start = Machine.busy(), cpu_of(server.process.pid) + self.children(), time.monotonic()
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
         wall = time.monotonic() - start
@@ -124,17 +124,19 @@ class Study:
         return int(re.search(r"^tutti:ticks_total\S* (\d+)", text, re.M)[1])
 
     def pairs(self, clients, requests):
-        """[plain, auto] of the same requests, each with the ticks that it took."""
+        """Plain, auto and plain again on the same requests, in another order each time, each with the ticks that it took.
+        What the two plain runs differ by is what the machine alone does."""
         found = []
+        runs = [("plain", "plain"), ("auto", "auto"), ("again", "plain")]
         with self.ours() as server:
-            for method in ("plain", "auto"):
-                self.measure(server, clients, clients, 66, method=method)
+            for run, method in runs:
+                self.measure(server, clients, clients, 66, method=method, salt=run)
             for turn in range(self.options.pairs):
                 pair = {}
-                for method in ("plain", "auto") if turn % 2 == 0 else ("auto", "plain"):
+                for run, method in runs[turn % 3:] + runs[:turn % 3]:
                     before = self.ticks(server)
-                    speed = self.measure(server, clients, requests, 2000 * clients + turn, method=method)["output_tok_s"]
-                    pair[method] = [speed, self.ticks(server) - before]
+                    speed = self.measure(server, clients, requests, 2000 * clients + turn, method=method, salt=run)["output_tok_s"]
+                    pair[run] = [speed, self.ticks(server) - before]
                 found.append(pair)
         return found
 
@@ -174,7 +176,7 @@ class Study:
                         sys.exit(f"serve: {key} differ: {[m[key] for m in last]}; this is no comparison")
                 say(f"serve: {clients} clients, round {turn + 1}: " + ", ".join(f"{m['output_tok_s']:.0f}" for m in last) + " tok/s")
         pairs = self.pairs(clients, requests)
-        say(f"serve: {clients} clients, auto to plain in {len(pairs)} pairs: " + duel(pairs, 0))
+        say(f"serve: {clients} clients, auto to plain in {len(pairs)} pairs: {duel(pairs, 0)}, plain again: {duel(pairs, 0, 'again')}")
         return {"clients": clients, "requests": requests, "pairs": pairs, "peer_flags": ["-np", str(clients), "-c", str(clients * SLOT), *flags],
                 "peer_flags_tried": [{"flags": " ".join(f), "output_tok_s": s} for s, f in tried], **rounds}
 
@@ -188,22 +190,22 @@ def ratio(level, side, other="peer") -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
-def duel(pairs, what) -> str:
-    """Of speeds (0) or ticks (1)."""
-    ratios = [pair["auto"][what] / pair["plain"][what] for pair in pairs]
+def duel(pairs, what, run="auto") -> str:
+    """Of speeds (0) or ticks (1), to plain's."""
+    ratios = [pair[run][what] / pair["plain"][what] for pair in pairs]
     return f"{statistics.median(ratios):.3f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "–"
 
 
 def table(levels) -> list[str]:
     lines = ["| clients | requests | plain tok/s | auto tok/s | llama-server tok/s | ratio, plain | ratio, auto | "
-             "auto to plain | in pairs | ticks | TTFT p99 ms | ITL p99 ms | TPOT median ms | good/s | client's CPU | peer's flags |", "|" + "---|" * 16]
+             "auto to plain | in pairs | plain again | ticks | TTFT p99 ms | ITL p99 ms | TPOT median ms | good/s | client's CPU | peer's flags |", "|" + "---|" * 17]
     for level in levels:
         all_of = lambda key, form="{:.0f}": " / ".join(  # noqa: E731
             form.format(statistics.median(column(level, side, key))) for side, _ in SIDES.values())
         speeds = " | ".join(spread(column(level, side, "output_tok_s")) for side, _ in SIDES.values())
         lines.append(
             f"| {level['clients']} | {level['requests']} | {speeds} | {ratio(level, 'ours')} | {ratio(level, 'auto')} | "
-            f"{ratio(level, 'auto', 'ours')} | {duel(level['pairs'], 0)} | {duel(level['pairs'], 1)} | {all_of('ttft_p99')} | {all_of('itl_p99', '{:.1f}')} | {all_of('tpot_median', '{:.1f}')} | "
+            f"{ratio(level, 'auto', 'ours')} | {duel(level['pairs'], 0)} | {duel(level['pairs'], 0, 'again')} | {duel(level['pairs'], 1)} | {all_of('ttft_p99')} | {all_of('itl_p99', '{:.1f}')} | {all_of('tpot_median', '{:.1f}')} | "
             f"{all_of('good_requests_s', '{:.2f}')} | {all_of('client_cpu_percent', '{:.1f} %')} | "
             f"`{' '.join(level['peer_flags'])}` |")
     return lines
@@ -287,7 +289,7 @@ def main():
     lines = ["# `tutti serve` beside llama-server", "",
              "Made by `make bench-serve`. Closed loops, streams, greedy; rounds interleaved A B A B with the same requests; cells "
              "are median (least–most) or plain / auto / llama-server, medians of the rounds' values; the ratio is the median of the "
-             f"rounds' ratios; pairs: plain and auto alone, the same requests, in turns, auto's tokens per second and ticks to plain's. Good answers have their first token within {1e3 * ttft:.0f} ms and {1e3 * tpot:.1f} ms a token: "
+             f"rounds' ratios; pairs: plain, auto and plain again without the peer, the same requests, in turns: tokens per second and auto's ticks to plain's; what plain again differs by is the machine's doing. Good answers have their first token within {1e3 * ttft:.0f} ms and {1e3 * tpot:.1f} ms a token: "
              "5 and 2 times what the peer needs for a lone client.", "",
              *(f"- {key}: {in_words(value)}" for key, value in header.items()),
              f"- taken by other processes: median {statistics.median(taken):.2f}, most {max(taken):.2f} cores",

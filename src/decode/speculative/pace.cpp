@@ -20,8 +20,8 @@ constexpr int kCompared = 16;  // rows whose forwards one without drafts must no
 constexpr double kMargin = 1.02;
 // What drafts add to a forward's time counts as so much more: chances and times are means of few
 // samples, the best of many choices is the luckiest one, and what it promises beyond the truth must
-// not cost those who decode beside it.
-constexpr double kDoubt = 1.25;
+// not cost those who decode beside it. The second is beside many.
+constexpr double kDoubtAlone = 1.25, kDoubtBeside = 1.5;
 constexpr double kFresh = 0.25;  // share of a new sample in the means of the others
 
 }  // namespace
@@ -82,9 +82,14 @@ double Pace::seconds_of(int rows) const {
   return most_[size_t(rows) - 1];
 }
 
+double Pace::doubt() const {
+  const double others = other_tokens_ / (1 + other_tokens_);
+  return kDoubtAlone + others * (kDoubtBeside - kDoubtAlone);
+}
+
 double Pace::doubted(double seconds) const {
   const double alone = this->alone();
-  return alone + kDoubt * (seconds - alone);
+  return alone + doubt() * (seconds - alone);
 }
 
 Pace::Best Pace::best(const Carried& carried, std::span<const double> reach, double least) const {
@@ -119,7 +124,7 @@ double Pace::least_reach(int before, double seconds_to_make) const {
   double cost = std::max(with - seconds(drafts - 1), 0.0);
   if (theirs > 0) cost = std::max(cost, (with - alone) / drafts);
   // Time is worth the tokens that a forward without drafts writes in it.
-  return kDoubt * (cost + seconds_to_make) * (other_tokens_ + 1) / alone;
+  return doubt() * (cost + seconds_to_make) * (other_tokens_ + 1) / alone;
 }
 
 bool Pace::offer(const Tree& tree) {

@@ -70,6 +70,7 @@ class Pace {
   double seconds_of(int rows) const;
   double seconds(int drafts) const { return seconds_of(carried_.rows(drafts)); }
   double alone() const;
+  double doubt() const;                  // how much more what drafts add counts
   double doubted(double seconds) const;  // of a forward with drafts: with what they add overrated
   // The tables have changed.
   void forget() {
