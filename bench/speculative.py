@@ -84,8 +84,8 @@ class Run:
 def forward_seconds(o):
     """L(n): seconds of a forward of n rows that see the same hundred and some tokens, forks of one sequence."""
     run = subprocess.run([TUTTI, "bench", "-m", o.model, "-t", str(o.threads), "--prompt-rows", "0", "--streams",
-                          ",".join(map(str, FORWARD_ROWS)), "--depth", "128", "--forks", "-n", "8", "--repeats", "9", "--json", "-q"],
-                         capture_output=True, text=True, check=True)
+                          ",".join(map(str, FORWARD_ROWS)), "--depth", "128", "--forks", "-n", "8", "--repeats", str(o.forward_repeats),
+                          "--json", "-q"], capture_output=True, text=True, check=True)
     return {p["streams"]: p["streams"] / p["tok_s"] for p in json.loads(run.stdout)["decode"]
             if p["forks"] or p["streams"] == 1}
 
@@ -146,6 +146,7 @@ def main():
     parser.add_argument("--batch", type=int, nargs="*", default=(1, 4, 16))
     parser.add_argument("--count", type=int, default=10 ** 6, help="prompts of a set at most")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--forward-repeats", type=int, default=9, help="of the measurement of L(n)")
     parser.add_argument("--temp", type=float, default=0.0)
     parser.add_argument("--counts", action="store_true", help="what does not depend on the clock")
     o = parser.parse_args()

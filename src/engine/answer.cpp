@@ -4,6 +4,7 @@
 #include <span>
 
 #include "engine/engine.h"
+#include "models/head_tokens.h"
 
 namespace tutti::engine {
 
@@ -67,7 +68,8 @@ void Engine::answer_rows(const std::vector<QueryPtr>& planned, Plan& plan) {
   }
 
   samplers_.resize(size_t(pool_->threads()));
-  const auto evaluate = [&](Sampler& sampler, const Target& target, std::span<float> logits) {
+  const auto evaluate = [&](Sampler& sampler, const Target& target, std::span<float> logits,
+                            std::span<const int32_t> ids) {
     const tensor::Kernels& k = tensor::kernels();
     const Want& want = *target.want;
     RowAnswer& answer = target.query->answers[target.part].rows[size_t(target.row)];
@@ -85,23 +87,42 @@ void Engine::answer_rows(const std::vector<QueryPtr>& planned, Plan& plan) {
     if (want.pick) {
       static const History kEmpty;
       answer.picked =
-          sampler.pick(logits, want.sampling, want.history ? *want.history : kEmpty, want.key);
+          sampler.pick(logits, want.sampling, want.history ? *want.history : kEmpty, want.key, ids);
     }
   };
-  const auto guarded = [&](int worker, Target& target, std::span<float> logits) {
+  // `ids`: what the logits are of, when not of all tokens.
+  const auto guarded = [&](int worker, Target& target, std::span<float> logits,
+                           std::span<const int32_t> ids = {}) {
     try {
-      evaluate(samplers_[size_t(worker)], target, logits);
+      evaluate(samplers_[size_t(worker)], target, logits, ids);
     } catch (...) {
       target.error = std::current_exception();
     }
   };
+  const auto take = [&](int worker, Target& target, std::span<float> logits,
+                        std::span<const int32_t> ids) {
+    if (target.hold) {
+      target.kept.assign(logits.begin(), logits.end());
+    } else {
+      guarded(worker, target, logits, ids);
+    }
+  };
+  // Of a head of some tokens: a pick takes them as they are, all else names tokens by their place.
+  const std::span<const int32_t> head_tokens = model_->config().head_tokens;
+  const auto wants_all = [](const Target& target) {
+    const Want& want = *target.want;
+    return target.hold || want.logits || want.stats || want.top_k > 0 || !want.at.empty() ||
+           want.sampling.logprobs >= 0;
+  };
   model_->forward(*pool_, batch, {pages_.layout(), pages_.pointers()}, workspace_,
                   [&](int worker, int index, std::span<float> logits) {
                     Target& target = targets[size_t(index)];
-                    if (target.hold) {
-                      target.kept.assign(logits.begin(), logits.end());
+                    if (!head_tokens.empty() && wants_all(target)) {
+                      std::vector<float> all(size_t(model_->config().vocab));
+                      models::spread(head_tokens, logits, all);
+                      take(worker, target, all, {});
                     } else {
-                      guarded(worker, target, logits);
+                      take(worker, target, logits, head_tokens);
                     }
                   });
   std::vector<float> mixed;

@@ -243,7 +243,14 @@ void Sampler::narrow(std::span<const int> kept) {
 }
 
 void Sampler::constrain(const Sampling& s) {
-  if (s.allowed) {
+  if (s.allowed && !whole_) {
+    const auto in = [&](int32_t id) { return (*s.allowed)[size_t(id / 64)] >> (id % 64) & 1; };
+    kept_.clear();
+    for (size_t i = 0; i < ids_.size(); ++i) {
+      if (in(ids_[i])) kept_.push_back(int(i));
+    }
+    narrow(kept_);
+  } else if (s.allowed) {
     const std::span<const uint64_t> words(*s.allowed);
     const int n = int(logits_.size());
     const auto word_of = [&](int word) {  // without bits beyond the vocabulary
@@ -422,10 +429,15 @@ void Sampler::apply(Rule rule, const Sampling& s, const History& history) {
   }
 }
 
-void Sampler::process(std::span<float> logits, const Sampling& s, const History& history) {
+void Sampler::process(std::span<float> logits, std::span<const int32_t> ids, const Sampling& s,
+                      const History& history) {
   assert(history.empty() || history.window() == s.penalty_window);
-  whole_ = true;
+  whole_ = ids.empty();
   logits_ = logits;
+  if (!whole_) {
+    ids_.assign(ids.begin(), ids.end());
+    values_.assign(logits.begin(), logits.end());
+  }
   constrain(s);
   for (const Rule rule : s.order) {
     if (is_set(rule, s) && (!s.greedy() || shapes_greedy(rule))) apply(rule, s, history);
@@ -451,28 +463,34 @@ int Sampler::draw(const DrawKey& key) {
   return index;
 }
 
-std::vector<RankedToken> Sampler::rank(int count, bool greedy, const DrawKey& key) {
+std::vector<RankedToken> Sampler::rank(const Sampling& s, const DrawKey& key) {
   const tensor::Kernels& k = tensor::kernels();
   const std::span<const float> all = values();
-  noise_.assign(all.size(), 0.0f);
-  if (!greedy) k.gumbel(key, whole_ ? nullptr : ids_.data(), int(all.size()), noise_.data());
-  for (size_t i = 0; i < all.size(); ++i) noise_[i] = all[i] + noise_[i];
-  std::vector<int> indices(std::min(size_t(count), all.size()));
-  std::vector<float> heights(indices.size());
-  const int found = k.top_k(noise_.data(), int(noise_.size()), int(indices.size()), indices.data(),
-                            heights.data());
-  const float lse = k.vocab_stats(all.data(), int(all.size()), 1.0f).lse;
+  std::span<const float> heights = all;
+  if (!s.greedy()) {
+    noise_.resize(all.size());
+    k.gumbel(key, whole_ ? nullptr : ids_.data(), int(all.size()), noise_.data());
+    for (size_t i = 0; i < all.size(); ++i) noise_[i] = all[i] + noise_[i];
+    heights = noise_;
+  }
+  std::vector<int> indices(std::min(size_t(s.ranked), all.size()));
+  std::vector<float> highest(indices.size());
+  const int found = k.top_k(heights.data(), int(heights.size()), int(indices.size()),
+                            indices.data(), highest.data());
+  const float lse =
+      s.ranked_probabilities ? k.vocab_stats(all.data(), int(all.size()), 1.0f).lse : 0.0f;
   std::vector<RankedToken> ranked;
   for (int i = 0; i < found; ++i) {
     const float value = all[size_t(indices[size_t(i)])];
     if (!(value > kMinusInfinity)) break;
-    ranked.push_back({id(indices[size_t(i)]), heights[size_t(i)], value - lse});
+    ranked.push_back(
+        {id(indices[size_t(i)]), highest[size_t(i)], s.ranked_probabilities ? value - lse : 0.0f});
   }
   return ranked;
 }
 
 Picked Sampler::pick(std::span<float> logits, const Sampling& s, const History& history,
-                     const DrawKey& key) {
+                     const DrawKey& key, std::span<const int32_t> ids) {
   const tensor::Kernels& k = tensor::kernels();
   const auto log_probabilities = [&k](std::span<const float> x, int count, float lse,
                                       const auto& id_of) {
@@ -492,12 +510,17 @@ Picked Sampler::pick(std::span<float> logits, const Sampling& s, const History& 
 
   Picked picked;
   const bool wants_logprobs = s.logprobs >= 0;
+  assert(ids.empty() || (ids.size() == logits.size() && !wants_logprobs));
   if (wants_logprobs) raw_.assign(logits.begin(), logits.end());
-  process(logits, s, history);
+  process(logits, ids, s, history);
+  if (s.ranked > 0) picked.ranked = rank(s, key);
+  if (!picked.ranked.empty() && !wants_logprobs) {  // the first of them is the draw
+    picked.token = picked.ranked.front().token;
+    return picked;
+  }
   int index = s.greedy() ? best() : draw(key);
   if (index < 0 || !(values()[size_t(index)] > kMinusInfinity)) index = best();  // says why
   picked.token = id(index);
-  if (s.ranked > 0) picked.ranked = rank(s.ranked, s.greedy(), key);
   if (!wants_logprobs) return picked;
 
   const float raw_lse = k.vocab_stats(raw_.data(), int(raw_.size()), 1.0f).lse;
@@ -519,7 +542,7 @@ Picked Sampler::pick(std::span<float> logits, const Sampling& s, const History& 
 
 Distribution Sampler::distribution(std::span<float> logits, const Sampling& s,
                                    const History& history) {
-  process(logits, s, history);
+  process(logits, {}, s, history);
   if (s.greedy()) return {{id(best())}, {1.0}};
   weigh();
   Distribution result;

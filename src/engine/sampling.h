@@ -65,6 +65,7 @@ struct Sampling {
   bool processed_logprobs =
       false;       // alternatives of the processed distribution, not of the raw one
   int ranked = 0;  // n: the n tokens that the draw would take first, second, …; for drafts
+  bool ranked_probabilities = true;  // of those, RankedToken::log_probability, too
 
   bool greedy() const { return temperature == 0.0f; }
   bool needs_history() const {
@@ -116,7 +117,8 @@ struct TokenLogProbability {
 struct RankedToken {
   int32_t token = -1;
   float height = 0;  // processed logit + noise; greedy: processed logit
-  // In nats, under the softmax of the processed logits, also when greedy.
+  // In nats, under the softmax of the processed logits, also when greedy; 0 unless
+  // Sampling::ranked_probabilities.
   float log_probability = 0;
 };
 
@@ -152,15 +154,18 @@ struct Distribution {
 class Sampler {
  public:
   // `key.purpose` is the caller's: kTargetSample for output, also for drafts that share its noise.
+  // `ids`, ascending: the tokens that the logits are of, when they are not the whole vocabulary's;
+  // others cannot be picked, and no log-probabilities (Sampling::logprobs) asked for.
   Picked pick(std::span<float> logits, const Sampling& sampling, const History& history,
-              const DrawKey& key);
+              const DrawKey& key, std::span<const int32_t> ids = {});
 
   // What pick draws from, as probabilities; greedy gives one token with probability 1.
   Distribution distribution(std::span<float> logits, const Sampling& sampling,
                             const History& history);
 
  private:
-  void process(std::span<float> logits, const Sampling& sampling, const History& history);
+  void process(std::span<float> logits, std::span<const int32_t> ids, const Sampling& sampling,
+               const History& history);
   void constrain(const Sampling& sampling);
   void apply(Rule rule, const Sampling& sampling, const History& history);
   void apply_bias(const Sampling& sampling);
@@ -180,7 +185,7 @@ class Sampler {
   template <class Key>
   void keep_prefix(Key key, double lowest, float mass);
   int draw(const DrawKey& key);
-  std::vector<RankedToken> rank(int count, bool greedy, const DrawKey& key);
+  std::vector<RankedToken> rank(const Sampling& sampling, const DrawKey& key);
 
   // The candidates: all of logits_ while whole_, then ids_ (ascending) with values_.
   bool whole_ = true;

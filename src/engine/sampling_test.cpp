@@ -537,6 +537,50 @@ TEST(Sampling, ListAndWholeVocabularyDrawTheSame) {
   }
 }
 
+// Logits of some tokens, each with its id, and those of the whole vocabulary with the others
+// impossible: every rule and every draw says the same.
+TEST(Sampling, LogitsOfSomeTokensPickAsTheWholeVocabularyDoes) {
+  constexpr int kVocabulary = 3000;
+  std::vector<int32_t> ids;
+  for (int32_t id = 2; id < kVocabulary; id += 1 + id % 7) ids.push_back(id);
+  auto allowed = std::make_shared<std::vector<uint64_t>>((kVocabulary + 63) / 64);
+  for (size_t i = 0; i < allowed->size(); ++i) (*allowed)[i] = 0x00ff'0f0f'3333'5555u << (i % 3);
+  Sampling greedy, warm, ruled, few;
+  greedy.temperature = 0;
+  ruled.temperature = few.temperature = 0.7f;
+  ruled.top_k = 40;
+  ruled.top_p = 0.9f;
+  ruled.min_p = 0.01f;
+  ruled.repetition_penalty = 1.3f;
+  ruled.logit_bias = {{2, 3.0f}, {3, 50.0f}};  // 3 is not among them
+  ruled.suppressed = {ids[5], 3};
+  few.typical_p = 0.8f;
+  few.allowed = allowed;
+  History history;
+  history.append_prompt(std::vector<int32_t>{2, 3, ids[9], ids[30]});
+  for (Sampling* s : {&greedy, &warm, &ruled, &few}) {
+    s->ranked = 4;
+    for (uint32_t round = 0; round < 100; ++round) {
+      std::vector<float> some = random_logits(int(ids.size()), 2, 50 + round);
+      std::vector<float> all(kVocabulary, -kInfinity);
+      for (size_t i = 0; i < ids.size(); ++i) all[size_t(ids[i])] = some[i];
+      const Picked wanted = Sampler().pick(all, *s, history, key_at(round));
+      const Picked got = Sampler().pick(some, *s, history, key_at(round), ids);
+      ASSERT_EQ(got.token, wanted.token) << round;
+      ASSERT_EQ(got.ranked.size(), wanted.ranked.size());
+      for (size_t i = 0; i < got.ranked.size(); ++i) {
+        EXPECT_EQ(got.ranked[i].token, wanted.ranked[i].token);
+        EXPECT_EQ(got.ranked[i].height, wanted.ranked[i].height);
+        EXPECT_NEAR(got.ranked[i].log_probability, wanted.ranked[i].log_probability, 1e-5);
+      }
+    }
+  }
+  Sampling none;
+  none.allowed = std::make_shared<std::vector<uint64_t>>((kVocabulary + 63) / 64, 0);
+  std::vector<float> some = random_logits(int(ids.size()), 2, 7);
+  EXPECT_THROW(Sampler().pick(some, none, History(), key_at(0), ids), Error);
+}
+
 // ---- log-probabilities ----
 
 TEST(Sampling, LogProbabilities) {

@@ -86,8 +86,8 @@ struct HiddenWant {
   float* out = nullptr;
 };
 
-// Called by worker `worker` for head row `index` (into Batch::head_rows) with its logits [vocab],
-// which it may change. Calls of different workers run at the same time. It must not throw.
+// Worker `worker` has the logits [Config::head_rows] of head row `index` (into Batch::head_rows),
+// which may be changed. Calls of different workers run at the same time. It must not throw.
 using LogitsConsumer = std::function<void(int worker, int index, std::span<float> logits)>;
 
 struct Batch {

@@ -9,6 +9,7 @@
 #include "base/half.h"
 #include "formats/json_text.h"
 #include "models/crafted_checkpoint.h"
+#include "models/head_tokens.h"
 #include "models/hf_config.h"
 #include "models/model.h"
 
@@ -90,7 +91,13 @@ std::vector<std::vector<float>> logits(const Checkpoint& checkpoint, int threads
   RowWorkspace space;
   std::vector<std::vector<float>> out(prompt.size());
   model.forward(pool, batch, {layout, pages}, space, [&](int, int index, std::span<float> row) {
-    out[size_t(index)].assign(row.begin(), row.end());
+    std::vector<float>& all = out[size_t(index)];
+    all.assign(row.begin(), row.end());
+    if (const auto& tokens = checkpoint.config().head_tokens; !tokens.empty()) {
+      ASSERT_EQ(row.size(), tokens.size());
+      all.resize(size_t(kVocab));
+      spread(tokens, row, all);
+    }
   });
   return out;
 }

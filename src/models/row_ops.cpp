@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
 #include "models/expert_choice.h"
 #include "tensor/quantise.h"
@@ -15,23 +14,6 @@ using tensor::kTileOutputs;
 template <class T>
 void grow(std::vector<T>& v, size_t n) {
   if (v.size() < n) v.resize(n);
-}
-
-// From logits by row of the head, at the front, to logits by token, in place: tokens ascend, so
-// none lies before its row.
-void spread(const std::vector<int32_t>& tokens, std::span<float> logits) {
-  if (tokens.empty()) return;
-  size_t end = logits.size();
-  for (size_t row = tokens.size(); row-- > 0;) {
-    const auto token = size_t(tokens[row]);
-    const float logit = logits[row];
-    std::fill(logits.begin() + ptrdiff_t(token) + 1, logits.begin() + ptrdiff_t(end),
-              -std::numeric_limits<float>::infinity());
-    logits[token] = logit;
-    end = token;
-  }
-  std::fill(logits.begin(), logits.begin() + ptrdiff_t(end),
-            -std::numeric_limits<float>::infinity());
 }
 
 void compute_cos_sin(const tensor::Kernels& k, const Rope& rope, const Position& position,
@@ -95,7 +77,7 @@ void RowWorkspace::prepare(const Config& c, const Batch& batch, int workers) {
   grow(cos_sin, rows * 2 * c.rope.inverse_frequency.size());
   grow(sliding_cos_sin, rows * 2 * c.sliding_rope.inverse_frequency.size());
   const size_t head_rows = std::min<size_t>(RowOps::kHeadRows, batch.head_rows.size());
-  grow(logits, head_rows * size_t(c.vocab));
+  grow(logits, head_rows * size_t(c.head_rows()));
   if (c.experts.count > 0) {
     const size_t pairs = rows * size_t(c.experts.used);
     const size_t wide = size_t(std::max(c.hidden, c.experts.intermediate));
@@ -554,21 +536,20 @@ void RowOps::experts_residual(Rows h, const LayerWeights<tensor::Matrix, RowVect
 }
 
 void RowOps::head(Rows, const RowVector& norm, const tensor::Matrix& head, const RowVector& bias) {
-  const int count = int(batch_.head_rows.size()), vocab = config_.vocab;
+  const int count = int(batch_.head_rows.size()), width = config_.head_rows();
   Operands need;
   need.add(head);
   for (int first = 0; first < count; first += kHeadRows) {
     const int rows = std::min(kHeadRows, count - first);
     norm_rows(std::span(batch_.head_rows).subspan(size_t(first), size_t(rows)), norm, need);
-    const Product product{&head, &bias, space_.logits.data(), size_t(vocab)};
+    const Product product{&head, &bias, space_.logits.data(), size_t(width)};
     multiply_shared({&product, 1}, space_.normed.data(), size_t(config_.hidden), rows);
     worker_.barrier();
     // Interleaved, so that a few expensive rows next to each other do not fall on one worker.
     for (int i = worker_.index(); i < rows; i += worker_.count()) {
-      const std::span<float> logits(space_.logits.data() + size_t(i) * size_t(vocab),
-                                    size_t(vocab));
-      if (config_.logit_cap > 0) k_.soft_cap(config_.logit_cap, config_.head_rows(), logits.data());
-      spread(config_.head_tokens, logits);
+      const std::span<float> logits(space_.logits.data() + size_t(i) * size_t(width),
+                                    size_t(width));
+      if (config_.logit_cap > 0) k_.soft_cap(config_.logit_cap, width, logits.data());
       shared_.consume(worker_.index(), first + i, logits);
     }
     worker_.barrier();

@@ -165,6 +165,7 @@ engine::Want StateDrafter::guess(int position) const {
   engine::Want want = g_.rule().want(position);
   engine::Sampling& s = want.sampling;
   s.ranked = std::min(std::max(branches_, 2), g_.engine().model().config().vocab);
+  s.ranked_probabilities = false;
   s.logprobs = -1;
   if (g_.rule().constrained()) s.allowed = nullptr;
   if (!noise_) s.temperature = 0;

@@ -96,6 +96,7 @@ class Decoder {
     want.pick = true;
     want.sampling = g_.options().sampling;
     want.sampling.ranked = std::min(widest_, vocabulary());
+    want.sampling.ranked_probabilities = false;
     want.sampling.logprobs = -1;
     if (rule.history()) want.history = std::make_shared<const engine::History>(*rule.history());
     want.key = rule.key(position);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <string>
 #include <utility>
 
@@ -19,6 +20,13 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// What a draft forward has promised so far, by drafter: the mean of the tokens that its first
+// choice was expected to gain beyond the row that verifies it, none where it is not put down.
+struct Promises {
+  std::map<std::string, double> by_drafter;
+};
+constexpr double kFirstPromise = 0.15, kFreshPromise = 0.05;
+
 // What both kinds of model drafter share: the options, the order for one run, what was learnt.
 class ModelDrafter : public Drafter {
  public:
@@ -30,7 +38,9 @@ class ModelDrafter : public Drafter {
         p_min_(number_option(g, "draft_p_min", 0, 1)),
         noise_(noise_option(g)),
         rejection_(verification == Verification::kRejection),
-        experience_(experience_of(g.engine(), name, expected_acceptance())) {
+        experience_(experience_of(g.engine(), name, expected_acceptance())),
+        promise_(
+            g.engine().kept<Promises>().by_drafter.try_emplace(name, kFirstPromise).first->second) {
     if (shortest_ > longest_) {
       throw Error(ErrorKind::kUsage, "option draft_min=" + std::to_string(shortest_) +
                                          ": is more than draft_max=" + std::to_string(longest_));
@@ -58,10 +68,12 @@ class ModelDrafter : public Drafter {
     throw Error(ErrorKind::kUsage, "option draft_noise=" + text + ": wants target or none");
   }
 
-  // Whether drafting is worth its first forward.
-  bool worth(const Pace& pace) const {
-    return acceptance_[any_first_choice()] >= pace.least_reach(0, experience_.seconds);
+  // In tokens, what drafting gains beyond its first forward: at least 0 where it is worth that.
+  double gain(const Pace& pace) const {
+    const double row = pace.least_reach(0), all = pace.least_reach(0, experience_.seconds);
+    return all > 1 ? -1 : promise_ - (all - row);
   }
+  bool worth(const Pace& pace) const { return gain(pace) >= 0; }
 
   DraftOrder order(const Pace& pace, const engine::Context& context, int depth) const {
     DraftOrder order;
@@ -83,7 +95,13 @@ class ModelDrafter : public Drafter {
   }
 
   // Counts a run that took from `start` until now.
-  Tree finish(DraftResult result, Clock::time_point start) {
+  Tree finish(DraftResult result, Clock::time_point start, const Pace& pace) {
+    // 0: this one does not ask what it costs.
+    if (const double row = pace.least_reach(0); row > 0 && result.forwards > 0) {
+      const bool any = result.tree.drafted() > 0;
+      const double promised = any ? std::max(result.tree[1].reach - row, 0.0) : 0.0;
+      promise_ += (promised - promise_) * kFreshPromise;
+    }
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
     MethodStatistics& s = g_.statistics();
     s.draft_forwards += uint64_t(result.forwards);
@@ -102,19 +120,30 @@ class ModelDrafter : public Drafter {
   DraftNoise noise_;
   bool rejection_;
   Experience& experience_;  // its seconds: of a draft forward with all that it takes to get there
+  double& promise_;
   Acceptance acceptance_{experience_.acceptance};
   int runs_ = 0;
 };
 
+// What it takes the draft model to read a request's prompt, which its first draft waits for.
+struct Reading {
+  double seconds_per_token = 0;  // 0: not measured
+  double trial_seconds = 0;      // spent where drafts only were a probe
+};
+// Of the engine's time, what reading prompts for probes may take.
+constexpr double kTrialShare = 0.01;
+
 class SecondModel final : public ModelDrafter {
  public:
   SecondModel(Generation& g, Verification verification, std::shared_ptr<const DraftModel> model)
-      : ModelDrafter(g, verification, "draft"), remote_(std::move(model)) {}
+      : ModelDrafter(g, verification, "draft"),
+        remote_(std::move(model)),
+        reading_(g.engine().kept<Reading>()) {}
 
   Task<Tree> draft(engine::Context& context, const Pace& pace, int depth) override {
     const int room = remote_.model().engine().model().config().context_length -
                      int(g_.prompt().size() + g_.output().size());
-    if (room <= 0 || remote_.model().failed() || !worth(pace) ||
+    if (room <= 0 || remote_.model().failed() || !worth(pace) || !worth_reading(pace) ||
         !g_.rule().leaves_some(remote_.model().vocabulary(), remote_.model().head_tokens().get())) {
       remote_.rest();
       co_return Tree(g_.last_token());
@@ -131,11 +160,37 @@ class SecondModel final : public ModelDrafter {
     }
     const auto start = Clock::now();
     DraftResult result = co_await remote_.run(known, std::move(order));
-    co_return finish(std::move(result), start);
+    if (known == 0)
+      read(std::chrono::duration<double>(Clock::now() - start).count(), pace.probing());
+    co_return finish(std::move(result), start, pace);
   }
 
  private:
+  // Whether this request's drafts are worth that its text is read for them, once.
+  bool worth_reading(const Pace& pace) const {
+    if (standing_ > 0) return true;
+    const double seconds =
+        reading_.seconds_per_token * double(g_.prompt().size() + g_.output().size());
+    if (pace.probing()) {
+      const double all = g_.engine().statistics().forward_seconds;
+      return reading_.trial_seconds + seconds <= kTrialShare * all;
+    }
+    // Both in tokens: what drafts gain in the forwards to come, and the time of reading.
+    const double reading = pace.least_reach(0, experience_.seconds + seconds) -
+                           pace.least_reach(0, experience_.seconds);
+    return gain(pace) * g_.room() >= reading;
+  }
+
+  // The first draft took `seconds`.
+  void read(double seconds, bool probing) {
+    const double each = seconds / double(standing_);
+    double& mean = reading_.seconds_per_token;
+    mean = mean == 0 ? each : mean + (each - mean) * 0.1;
+    if (probing) reading_.trial_seconds += seconds;
+  }
+
   RemoteDraft remote_;
+  Reading& reading_;
   size_t standing_ = 0;
 };
 
@@ -154,7 +209,7 @@ class FirstLayers final : public ModelDrafter {
     // Drafted slots have keys on the first layers only, so they go to a fork that nobody else sees.
     engine::Context aside = context.fork();
     DraftResult result = co_await run_draft(g_.engine(), aside, std::move(order));
-    co_return finish(std::move(result), start);
+    co_return finish(std::move(result), start, pace);
   }
 
  private:

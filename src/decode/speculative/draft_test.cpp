@@ -4,11 +4,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
 
 #include "base/error.h"
 #include "decode/speculative/lossless.h"
 #include "decode/speculative/served_draft.h"
+#include "engine/test_programs.h"
 
 namespace tutti::decode {
 namespace {
@@ -158,6 +161,57 @@ TEST(Draft, AHeadOfSomeTokensDraftsTheseAndNoOthers) {
       EXPECT_EQ(sum.proposed == 0, rest == 1);
     }
   }
+}
+
+// What an engine answers names tokens by their id, whatever rows the head has.
+TEST(Draft, AHeadOfSomeTokensAnswersByToken) {
+  std::vector<int32_t> tokens;
+  const engine::TinyModel some = third_of_a_head(tokens);
+  const engine::TinyModel whole =
+      engine::tiny_model(tensor::Type::kF32, tensor::Arithmetic::kExactQ8, 1);
+  engine::Want want;
+  want.pick = want.logits = want.stats = true;
+  want.top_k = 3;
+  want.at = {3, 4};
+  want.sampling.temperature = 0;
+  want.sampling.logprobs = 2;
+  engine::Want pick;
+  pick.pick = true;
+  pick.sampling.temperature = 0;
+  engine::Want mixed = pick;
+  mixed.mix = {{0, 0, 1.0f}};
+  const auto ask = [&](const engine::TinyModel& tiny) {
+    engine::Engine engine(tiny.model, tiny.pool, engine::small_engine());
+    engine::Answer answer;
+    engine::run_programs(engine, {[&](std::shared_ptr<engine::Request> request) -> Task<void> {
+                           engine::Context context(engine, request);
+                           engine::Rows rows;
+                           for (int i = 0; i < 3; ++i) rows.rows.emplace_back(7 + i, i);
+                           rows.rows[0].want = want;
+                           rows.rows[1].want = mixed;
+                           rows.rows[2].want = pick;
+                           answer = co_await engine.forward(context, std::move(rows));
+                         }});
+    return answer;
+  };
+  const engine::Answer got = ask(some), wanted = ask(whole);
+  const std::vector<float>& logits = got.rows[0].logits;
+  ASSERT_EQ(logits.size(), size_t(kTinyVocab));
+  std::vector<std::pair<float, int32_t>> order;
+  for (int32_t id = 0; id < kTinyVocab; ++id) {
+    const bool there = std::ranges::binary_search(tokens, id);
+    EXPECT_EQ(logits[size_t(id)], there ? wanted.rows[0].logits[size_t(id)] : -INFINITY) << id;
+    if (there) order.emplace_back(-logits[size_t(id)], id);
+  }
+  std::ranges::sort(order);
+  ASSERT_EQ(got.rows[0].top.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(got.rows[0].top[i].first, order[i].second);
+  EXPECT_EQ(got.rows[0].at, (std::vector<float>{logits[3], -INFINITY}));
+  EXPECT_EQ(got.rows[0].stats.max, -order[0].first);
+  EXPECT_EQ(got.rows[0].picked.token, order[0].second);
+  EXPECT_EQ(got.rows[0].picked.top[1].token, order[1].second);
+  EXPECT_EQ(got.rows[1].picked.token, order[0].second);  // row 0's logits, once
+  EXPECT_TRUE(std::ranges::binary_search(tokens, got.rows[2].picked.token));
 }
 
 TEST(Draft, SharedNoiseIsWhatMakesDraftsStandAtATemperature) {
