@@ -16,6 +16,9 @@ struct Probes {
   int idle = 0;       // ticks without drafts since the last with some
   int patience = 0;   // of them, until the next probe; 0: not chosen yet
   uint64_t tick = 0;  // the last one that was counted: it is one for all that decode in it
+  int begun = 0;      // probes
+  // Of the probe that begins: now 3, now 1, now 2, so that none of these forwards' costs grows old.
+  int drafts() const { return 1 + (begun + 1) % 3; }
 };
 
 struct Experience {

@@ -11,7 +11,6 @@ namespace {
 // Ticks between probes: often enough to notice that the text has become predictable, seldom
 // enough to cost little.
 constexpr int kFirstPatience = 16, kMostPatience = 512;
-constexpr int kProbe = 3;  // drafts of a probe
 // Of all that are offered beside it: what a tile of rows costs that one request does not fill.
 constexpr int kProbeTogether = 8;
 constexpr int kCompared = 16;  // rows whose forwards one without drafts must not cost more than
@@ -57,7 +56,10 @@ void Pace::begin(double keys) {
   offered_ = -1;
   taken_ = 0;
   probing_ = adaptive_ && (guessed_ || probes_.idle >= probes_.patience);
-  if (probing_) probes_.idle = 0;  // this one tries: the others that decode beside it need not
+  if (probing_) {
+    probes_.idle = 0;  // this one tries: the others that decode beside it need not
+    probes_.begun += !guessed_;
+  }
   carried_ = {};
   forget();
 }
@@ -75,10 +77,10 @@ double Pace::alone() const {
 }
 
 double Pace::seconds_of(int rows) const {
-  while (int(most_.size()) < rows) {
-    const double before = most_.empty() ? 0.0 : most_.back();
-    most_.push_back(std::max(before, measured(int(most_.size()) + 1)));
-  }
+  // Not measured(1): where there always are drafts that one was long ago.
+  if (most_.empty()) most_.push_back(alone());
+  while (int(most_.size()) < rows)
+    most_.push_back(std::max(most_.back(), measured(int(most_.size()) + 1)));
   return most_[size_t(rows) - 1];
 }
 
@@ -115,7 +117,7 @@ bool Pace::carrying_pays(Carried carried, std::span<const double> reach) const {
 }
 
 double Pace::least_reach(int before, double seconds_to_make) const {
-  if (!adaptive_ || (probing_ && before < kProbe)) return 0;
+  if (!adaptive_ || (probing_ && before < probes_.drafts())) return 0;
   const double alone = this->alone();
   if (alone <= 0) return 2;
   // Others draft, too: what a draft adds to theirs, but no less than what it has to bear of all.
@@ -153,7 +155,7 @@ Tree Pace::trim(const Tree& tree) {
   // A tick that did not wait has made others' offers of these.
   if ((offered_ < 0 || offered_at_ != statistics_.ticks) && !offer(tree)) return tree;
   const int part = this->part();
-  taken_ = std::min(probing_ ? std::max(part, kProbe) : part, tree.drafted());
+  taken_ = std::min(probing_ ? std::max(part, probes_.drafts()) : part, tree.drafted());
   offers().drafted += uint64_t(taken_);
   return tree.best(taken_);
 }

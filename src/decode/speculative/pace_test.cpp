@@ -228,7 +228,7 @@ TEST(Pace, AProbeOfGuessesIsJudgedWhereTheyAreVerified) {
     }
     return forwards;
   };
-  const auto probe = [&](int tokens) {
+  const auto probe = [&](int tokens, int drafts) {
     EXPECT_TRUE(pace.carrying_pays(guesses, unlikely));
     pace.carry(guesses);
     pace.end(1, 1);  // there were no guesses yet
@@ -236,13 +236,13 @@ TEST(Pace, AProbeOfGuessesIsJudgedWhereTheyAreVerified) {
     EXPECT_TRUE(pace.probing());
     pace.carry(guesses);
     const int drafted = pace.trim(tree).drafted();
-    EXPECT_EQ(drafted, 3);
+    EXPECT_EQ(drafted, drafts);
     pace.end(1 + drafted, tokens);
   };
   const int first = wait();
-  probe(4);  // all stood: it paid
+  probe(4, 3);  // all stood: it paid
   EXPECT_EQ(wait(), first);
-  probe(1);
+  probe(1, 1);
   EXPECT_EQ(wait(), 2 * first);
   // Where no guesses come the probe ends, too.
   for (int i = 0; i < 2; ++i) {
@@ -389,6 +389,32 @@ TEST(Experience, ProbesAreCountedOverRequests) {
   // 16, 32, 64, 128, 256, then every 512 of 3,000 ticks.
   EXPECT_GE(tried, 8);
   EXPECT_LE(tried, 11);
+}
+
+// A first forward of two rows that was slow (its memory was new) must not keep drafts away for
+// ever.
+TEST(Experience, AnUnluckyFirstForwardIsMeasuredAgain) {
+  engine::CostTable cost;
+  engine::EngineStatistics statistics;
+  for (int i = 0; i < 20; ++i) cost.record(1, 100, 0.004);
+  cost.record(2, 100, 0.020);
+  cost.record(4, 100, 0.022);
+  Probes probes;
+  int drafts = 0;
+  for (int i = 0; i < 4000; ++i) {
+    Pace pace(cost, statistics, true, &probes);
+    pace.begin(100);
+    Tree chain(1);
+    for (int d = 0, node = Tree::kRoot; d < 4; ++d) node = chain.add(node, 2 + d, 0, 0.6);
+    const int rows = pace.trim(chain).size(), tokens = 1 + (rows > 1 && i % 5 < 3);
+    cost.record(rows, 100, 0.004 + 0.0002 * rows);
+    ++statistics.ticks;
+    statistics.rows += uint64_t(rows);
+    statistics.tokens += uint64_t(tokens);
+    pace.end(rows, tokens);
+    if (i >= 3000) drafts += rows - 1;
+  }
+  EXPECT_GE(drafts, 2000);
 }
 
 TEST(Experience, OneOfThoseThatDecodeSideBySideProbes) {
