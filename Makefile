@@ -72,6 +72,8 @@ study: test
 	@bench/smollm2-diffusion.sh
 	@.venv/bin/python bench/credit_cost.py
 	@bench/sudoku_recipe.py
+	@bench/dimple_study.py
+	@bench/certainty_study.py
 
 sanitize: setup-dev
 	@scripts/sanitize.sh

@@ -54,7 +54,8 @@ def main():
     parser.add_argument("--problems", type=int, default=1000)
     o = parser.parse_args()
     seconds, processor = train(o)
-    tokens = sum(json.loads(line)["tokens"] for line in (o.out / "log.jsonl").read_text().splitlines())
+    lines = [json.loads(line) for line in (o.out / "log.jsonl").read_text().splitlines()]
+    tokens = sum(line.get("tokens", 0) for line in lines)  # evaluations have lines of their own
     new, kept = solved(o, o.out / "model"), solved(o, "weights/sudoku")
     share = (new + kept) / (2 * o.problems)
     error = 100 * (2 * share * (1 - share) / o.problems) ** 0.5

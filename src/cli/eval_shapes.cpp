@@ -1,6 +1,7 @@
 #include "cli/eval_shapes.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
@@ -25,8 +26,20 @@ struct ShapesCommand {
   SamplingOptions sampling;
   eval::ShapesOptions shapes;
   std::string split = "test", picture = "shown", write;
+  std::vector<std::string> kinds;
   bool json = false;
 };
+
+std::vector<std::string> question_names() {
+  std::vector<std::string> out;
+  for (int k = 0; k < vision::kQuestions; ++k) out.push_back(vision::name(vision::Question(k)));
+  return out;
+}
+
+vision::Question question(const std::string& name) {
+  const std::vector<std::string> names = question_names();
+  return vision::Question(std::ranges::find(names, name) - names.begin());
+}
 
 const std::map<std::string, vision::ShapeSplit> kSplits{
     {"train", vision::ShapeSplit::kTrain},
@@ -42,7 +55,10 @@ Json json_of(const eval::ShapesResult& r) {
   Json kinds;
   for (int k = 0; k < vision::kQuestions; ++k) {
     const auto& kind = r.kinds[size_t(k)];
-    kinds[vision::name(vision::Question(k))] = {{"asked", kind.asked}, {"right", kind.right}};
+    kinds[vision::name(vision::Question(k))] = {{"asked", kind.asked},
+                                                {"right", kind.right},
+                                                {"forwards", kind.forwards},
+                                                {"tokens", kind.tokens}};
   }
   return {{"problems", r.problems}, {"right", r.right},       {"kinds", kinds},
           {"parsed", r.parsed},     {"forwards", r.forwards}, {"tokens", r.tokens},
@@ -54,6 +70,7 @@ void shapes(const ShapesCommand& o) {
   eval::ShapesOptions options = o.shapes;
   options.split = kSplits.at(o.split);
   options.picture = kPictures.at(o.picture);
+  for (const std::string& kind : o.kinds) options.kinds.push_back(question(kind));
   Session session(o.model);
   const ImageReader reader(session.model().checkpoint());
   ProgressLine line(o.model.quiet);
@@ -85,11 +102,15 @@ void shapes(const ShapesCommand& o) {
       double(r.forwards) / r.problems, double(r.tokens) / r.problems, r.problems / r.seconds);
   for (int k = 0; k < vision::kQuestions; ++k) {
     const auto& kind = r.kinds[size_t(k)];
-    std::printf("  %-9s %4d asked  %5.1f %% right\n", vision::name(vision::Question(k)).c_str(),
-                kind.asked, percent(kind.right, kind.asked));
+    if (kind.asked == 0) continue;
+    std::printf("  %-9s %4d asked  %5.1f %% right, %.2f forwards and %.2f tokens\n",
+                vision::name(vision::Question(k)).c_str(), kind.asked,
+                percent(kind.right, kind.asked), double(kind.forwards) / kind.asked,
+                double(kind.tokens) / kind.asked);
   }
   const int described = r.kinds[size_t(vision::Question::kDescribe)].asked;
-  std::printf("  %5.1f %% of the descriptions are JSON\n", percent(r.parsed, described));
+  if (described > 0)
+    std::printf("  %5.1f %% of the descriptions are JSON\n", percent(r.parsed, described));
 }
 
 template <class T>
@@ -126,6 +147,11 @@ void add_eval_shapes(CLI::App& eval) {
   command->add_option("--picture", o->picture, "shown, or the blind baselines")
       ->check(CLI::IsMember(keys(kPictures)))
       ->capture_default_str();
+  command
+      ->add_option("--kinds", o->kinds,
+                   "only questions of these kinds, with commas between them; all otherwise")
+      ->delimiter(',')
+      ->check(CLI::IsMember(question_names()));
   command->add_option("--write", o->write,
                       "a file of JSON lines {\"question\", \"expected\", \"answer\"}");
   command->add_flag("--json", o->json, "one JSON document on stdout");

@@ -33,11 +33,19 @@ Asked ask(const ShapesModel& model, const ShapesOptions& o, uint64_t number) {
   return a;
 }
 
+bool is_asked(const ShapesOptions& o, uint64_t number) {
+  if (o.kinds.empty()) return true;
+  const vision::Question kind = vision::shape_problem(o.seed, o.split, number).kind;
+  return std::ranges::find(o.kinds, kind) != o.kinds.end();
+}
+
 void count(const Asked& asked, const decode::Completion& c, ShapesResult& r) {
   const bool right = c.text == asked.problem.answer;
   auto& kind = r.kinds[size_t(asked.problem.kind)];
   ++kind.asked;
   kind.right += right;
+  kind.tokens += tokens_of(c);
+  kind.forwards += forwards_of(c);
   r.right += right;
   if (asked.problem.kind == vision::Question::kDescribe) r.parsed += nlohmann::json::accept(c.text);
   r.tokens += tokens_of(c);
@@ -52,8 +60,9 @@ ShapesResult run_shapes(const ShapesModel& model, const decode::GenerationOption
   result.problems = options.problems;
   result.answers.resize(size_t(options.problems));
   std::vector<Asked> all;
-  for (int i = 0; i < options.problems; ++i)
-    all.push_back(ask(model, options, options.first + uint64_t(i)));
+  for (uint64_t number = options.first; int(all.size()) < options.problems; ++number) {
+    if (is_asked(options, number)) all.push_back(ask(model, options, number));
+  }
   int done = 0;
   engine::Engine& engine = model.engine;
   result.seconds = answer_all(

@@ -26,17 +26,19 @@ struct ShapesOptions {
   uint64_t first = 0, seed = 1;
   vision::ShapeSplit split = vision::ShapeSplit::kTest;
   Picture picture = Picture::kShown;
-  int batch = 1;  // answered at the same time
+  int batch = 1;                        // answered at the same time
+  std::vector<vision::Question> kinds;  // what is asked; empty: all kinds
 };
 
 struct ShapesResult {
   struct Kind {
     int asked = 0, right = 0;
+    uint64_t forwards = 0, tokens = 0;  // each answer's own; tokens up to and with the end token
   };
   std::array<Kind, vision::kQuestions> kinds;
   int problems = 0, right = 0;
-  int parsed = 0;                     // answers to "describe" that are JSON
-  uint64_t forwards = 0, tokens = 0;  // each answer's own; tokens up to and with the end token
+  int parsed = 0;  // answers to "describe" that are JSON
+  uint64_t forwards = 0, tokens = 0;
   double seconds = 0;
   struct Answer {
     std::string question, expected, text;

@@ -47,10 +47,22 @@ TEST(Vocabulary, HasATokenPerCharacterAndTwoMore) {
   EXPECT_EQ(v.tokenizer.encode("a<|mask|>"), (std::vector<int32_t>{0, 11}));
   EXPECT_THROW(character_tokenizer("aba"), Error);
   EXPECT_THROW(character_tokenizer("\xC3\xA4"), Error);
+  EXPECT_THROW(character_tokenizer("ab", {}, {"aa", "aa"}), Error);
+  EXPECT_THROW(character_tokenizer("ab", {}, {""}), Error);
   TokenizerRecipe named;
   named.characters = "ab";
   named.mask = "c";
   EXPECT_THROW(make_vocabulary(named), Error);
+}
+
+TEST(Vocabulary, WordsAreATokenEachTheLongestFirst) {
+  const auto files = character_tokenizer("ab", {"<|x|>"}, {"ab", "abab"});
+  const auto tokenizer =
+      text::Tokenizer::from_hf(files.tokenizer_json, files.tokenizer_config_json);
+  EXPECT_EQ(tokenizer.vocab_size(), 7);
+  const std::vector<int32_t> ids = tokenizer.encode("bababab<|x|>a");
+  EXPECT_EQ(ids, (std::vector<int32_t>{1, 6, 5, 4, 0}));
+  EXPECT_EQ(tokenizer.decode_bytes(std::span(ids).first(3), /*skip_special=*/true), "bababab");
 }
 
 TEST(Examples, LinesArePromptsAndAnswers) {

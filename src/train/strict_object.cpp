@@ -133,6 +133,18 @@ std::vector<std::string> StrictObject::choices(const std::string& key,
   return out;
 }
 
+std::vector<std::string> StrictObject::texts(const std::string& key) {
+  const nlohmann::json* value = find(key);
+  if (!value) return {};
+  if (!value->is_array()) bad(key, "is no list; give a list of texts");
+  std::vector<std::string> out;
+  for (const nlohmann::json& one : *value) {
+    if (!one.is_string()) bad(key, "holds " + formats::shown(one.dump()) + "; give texts");
+    out.push_back(one.get<std::string>());
+  }
+  return out;
+}
+
 std::vector<int> StrictObject::integers(const std::string& key, int low, int high) {
   const nlohmann::json* value = find(key);
   const std::string wanted = "give a whole number from " + std::to_string(low) + " to " +

@@ -31,6 +31,8 @@ class StrictObject {
                      std::optional<std::string> otherwise = {});
   std::vector<std::string> choices(const std::string& key, const std::vector<std::string>& known,
                                    const std::vector<std::string>& otherwise);
+  // A list of texts; empty where the key is absent.
+  std::vector<std::string> texts(const std::string& key);
   // One number or a list of them, at least one.
   std::vector<int> integers(const std::string& key, int low, int high);
   // The object under `key`, whose finish() is the caller's to call.

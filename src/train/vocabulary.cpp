@@ -1,5 +1,6 @@
 #include "train/vocabulary.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -13,9 +14,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json added_token(int id, const std::string& content) {
+Json added_token(int id, const std::string& content, bool special = true) {
   return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
-          {"rstrip", false}, {"normalized", false}, {"special", true}};
+          {"rstrip", false}, {"normalized", false}, {"special", special}};
 }
 
 Json byte_level(bool regex) {
@@ -52,7 +53,8 @@ void name_mask(text::HfTokenizerFiles& files, const std::string& mask) {
 }  // namespace
 
 text::HfTokenizerFiles character_tokenizer(const std::string& characters,
-                                           const std::vector<std::string>& special) {
+                                           const std::vector<std::string>& special,
+                                           const std::vector<std::string>& words) {
   Json vocab = Json::object();
   for (const char c : characters) {
     if (static_cast<unsigned char>(c) >= 0x80) {
@@ -70,6 +72,14 @@ text::HfTokenizerFiles character_tokenizer(const std::string& characters,
   Json added = {added_token(end, kEndToken), added_token(end + 1, kMaskToken)};
   for (const std::string& token : special)
     added.push_back(added_token(end + int(added.size()), token));
+  for (size_t i = 0; i < words.size(); ++i) {
+    if (words[i].empty() || std::find(words.begin(), words.begin() + std::ptrdiff_t(i), words[i]) !=
+                                words.begin() + std::ptrdiff_t(i)) {
+      throw Error(ErrorKind::kUsage, "tokenizer.words: hold \"" + words[i] +
+                                         "\" twice, or hold a word of no letters; remove it");
+    }
+    added.push_back(added_token(end + int(added.size()), words[i], /*special=*/false));
+  }
   const Json tokenizer{{"version", "1.0"},
                        {"truncation", nullptr},
                        {"padding", nullptr},

@@ -12,10 +12,13 @@ namespace tutti::train {
 inline constexpr const char* kEndToken = "<|endoftext|>";
 inline constexpr const char* kMaskToken = "<|mask|>";
 
-// Ids 0, 1, … in the order of the text, then kEndToken, then kMaskToken, then `special` ones.
-// Throws Error(kUsage) for a character that is not ASCII or stands there twice.
+// Ids 0, 1, … in the order of the text, then kEndToken, then kMaskToken, then `special` ones, then
+// `words`: texts that are a token each wherever they stand, the longest first.
+// Throws Error(kUsage) for a character that is not ASCII or stands there twice, and for a word that
+// is empty or stands there twice.
 text::HfTokenizerFiles character_tokenizer(const std::string& characters,
-                                           const std::vector<std::string>& special = {});
+                                           const std::vector<std::string>& special = {},
+                                           const std::vector<std::string>& words = {});
 
 struct Vocabulary {
   text::HfTokenizerFiles files;

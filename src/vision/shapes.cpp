@@ -97,6 +97,16 @@ int count_both(const std::vector<Thing>& things, const Thing& like) {
   return n;
 }
 
+std::string caption(std::vector<Thing> things) {
+  std::ranges::sort(things, {}, &Thing::place);
+  std::string out;
+  for (const Thing& t : things) {
+    out += (out.empty() ? "" : ", ") + std::string(kColours[t.colour].name) + " " +
+           kShapes[t.shape] + " " + kPlaces[t.place];
+  }
+  return out;
+}
+
 // Asks about `things`, about things[0] where the question is about one; false when it would not be
 // clear, or a comparison's answer is not the one that is wanted.
 bool ask(const std::vector<Thing>& things, bool wants_more, Draws& draws, ShapeProblem& p) {
@@ -132,18 +142,48 @@ bool ask(const std::vector<Thing>& things, bool wants_more, Draws& draws, ShapeP
       p.answer =
           R"({"shape":")" + shape + R"(","colour":")" + colour + R"(","place":")" + place + R"("})";
       return things.size() == 1;
+    case Question::kCaption:
+      p.question = "caption";
+      p.answer = caption(things);
+      return true;
   }
   return false;
+}
+
+// Whether a comparison shall be answered by "yes". Chosen before pictures are drawn and refused: as
+// many of one answer as of the other.
+bool choose_kind(Draws& draws, ShapeProblem& p) {
+  p.kind = Question(draws.below(kQuestions));
+  return p.kind == Question::kCompare && draws.below(2) == 0;
+}
+
+// Fills in all but the image, and gives what shall be painted.
+std::vector<Thing> first_question(ShapeSplit split, Draws& draws, ShapeProblem& p) {
+  const bool wants_more = choose_kind(draws, p);
+  for (;;) {
+    const int count = p.kind == Question::kDescribe ? 1 : 1 + draws.below(kKinds);
+    std::vector<Thing> things = draw_things(count, draws);
+    const bool wanted = split == ShapeSplit::kCombinations
+                            ? held_out(things[0].colour, things[0].shape)
+                            : !has_held_out(things);
+    if (wanted && ask(things, wants_more, draws, p)) return things;
+  }
 }
 
 }  // namespace
 
 std::string name(Question question) {
-  constexpr const char* kNames[kQuestions] = {"count", "colour", "place", "compare", "describe"};
+  constexpr const char* kNames[kQuestions] = {"count",   "colour",   "place",
+                                              "compare", "describe", "caption"};
   return kNames[size_t(question)];
 }
 
 ShapeProblem shape_problem(uint64_t seed, ShapeSplit split, uint64_t index) {
+  return shape_dialogue(seed, split, index, 1).front();
+}
+
+std::vector<ShapeProblem> shape_dialogue(uint64_t seed, ShapeSplit split, uint64_t index,
+                                         int count) {
   DrawKey key;
   key.seed = seed;
   key.purpose = Purpose::kProblem;
@@ -151,20 +191,24 @@ ShapeProblem shape_problem(uint64_t seed, ShapeSplit split, uint64_t index) {
   key.path = uint32_t(index >> 32);
   key.position = uint32_t(index);
   Draws draws(key);
-  ShapeProblem problem;
-  problem.kind = Question(draws.below(kQuestions));
-  // Chosen before pictures are drawn and refused: as many of one answer as of the other.
-  const bool wants_more = problem.kind == Question::kCompare && draws.below(2) == 0;
-  const bool about_held_out = split == ShapeSplit::kCombinations;
-  for (;;) {
-    const int count = problem.kind == Question::kDescribe ? 1 : 1 + draws.below(kKinds);
-    const std::vector<Thing> things = draw_things(count, draws);
-    const bool wanted =
-        about_held_out ? held_out(things[0].colour, things[0].shape) : !has_held_out(things);
-    if (!wanted || !ask(things, wants_more, draws, problem)) continue;
-    problem.image = render(things, draws);
-    return problem;
+  std::vector<ShapeProblem> problems(1);
+  std::vector<Thing> things = first_question(split, draws, problems[0]);
+  problems[0].image = render(things, draws);
+  // Many pictures have fewer questions than are wanted.
+  for (int tries = 0; tries < 8 * count && int(problems.size()) < count; ++tries) {
+    // Held out is what the first thing is: questions stay about it.
+    if (split != ShapeSplit::kCombinations)
+      std::swap(things[0], things[size_t(draws.below(int(things.size())))]);
+    ShapeProblem next;
+    const bool wants_more = choose_kind(draws, next);
+    if (!ask(things, wants_more, draws, next)) continue;
+    const bool known = std::ranges::any_of(
+        problems, [&](const ShapeProblem& p) { return p.question == next.question; });
+    if (known) continue;
+    next.image = problems[0].image;
+    problems.push_back(std::move(next));
   }
+  return problems;
 }
 
 std::vector<std::string> held_out_combinations() {

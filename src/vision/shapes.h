@@ -17,8 +17,9 @@ enum class Question : uint8_t {
   kCompare,   // "more red than blue" -> "yes" | "no"
   kDescribe,  // "json": of a picture with one shape ->
               // {"shape":"circle","colour":"red","place":"top left"}
+  kCaption,   // "caption" -> "red circle top left, blue cross bottom right"; row by row
 };
-inline constexpr int kQuestions = 5;
+inline constexpr int kQuestions = 6;
 std::string name(Question question);  // "count", "colour", …
 
 struct ShapeProblem {
@@ -35,6 +36,11 @@ enum class ShapeSplit : uint8_t {
 
 // Problem number `index` of a split: a function of the arguments alone.
 ShapeProblem shape_problem(uint64_t seed, ShapeSplit split, uint64_t index);
+
+// Up to `count` different questions about one picture, the first of them problem number `index`: a
+// picture costs a tower as much as a question costs a small language model.
+std::vector<ShapeProblem> shape_dialogue(uint64_t seed, ShapeSplit split, uint64_t index,
+                                         int count);
 
 // What is never trained, as "red circle".
 std::vector<std::string> held_out_combinations();

@@ -54,6 +54,21 @@ TEST(Shapes, AnswersAreWhatIsPainted) {
       }
     }
     if (p.kind == Question::kCompare) ++compared[p.answer];
+    if (p.kind == Question::kCaption) {
+      std::set<std::string> said;
+      for (const char* colour : {"red", "green", "blue", "yellow"}) {
+        if (p.answer.find(colour) != std::string::npos) said.insert(colour);
+      }
+      EXPECT_EQ(said, seen) << p.answer;
+      size_t place = 0;  // each once, row by row
+      for (const char* next : {"top left", "top right", "bottom left", "bottom right"}) {
+        const size_t at = p.answer.find(next);
+        if (at == std::string::npos) continue;
+        EXPECT_GE(at, place) << p.answer;
+        EXPECT_EQ(p.answer.find(next, at + 1), std::string::npos) << p.answer;
+        place = at;
+      }
+    }
     if (p.kind == Question::kDescribe) {
       const auto j = nlohmann::json::parse(p.answer);
       EXPECT_EQ(seen, std::set<std::string>{j["colour"].get<std::string>()});
@@ -74,6 +89,34 @@ TEST(Shapes, AnswersAreWhatIsPainted) {
   EXPECT_EQ(kinds.size(), size_t(kQuestions));
   // A blind model gains nothing from knowing which answer is more frequent.
   EXPECT_NEAR(double(compared["yes"]) / (compared["yes"] + compared["no"]), 0.5, 0.08);
+}
+
+TEST(Shapes, DialoguesAskDifferentThingsOfOnePicture) {
+  int asked = 0;
+  for (uint64_t i = 0; i < 500; ++i) {
+    const auto dialogue = shape_dialogue(1, ShapeSplit::kTrain, i, 4);
+    const ShapeProblem first = shape_problem(1, ShapeSplit::kTrain, i);
+    EXPECT_EQ(dialogue[0].question + dialogue[0].answer, first.question + first.answer);
+    std::set<std::string> questions;
+    // Answers agree with each other: the caption, where there is one, says what the others say.
+    std::string caption;
+    for (const ShapeProblem& p : dialogue) {
+      EXPECT_EQ(p.image.rgb, first.image.rgb);
+      EXPECT_TRUE(questions.insert(p.question).second) << p.question;
+      if (p.kind == Question::kCaption) caption = p.answer;
+    }
+    asked += int(dialogue.size());
+    if (caption.empty()) continue;
+    for (const ShapeProblem& p : dialogue) {
+      if (p.kind == Question::kPlace) {
+        EXPECT_NE(caption.find(p.question.substr(6) + " " + p.answer), std::string::npos);
+      }
+      if (p.kind == Question::kColour) {
+        EXPECT_NE(caption.find(p.answer + " " + p.question.substr(7)), std::string::npos);
+      }
+    }
+  }
+  EXPECT_GT(asked, 1900);
 }
 
 TEST(Shapes, HeldOutCombinationsAreNeverTrained) {

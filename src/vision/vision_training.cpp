@@ -1,5 +1,6 @@
 #include "vision/vision_training.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -33,6 +34,7 @@ void read_text(const json& object, StrictObject o, VisionRecipe& r) {
   r.intermediate = int(o.integer("intermediate", 1, 1 << 18));
   r.context = int(o.integer("context", 8, 1 << 20));
   r.sections = integers(object, "mrope_section", o, 0, 4096);
+  r.rope_base = o.number("rope_theta", 1, 1e9, 10000);
   o.finish();
 }
 
@@ -53,13 +55,19 @@ void read_tower(const json& object, StrictObject o, VisionConfig& c) {
   o.finish();
 }
 
-TrainingPhase read_phase(StrictObject o) {
+// `before`: the phases above it.
+TrainingPhase read_phase(StrictObject o, const std::vector<TrainingPhase>& before) {
   TrainingPhase p;
   p.name = o.text("name");
   if (p.name.empty() || p.name.find('/') != std::string::npos || p.name.front() == '.') {
     o.bad("name", "is no name of a folder");
   }
+  std::vector<std::string> known{kUntrained};
+  for (const TrainingPhase& phase : before) known.push_back(phase.name);
+  if (std::ranges::find(known, p.name) != known.end()) o.bad("name", "is taken; give another");
+  if (o.has("from")) p.from = o.choice("from", known);
   p.causal = o.choice("attention", {"causal", "full"}) == "causal";
+  p.answer_padding = o.flag("answer_padding", true);
   p.trained = o.choices("train", {"tower", "projector", "text"}, {"tower", "projector", "text"});
   p.steps = o.integer("steps", 1, int64_t(1) << 40);
   p.learning_rate = o.number("learning_rate", 1e-12, 10);
@@ -81,14 +89,15 @@ VisionRecipe parse_vision_recipe(std::string_view text, const std::string& place
   read_tower(o.has("vision") ? value.at("vision") : json::object(), o.object("vision"), r.vision);
   r.vision.text_hidden = r.hidden;
   r.characters = o.text("characters");
+  r.words = o.texts("words");
   r.sequences = int(o.integer("sequences", 1, 1 << 16));
-  r.answer_padding = o.flag("answer_padding", true);
+  r.questions = int(o.integer("questions", 1, r.sequences, 1));
   r.bf16 = o.flag("bf16", false);
   if (!o.has("phases") || !value.at("phases").is_array() || value.at("phases").empty()) {
     o.bad("phases", "is no list of phases");
   }
   for (const json& phase : value.at("phases")) {
-    r.phases.push_back(read_phase(StrictObject(phase, place + ": phases")));
+    r.phases.push_back(read_phase(StrictObject(phase, place + ": phases"), r.phases));
   }
   o.finish();
   return r;

@@ -18,12 +18,17 @@ namespace tutti::vision {
 // answers.
 struct TrainingPhase {
   std::string name;
+  std::string from;  // the phase whose weights and place in the data it continues, kUntrained: as
+                     // at the beginning; empty: the phase before it
   bool causal = false;
+  bool answer_padding = true;        // of masked answers
   std::vector<std::string> trained;  // of tower, projector, text (the language model and its head)
   int64_t steps = 0;
   double learning_rate = 0, warmup = 0.03,
          clip = 1;  // AdamW without weight decay; warm-up is a share of the steps
 };
+
+inline constexpr const char* kUntrained = "untrained";
 
 struct VisionRecipe {
   std::string name;
@@ -31,10 +36,13 @@ struct VisionRecipe {
   int layers = 0, hidden = 0, heads = 0, kv_heads = 0, intermediate = 0,
       context = 0;            // of the language model
   std::vector<int> sections;  // frequencies that turn with t, h, w; together half of a head
+  double rope_base = 0;       // small where all positions are: h and w have the slow frequencies
   VisionConfig vision;        // sizes alone
   std::string characters;     // a token each
-  int sequences = 0;          // of a step
-  bool answer_padding = true, bf16 = false;
+  std::vector<std::string> words;  // likewise
+  int sequences = 0;               // of a step
+  int questions = 1;               // asked of one picture, each in a sequence of its own
+  bool bf16 = false;
   std::vector<TrainingPhase> phases;
 };
 

@@ -20,9 +20,9 @@ namespace {
 
 constexpr const char* kImageTokens[] = {"<|vision_start|>", "<|image_pad|>", "<|vision_end|>"};
 
-train::Vocabulary vocabulary_of(const std::string& characters) {
-  text::HfTokenizerFiles files =
-      train::character_tokenizer(characters, {std::begin(kImageTokens), std::end(kImageTokens)});
+train::Vocabulary vocabulary_of(const VisionRecipe& r) {
+  text::HfTokenizerFiles files = train::character_tokenizer(
+      r.characters, {std::begin(kImageTokens), std::end(kImageTokens)}, r.words);
   text::Tokenizer tokenizer =
       text::Tokenizer::from_hf(files.tokenizer_json, files.tokenizer_config_json);
   train::Vocabulary v{std::move(files), std::move(tokenizer), -1, -1, true};
@@ -48,7 +48,7 @@ nlohmann::ordered_json config_json(const VisionRecipe& r, const train::Vocabular
           {"vocab_size", v.tokenizer.vocab_size()},
           {"max_position_embeddings", r.context},
           {"rms_norm_eps", 1e-6},
-          {"rope_theta", 10000.0},
+          {"rope_theta", r.rope_base},
           {"rope_scaling", {{"rope_type", "default"}, {"mrope_section", r.sections}}},
           {"tie_word_embeddings", false},
           {"full_attn_mask", !causal},
@@ -127,7 +127,7 @@ std::vector<at::Tensor> features_of(const VisionConfig& config, const TowerWeigh
 
 VisionTrainer::VisionTrainer(VisionRecipe recipe)
     : recipe_(std::move(recipe)),
-      vocabulary_(vocabulary_of(recipe_.characters)),
+      vocabulary_(vocabulary_of(recipe_)),
       start_(vocabulary_.tokenizer.find(kImageTokens[0])),
       end_(vocabulary_.tokenizer.find(kImageTokens[2])),
       causal_(shaped(recipe_, vocabulary_, true)),
@@ -153,12 +153,29 @@ int64_t VisionTrainer::parameters() const {
   return n;
 }
 
+void VisionTrainer::keep_beginning(const std::string& name) {
+  const bool named = std::ranges::any_of(
+      recipe_.phases, [&](const TrainingPhase& phase) { return phase.from == name; });
+  if (!named) return;
+  Beginning& b = beginnings_[name];
+  b.drawn = drawn_;
+  for (const auto& p : all()) b.weights.push_back(p.tensor.detach().clone());
+}
+
 void VisionTrainer::begin(const TrainingPhase& phase) {
   if (phase_) drawn_ += uint64_t(step_) * uint64_t(recipe_.sequences);
+  keep_beginning(phase_ ? phase_->name : kUntrained);
+  const std::vector<train::Parameter> parameters = all();
+  if (!phase.from.empty()) {
+    const Beginning& from = beginnings_.at(phase.from);
+    drawn_ = from.drawn;
+    for (size_t i = 0; i < parameters.size(); ++i)
+      parameters[i].tensor.detach().copy_(from.weights[i]);
+  }
   phase_ = &phase;
   step_ = 0;
   std::vector<train::Parameter> trained;
-  for (const auto& p : all()) {
+  for (const auto& p : parameters) {
     p.tensor.set_requires_grad(false);
     if (is_trained(phase, p.name)) trained.push_back(p);
   }
@@ -186,7 +203,7 @@ train::Example VisionTrainer::example(const ShapeProblem& problem, int cells,
   e.prompt = int(e.tokens.size());
   append(problem.answer);
   e.tokens.push_back(vocabulary_.end);
-  if (!recipe_.answer_padding || phase_->causal) return e;
+  if (!phase_->answer_padding || phase_->causal) return e;
   DrawKey key;
   key.seed = recipe_.seed;
   key.purpose = Purpose::kProblem;
@@ -203,13 +220,17 @@ VisionBatch VisionTrainer::batch(int64_t step) const {
   VisionBatch out;
   std::vector<train::Example> examples;
   const uint64_t first = drawn_ + uint64_t(step) * uint64_t(recipe_.sequences);
-  for (int i = 0; i < recipe_.sequences; ++i) {
-    const uint64_t number = first + uint64_t(i);
-    const ShapeProblem problem = shape_problem(recipe_.seed, ShapeSplit::kTrain, number);
-    out.images.push_back(patches_of(problem.image, recipe_.vision.preprocessing, "shapes"));
+  while (int(examples.size()) < recipe_.sequences) {
+    const uint64_t number = first + examples.size();
+    const int questions = std::min(recipe_.questions, recipe_.sequences - int(examples.size()));
+    const auto problems = shape_dialogue(recipe_.seed, ShapeSplit::kTrain, number, questions);
+    out.images.push_back(patches_of(problems[0].image, recipe_.vision.preprocessing, "shapes"));
     const int cells = out.images.back().grid.cells(recipe_.vision.preprocessing.merge);
-    examples.push_back(example(problem, cells, number));
-    out.tokens.push_back(examples.back().tokens);
+    for (size_t i = 0; i < problems.size(); ++i) {
+      examples.push_back(example(problems[i], cells, number + i));
+      out.tokens.push_back(examples.back().tokens);
+      out.pictures.push_back(out.images.size() - 1);
+    }
   }
   train::LossOptions loss;
   loss.kind = phase_->causal ? train::LossKind::kNextToken : train::LossKind::kMasked;
@@ -233,15 +254,15 @@ at::Tensor VisionTrainer::loss(const VisionBatch& b) const {
   size_t base = 0;
   for (size_t i = 0; i < b.sequences.size(); ++i) {
     const auto& tokens = b.tokens[i];
-    const PromptPositions stands =
-        prompt_positions(tokens, recipe_.vision.image_token, std::span(&b.images[i].grid, 1),
-                         recipe_.vision.preprocessing.merge);
+    const PromptPositions stands = prompt_positions(tokens, recipe_.vision.image_token,
+                                                    std::span(&b.images[b.pictures[i]].grid, 1),
+                                                    recipe_.vision.preprocessing.merge);
     int64_t cell = 0;
     for (size_t t = 0; t < tokens.size(); ++t) {
       batch.positions[base + t] = stands.positions[t];
       if (tokens[t] != recipe_.vision.image_token) continue;
       batch.inputs[base + t].kind = models::RowInput::kVector;
-      inputs.rows[base + t] = features[i][cell++];
+      inputs.rows[base + t] = features[b.pictures[i]][cell++];
     }
     for (size_t k = 0; k < b.sequences[i].predicted.size(); ++k) {
       batch.head_rows.push_back(int(base) + b.sequences[i].predicted[k]);

@@ -1,6 +1,7 @@
 // A small Dimple in training: tower, projector and language model together.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -18,7 +19,8 @@ namespace tutti::vision {
 struct VisionBatch {
   std::vector<train::LossSequence> sequences;
   std::vector<std::vector<int32_t>> tokens;  // before any were masked
-  std::vector<Patches> images;               // one a sequence
+  std::vector<Patches> images;
+  std::vector<size_t> pictures;  // of each sequence: which of the images
 };
 
 class VisionTrainer {
@@ -29,7 +31,8 @@ class VisionTrainer {
   const VisionRecipe& recipe() const { return recipe_; }
   int64_t parameters() const;
 
-  // Chooses what is trained from now on, and how.
+  // Chooses what is trained from now on, how, and from which weights: those of a phase that was
+  // ended, or of none. The phase is the recipe's.
   void begin(const TrainingPhase& phase);
   // Examples number step * sequences and following of the phase's stream.
   VisionBatch batch(int64_t step) const;
@@ -41,7 +44,14 @@ class VisionTrainer {
   void save(const std::filesystem::path& folder) const;
 
  private:
+  // What a phase begins from: weights, and the examples that they have seen.
+  struct Beginning {
+    std::vector<at::Tensor> weights;  // in the order of all()
+    uint64_t drawn = 0;
+  };
+
   std::vector<train::Parameter> all() const;
+  void keep_beginning(const std::string& name);
   train::Example example(const ShapeProblem& problem, int cells, uint64_t number) const;
 
   VisionRecipe recipe_;
@@ -52,8 +62,9 @@ class VisionTrainer {
   TowerWeights tower_;
   const TrainingPhase* phase_ = nullptr;
   std::unique_ptr<train::Optimiser> optimiser_;
-  int64_t step_ = 0;    // of the phase
-  uint64_t drawn_ = 0;  // examples of the phases before
+  int64_t step_ = 0;                             // of the phase
+  uint64_t drawn_ = 0;                           // examples of the phases before
+  std::map<std::string, Beginning> beginnings_;  // of phases that another than the next one names
 };
 
 }  // namespace tutti::vision

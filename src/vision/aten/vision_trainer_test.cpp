@@ -123,6 +123,54 @@ TEST(VisionTrainer, AnswersOfTheDiffusionPhaseArePadded) {
   EXPECT_TRUE(longer);
 }
 
+// A phase that begins from none, or from an earlier one, is what it is in a recipe without those
+// between.
+TEST(VisionTrainer, PhasesBeginFromWhatTheyName) {
+  at::set_num_threads(1);
+  const auto losses = [](const std::vector<std::pair<size_t, std::string>>& order) {
+    VisionRecipe recipe = tiny();
+    const std::vector<TrainingPhase> known = recipe.phases;
+    recipe.phases.clear();
+    for (const auto& [phase, from] : order) {
+      recipe.phases.push_back(known[phase]);
+      recipe.phases.back().from = from;
+    }
+    VisionTrainer trainer(recipe);
+    std::vector<double> out;
+    for (const TrainingPhase& phase : trainer.recipe().phases) {
+      trainer.begin(phase);
+      out.push_back(0);
+      for (int i = 0; i < 2; ++i) out.back() += trainer.train_step().loss;
+    }
+    return out;
+  };
+  const auto all =
+      losses({{0, ""}, {1, ""}, {2, ""}, {2, "instruct"}, {2, kUntrained}, {2, "align"}});
+  EXPECT_EQ(all[3], all[2]);
+  EXPECT_EQ(all[4], losses({{2, ""}})[0]);
+  EXPECT_EQ(all[5], losses({{0, ""}, {2, ""}})[1]);
+  EXPECT_NE(all[5], all[2]);
+}
+
+TEST(VisionTrainer, QuestionsShareAPicture) {
+  VisionRecipe recipe = tiny();
+  recipe.questions = 3;
+  VisionTrainer trainer(recipe);
+  trainer.begin(trainer.recipe().phases[0]);
+  const VisionBatch b = trainer.batch(0);
+  ASSERT_EQ(b.pictures.size(), 4u);
+  EXPECT_EQ(b.pictures, (std::vector<size_t>{0, 0, 0, 1}));
+  EXPECT_EQ(b.images.size(), 2u);
+  const double shared = trainer.loss(b).item<double>();
+  VisionBatch apart = b;
+  apart.images.clear();
+  for (size_t i = 0; i < 4; ++i) {
+    apart.images.push_back(b.images[b.pictures[i]]);
+    apart.pictures[i] = i;
+  }
+  EXPECT_NEAR(trainer.loss(apart).item<double>(), shared, 1e-6 * shared);
+}
+
 TEST(VisionRecipe, MistakesAreNamed) {
   const std::string good = kTinyRecipe;
   const auto said = [&](const std::string& from, const std::string& to) {
@@ -139,6 +187,11 @@ TEST(VisionRecipe, MistakesAreNamed) {
   EXPECT_NE(said("[\"text\"]", "[\"head\"]").find("train"), std::string::npos);
   EXPECT_NE(said("[1]", "[2]").find("full"), std::string::npos);
   EXPECT_NE(said("\"diffusion\"", "\"../x\"").find("name"), std::string::npos);
+  EXPECT_NE(said("\"diffusion\"", "\"align\"").find("name"), std::string::npos);
+  EXPECT_NE(said("\"full\", \"train\"", "\"full\", \"from\": \"x\", \"train\"").find("from"),
+            std::string::npos);
+  EXPECT_NE(said("\"sequences\": 4", "\"sequences\": 4, \"questions\": 5").find("questions"),
+            std::string::npos);
   EXPECT_EQ(said("tiny", "other"), "");
 }
 
