@@ -79,10 +79,11 @@ void Engine::answer_rows(const std::vector<QueryPtr>& planned, Plan& plan) {
     if (want.stats) answer.stats = k.vocab_stats(logits.data(), vocab, 1.0f);
     if (want.top_k > 0) {
       const int n = std::min(want.top_k, vocab);
-      std::vector<int> ids(static_cast<size_t>(n));
+      std::vector<int> highest(static_cast<size_t>(n));
       std::vector<float> values(static_cast<size_t>(n));
-      const int found = k.top_k(logits.data(), vocab, n, ids.data(), values.data());
-      for (int i = 0; i < found; ++i) answer.top.emplace_back(ids[size_t(i)], values[size_t(i)]);
+      const int found = k.top_k(logits.data(), vocab, n, highest.data(), values.data());
+      for (int i = 0; i < found; ++i)
+        answer.top.emplace_back(highest[size_t(i)], values[size_t(i)]);
     }
     if (want.pick) {
       static const History kEmpty;

@@ -3,14 +3,15 @@
 The client is `tutti bench serve`: closed loops of so many clients, chats with prompts drawn from a seed that differs by
 round and level, answers of drawn lengths that no end token cuts, streams, greedy. Ours is asked twice: with "method": "plain", and with
 "auto", its default. Before the rounds of a level the peer
-tries its flags and keeps the best. After them "plain" and "auto" go on alone for some pairs, whose order alternates: what
-they differ by is less than what two measurements of one of them do. Levels are kept in the JSON file as they are measured, so that a study may be run in
+tries its flags and keeps the best. After them "plain", "auto" and "plain" again go on without it, in every order in turn:
+what auto differs by is less than what two measurements of plain do. Levels are kept in the JSON file as they are measured, so that a study may be run in
 pieces (--clients 1, then --clients 4 …); the table and the plot are written anew from all of them.
 """
 
 import argparse
 import contextlib
 import datetime
+import itertools
 import json
 import os
 import re
@@ -128,12 +129,13 @@ class Study:
         What the two plain runs differ by is what the machine alone does."""
         found = []
         runs = [("plain", "plain"), ("auto", "auto"), ("again", "plain")]
+        orders = list(itertools.permutations(runs))
         with self.ours() as server:
             for run, method in runs:
                 self.measure(server, clients, clients, 66, method=method, salt=run)
             for turn in range(self.options.pairs):
                 pair = {}
-                for run, method in runs[turn % 3:] + runs[:turn % 3]:
+                for run, method in orders[turn % len(orders)]:
                     before = self.ticks(server)
                     speed = self.measure(server, clients, requests, 2000 * clients + turn, method=method, salt=run)["output_tok_s"]
                     pair[run] = [speed, self.ticks(server) - before]
@@ -246,7 +248,7 @@ def main():
     parser.add_argument("-t", "--threads", type=int, default=os.cpu_count())
     parser.add_argument("--clients", default="1,4,16,32", help="levels, separated by commas")
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--pairs", type=int, default=12, help="of plain and auto without the peer, after the rounds")
+    parser.add_argument("--pairs", type=int, default=12, help="turns of plain, auto and plain again without the peer, after the rounds; six make every order")
     parser.add_argument("--kv", choices=list(KV_FLAGS), default="f16", help="i8: the peer's are q8_0")
     parser.add_argument("--prompt-tokens", default="32-64")
     parser.add_argument("--output-tokens", default="32-64")

@@ -21,6 +21,7 @@ class StateDrafter : public Drafter {
   StateDrafter(Generation& g, train::TransferMaps::Kind kind);
 
   Experience* experience() final { return &experience_; }
+  bool carries() const final { return true; }
   Carried carried(const Pace& pace) final;
   Task<Tree> draft(engine::Context& context, const Pace& pace, int depth) final;
   void learn(const Tree& tree, const Accepted& accepted) final;

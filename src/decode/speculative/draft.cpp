@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
 #include <string>
 #include <utility>
 
@@ -20,13 +19,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// What a draft forward has promised so far, by drafter: the mean of the tokens that its first
-// choice was expected to gain beyond the row that verifies it, none where it is not put down.
-struct Promises {
-  std::map<std::string, double> by_drafter;
-};
-constexpr double kFirstPromise = 0.15, kFreshPromise = 0.05;
-
 // What both kinds of model drafter share: the options, the order for one run, what was learnt.
 class ModelDrafter : public Drafter {
  public:
@@ -38,9 +30,7 @@ class ModelDrafter : public Drafter {
         p_min_(number_option(g, "draft_p_min", 0, 1)),
         noise_(noise_option(g)),
         rejection_(verification == Verification::kRejection),
-        experience_(experience_of(g.engine(), name, expected_acceptance())),
-        promise_(
-            g.engine().kept<Promises>().by_drafter.try_emplace(name, kFirstPromise).first->second) {
+        experience_(experience_of(g.engine(), name, expected_acceptance())) {
     if (shortest_ > longest_) {
       throw Error(ErrorKind::kUsage, "option draft_min=" + std::to_string(shortest_) +
                                          ": is more than draft_max=" + std::to_string(longest_));
@@ -70,10 +60,12 @@ class ModelDrafter : public Drafter {
 
   // In tokens, what drafting gains beyond its first forward: at least 0 where it is worth that.
   double gain(const Pace& pace) const {
-    const double row = pace.least_reach(0), all = pace.least_reach(0, experience_.seconds);
-    return all > 1 ? -1 : promise_ - (all - row);
+    const double row = pace.price(0), all = pace.price(0, experience_.seconds);
+    return all > 1 ? -1 : experience_.promise.tokens() - (all - row);
   }
-  bool worth(const Pace& pace) const { return gain(pace) >= 0; }
+  bool worth(const Pace& pace) const {
+    return pace.least_reach(0, experience_.seconds) == 0 || gain(pace) >= 0;
+  }
 
   DraftOrder order(const Pace& pace, const engine::Context& context, int depth) const {
     DraftOrder order;
@@ -96,11 +88,10 @@ class ModelDrafter : public Drafter {
 
   // Counts a run that took from `start` until now.
   Tree finish(DraftResult result, Clock::time_point start, const Pace& pace) {
-    // 0: this one does not ask what it costs.
-    if (const double row = pace.least_reach(0); row > 0 && result.forwards > 0) {
+    if (const double row = pace.price(0); row <= 1 && result.forwards > 0) {
       const bool any = result.tree.drafted() > 0;
-      const double promised = any ? std::max(result.tree[1].reach - row, 0.0) : 0.0;
-      promise_ += (promised - promise_) * kFreshPromise;
+      experience_.promise.learn(any ? std::max(result.tree[1].reach - row, 0.0) : 0.0,
+                                pace.probing());
     }
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
     MethodStatistics& s = g_.statistics();
@@ -120,7 +111,6 @@ class ModelDrafter : public Drafter {
   DraftNoise noise_;
   bool rejection_;
   Experience& experience_;  // its seconds: of a draft forward with all that it takes to get there
-  double& promise_;
   Acceptance acceptance_{experience_.acceptance};
   int runs_ = 0;
 };
@@ -171,14 +161,12 @@ class SecondModel final : public ModelDrafter {
     if (standing_ > 0) return true;
     const double seconds =
         reading_.seconds_per_token * double(g_.prompt().size() + g_.output().size());
-    if (pace.probing()) {
-      const double all = g_.engine().statistics().forward_seconds;
-      return reading_.trial_seconds + seconds <= kTrialShare * all;
-    }
     // Both in tokens: what drafts gain in the forwards to come, and the time of reading.
-    const double reading = pace.least_reach(0, experience_.seconds + seconds) -
-                           pace.least_reach(0, experience_.seconds);
-    return gain(pace) * g_.room() >= reading;
+    const double reading =
+        pace.price(0, experience_.seconds + seconds) - pace.price(0, experience_.seconds);
+    if (!pace.adaptive() || gain(pace) * g_.room() >= reading) return true;
+    const double all = g_.engine().statistics().forward_seconds;
+    return pace.probing() && reading_.trial_seconds + seconds <= kTrialShare * all;
   }
 
   // The first draft took `seconds`.

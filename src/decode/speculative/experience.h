@@ -2,6 +2,7 @@
 // over before it could find out by itself that drafts do not pay.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -21,10 +22,27 @@ struct Probes {
   int drafts() const { return 1 + (begun + 1) % 3; }
 };
 
+// What a forward of a drafting model has promised: the tokens that its first choice was expected to
+// gain beyond the row that verifies it, none where it is not put down. A mean over the last ones.
+class Promise {
+ public:
+  double tokens() const { return tokens_; }
+  // Of a probe there are few, and without them a drafter that once was too dear would stay so.
+  void learn(double tokens, bool probe) {
+    const double share = std::max(probe ? 0.2 : 0.05, 1.0 / ++forwards_);
+    tokens_ += (tokens - tokens_) * share;
+  }
+
+ private:
+  double tokens_ = 0.15;  // until the first one
+  int forwards_ = 0;
+};
+
 struct Experience {
   explicit Experience(const std::vector<double>& expected) : acceptance(expected, 3, 0.998) {}
   Acceptance acceptance;  // remembers some 500 drafts of a kind
   Probes probes;
+  Promise promise;
   double seconds = 0;  // of a forward of the drafting model; 0: not measured
 };
 

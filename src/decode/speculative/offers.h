@@ -13,8 +13,9 @@ namespace tutti::decode::speculative {
 
 class Offers {
  public:
-  // Of a request's drafts the expected reaches, for the forward after `tick` of them. Returns its
-  // number in this forward. `probing`: some are to be tried though they do not seem to pay.
+  // Of a request's drafts the expected reaches, for the forward after the engine's first `tick`.
+  // Returns its number in this forward. `probing`: some are to be tried though they do not seem to
+  // pay.
   int put(uint64_t tick, std::span<const double> reach, bool probing);
 
   // Of all that were offered for this forward, descending; among equals in the order of put().

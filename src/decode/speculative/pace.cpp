@@ -11,12 +11,13 @@ namespace {
 // Ticks between probes: often enough to notice that the text has become predictable, seldom
 // enough to cost little.
 constexpr int kFirstPatience = 16, kMostPatience = 512;
-// Of all that are offered beside it: what a tile of rows costs that one request does not fill.
+// Drafts of all together, where others offer some beside a probe: a tile of rows costs what one
+// request's do not show.
 constexpr int kProbeTogether = 8;
 constexpr int kCompared = 16;  // rows whose forwards one without drafts must not cost more than
 // What drafts must gain beyond their cost, as a share of all that the engine writes: less is noise
 // of the clock, and not worth the rows of those who decode beside them.
-constexpr double kMargin = 1.02;
+constexpr double kMargin = 0.02;
 // What drafts add to a forward's time counts as so much more: chances and times are means of few
 // samples, the best of many choices is the luckiest one, and what it promises beyond the truth must
 // not cost those who decode beside it. The second is beside many.
@@ -77,7 +78,7 @@ double Pace::alone() const {
 }
 
 double Pace::seconds_of(int rows) const {
-  // Not measured(1): where there always are drafts that one was long ago.
+  // Not measured(1) alone: where there always are drafts that one was long ago.
   if (most_.empty()) most_.push_back(alone());
   while (int(most_.size()) < rows)
     most_.push_back(std::max(most_.back(), measured(int(most_.size()) + 1)));
@@ -113,11 +114,15 @@ bool Pace::carrying_pays(Carried carried, std::span<const double> reach) const {
   if (!adaptive_ || probing_) return true;
   const double alone = this->alone();
   if (alone <= 0) return false;
-  return best(carried, reach, kMargin * (other_tokens_ + 1) / alone).drafts > 0;
+  return best(carried, reach, (1 + kMargin) * (other_tokens_ + 1) / alone).drafts > 0;
 }
 
 double Pace::least_reach(int before, double seconds_to_make) const {
   if (!adaptive_ || (probing_ && before < probes_.drafts())) return 0;
+  return price(before, seconds_to_make);
+}
+
+double Pace::price(int before, double seconds_to_make) const {
   const double alone = this->alone();
   if (alone <= 0) return 2;
   // Others draft, too: what a draft adds to theirs, but no less than what it has to bear of all.
@@ -133,7 +138,7 @@ bool Pace::offer(const Tree& tree) {
   if (!adaptive_ || tree.drafted() == 0) return false;
   std::vector<double> reach;
   for (int i = 1; i < tree.size(); ++i) reach.push_back(tree[i].reach);
-  offered_ = offers().put(statistics_.ticks, reach, probing_);
+  offered_ = offers_.put(statistics_.ticks, reach, probing_);
   offered_at_ = statistics_.ticks;
   return true;
 }
@@ -141,14 +146,13 @@ bool Pace::offer(const Tree& tree) {
 int Pace::part() {
   const double alone = this->alone();
   if (alone <= 0) return 0;
-  Offers& all = offers();
-  if (!all.taken()) {
-    const double least = kMargin * (other_tokens_ + 1) / alone;
-    const int drafts = best(carried_, all.reaches(), least).drafts;
-    const bool together = all.probing() && all.requests() > 1;
-    all.take(together ? std::max(drafts, kProbeTogether) : drafts);
+  if (!offers_.taken()) {
+    const double least = (1 + kMargin) * (other_tokens_ + 1) / alone;
+    const int drafts = best(carried_, offers_.reaches(), least).drafts;
+    const bool together = offers_.probing() && offers_.requests() > 1;
+    offers_.take(together ? std::max(drafts, kProbeTogether) : drafts);
   }
-  return all.part(offered_, *all.taken());
+  return offers_.part(offered_, *offers_.taken());
 }
 
 Tree Pace::trim(const Tree& tree) {
@@ -156,7 +160,7 @@ Tree Pace::trim(const Tree& tree) {
   if ((offered_ < 0 || offered_at_ != statistics_.ticks) && !offer(tree)) return tree;
   const int part = this->part();
   taken_ = std::min(probing_ ? std::max(part, probes_.drafts()) : part, tree.drafted());
-  offers().drafted += uint64_t(taken_);
+  offers_.drafted += uint64_t(taken_);
   return tree.best(taken_);
 }
 
@@ -167,9 +171,7 @@ double Pace::rate(double tokens, double rows) const {
 
 void Pace::end(int rows, int tokens, double seconds_to_draft) {
   const int all_rows = carried_.rows(rows - 1);
-  // Of what this request did, what its part of a decision that others share added.
-  const int own_drafts = &offers() == &offers_ ? taken_ : 0;
-  const int won = own_drafts > 0 ? std::max(tokens - 1, 0) : 0;
+  const int won = taken_ > 0 ? std::max(tokens - 1, 0) : 0;
   offers_.won += uint64_t(won);
   const Counted now = counted();
   if (const uint64_t ticks = now.ticks - before_.ticks; ticks > 0) {
@@ -179,8 +181,8 @@ void Pace::end(int rows, int tokens, double seconds_to_draft) {
     };
     const double drafted = double(now.drafted - before_.drafted);
     const double tokens_won = double(now.won - before_.won);
-    update(other_drafts_, drafted, own_drafts);
-    update(other_rows_, double(now.rows - before_.rows) - drafted, all_rows - own_drafts);
+    update(other_drafts_, drafted, taken_);
+    update(other_rows_, double(now.rows - before_.rows) - drafted, all_rows - taken_);
     update(other_tokens_, double(now.tokens - before_.tokens) - tokens_won, tokens - won);
   }
   forget();

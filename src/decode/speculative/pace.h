@@ -27,8 +27,8 @@ class Pace {
  public:
   // `adaptive` false: everything that is drafted is worth its rows. The engine's tables are read at
   // each step. `probes`: those of all requests that draft alike, `offers`: of all of the engine
-  // that draft; null: this one's own. `judged`: drafts that are not put down are judged all the
-  // same, so that probes serve the costs alone.
+  // that draft and carry nothing; null: this one's own. `judged`: drafts that are not put down are
+  // judged all the same, so that probes serve the costs alone.
   Pace(const engine::CostTable& cost, const engine::EngineStatistics& statistics, bool adaptive,
        Probes* probes = nullptr, bool judged = false, Offers* offers = nullptr);
   Pace(const Pace&) = delete;
@@ -41,7 +41,9 @@ class Pace {
   // as pay, are expected to write more tokens a second than forwards without. True unless adaptive.
   bool carrying_pays(Carried carried, std::span<const double> reach) const;
   // The expected probability of acceptance from which on a draft after `before` others of this
-  // forward pays, when making it takes `seconds`. 0: it pays anyhow; above 1: it never does.
+  // forward pays, when making it takes `seconds`; above 1: it never does.
+  double price(int before, double seconds = 0) const;
+  // The same, but 0 where it is made whatever it costs: unless adaptive, and in a probe.
   double least_reach(int before, double seconds = 0) const;
   // Says what this request would draft, before all that do so decide: trim(). False: there is
   // nothing to decide.
@@ -55,6 +57,7 @@ class Pace {
   // After it: `rows` were put down beside what was carried, `tokens` emitted; making the drafts
   // took `seconds_to_draft`.
   void end(int rows, int tokens, double seconds_to_draft = 0);
+  bool adaptive() const { return adaptive_; }
   // Whether the forward that begins tries a draft though it does not seem to pay: what one does not
   // try, one does not learn about.
   bool probing() const { return probing_; }
@@ -86,8 +89,6 @@ class Pace {
   Best best(const Carried& carried, std::span<const double> reach, double least) const;
   // How many of the drafts that were offered are worth it.
   int part();
-  // Guesses that a request carries for its own drafts make its decision its own.
-  Offers& offers() { return carried_.each > 0 ? own_offers_ : offers_; }
 
   const engine::CostTable& cost_;
   const engine::EngineStatistics& statistics_;

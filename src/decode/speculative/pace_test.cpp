@@ -369,6 +369,18 @@ TEST(Experience, ARequestBeginsWithWhatOthersSawAndGoesItsOwnWay) {
   EXPECT_LT(all.acceptance[0], 0.3);
 }
 
+// One that takes 0.3 of a token's time and promises 0.6 comes to draft, and again after a bad text.
+TEST(Experience, WhatADrafterPromisesRisesByItsProbes) {
+  Promise promise;
+  promise.learn(0.6, true);
+  EXPECT_DOUBLE_EQ(promise.tokens(), 0.6);
+  for (int i = 0; i < 200; ++i) promise.learn(0.01, false);
+  EXPECT_LT(promise.tokens(), 0.05);
+  int probes = 0;
+  for (; promise.tokens() < 0.3; ++probes) promise.learn(0.6, true);
+  EXPECT_LE(probes, 4);
+}
+
 TEST(Experience, ProbesAreCountedOverRequests) {
   engine::CostTable cost;
   engine::EngineStatistics statistics;

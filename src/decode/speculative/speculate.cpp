@@ -67,7 +67,8 @@ Task<void> speculate(Generation& g, Drafter& drafter, Verification verification,
   const int vocabulary = g.engine().model().config().vocab;
   Experience* const experience = drafter.experience();
   Pace pace(g.engine().cost(), g.engine().statistics(), adaptive,
-            experience ? &experience->probes : nullptr, drafter.free(), &g.engine().kept<Offers>());
+            experience ? &experience->probes : nullptr, drafter.free(),
+            drafter.carries() ? nullptr : &g.engine().kept<Offers>());
   engine::Context context = co_await g.prefill();
   if (!g.output().empty()) ++g.statistics().forwards;
   while (!g.done()) {

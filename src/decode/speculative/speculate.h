@@ -25,8 +25,9 @@ class Drafter {
   // is that token. Pace says what pays. `context` holds all tokens but the last and is as it was
   // afterwards.
   virtual Task<Tree> draft(engine::Context& context, const Pace& pace, int depth) = 0;
-  // For drafters that guess from the model's own states. At the beginning of a step: rows that its
-  // forward carries beside those of the tree.
+  // For drafters that guess from the model's own states, whose drafts no others' decision counts.
+  virtual bool carries() const { return false; }
+  // Of these, at the beginning of a step: rows that its forward carries beside those of the tree.
   virtual Carried carried(const Pace& /*pace*/) { return {}; }
   // Before the forward that verifies `tree`:
   // its rows are rows.rows[0, tree.size()), the root's at `position`. Rows may be added behind them
