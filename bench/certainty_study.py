@@ -14,23 +14,15 @@ import argparse
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-TUTTI = os.environ.get("TUTTI", str(ROOT / "build/release/tutti"))
+from program import ROOT, tutti
+
 VARIANTS = {f"rate-{rate}": {"certainty_rate": rate} for rate in (0.25, 0.5, 0.75, 0.9, 1.0)} | {
     "consistency": {"certainty_weight": 0}, "certainty": {"certainty_weight": 1000},
     "blocks-of-8": {"certainty_block": 8, "certainty_rate": 0.5}}
 SWEEP = ["diffusion policy=threshold threshold={0.5,0.6,0.7,0.8,0.85,0.9,0.95}",
          "diffusion policy=entropy entropy={0.05,0.1,0.2,0.3,0.5,0.7,1}"]
-
-
-def tutti(*arguments):
-    done = subprocess.run([TUTTI, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        sys.exit(f"bench/certainty_study.py: tutti {' '.join(map(str, arguments))} failed")
-    return done.stdout
 
 
 def base(o):

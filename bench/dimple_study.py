@@ -14,14 +14,11 @@ that does nothing else.
 import argparse
 import collections
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-TUTTI = os.environ.get("TUTTI", str(ROOT / "build/release/tutti"))
+from program import ROOT, tutti
+
 CANVAS = {"count": 4, "colour": 4, "compare": 4, "place": 8, "describe": 32, "caption": 48}
 SHORT = ["count", "colour", "compare", "place"]  # answers that fit into the shortest canvas
 LENGTHS = [4, 8, 16, 32]
@@ -30,13 +27,6 @@ TUNING, PRIOR = 1_000_000, 2_000_000  # numbers of problems that no test asks
 STATIC = ["--method", "diffusion", "-o", "policy=static", "-o", "block_length=0", "-o", "cache=prefix"]
 PLAIN = ["--method", "plain"]
 SKELETON = ['0:{"shape":"', '7:","colour":"', '15:","place":"', '25:"}']  # a word has a token, a place three
-
-
-def tutti(*arguments):
-    done = subprocess.run([TUTTI, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        sys.exit(f"bench/dimple_study.py: tutti {' '.join(map(str, arguments))} failed")
-    return done.stdout
 
 
 def recipe(seed, scale):

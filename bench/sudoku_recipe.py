@@ -15,20 +15,12 @@ import os
 import pathlib
 import resource
 import shutil
-import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-TUTTI = os.environ.get("TUTTI", str(ROOT / "build/release/tutti"))
+from program import ROOT, tutti
+
 MOST_SECONDS = 20 * 60
-
-
-def tutti(*arguments):
-    done = subprocess.run([TUTTI, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        sys.exit(f"bench/sudoku_recipe.py: tutti {' '.join(map(str, arguments))} failed")
-    return done.stdout
 
 
 def train(o):
