@@ -18,8 +18,8 @@ import statistics
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-TUTTI = os.environ.get("TUTTI", str(ROOT / "build/release/tutti"))
+from program import ROOT, TUTTI
+
 VOCABULARY = 126464
 BLOCKS = (32, 64)
 PROMPT = "1003200000140002\n"

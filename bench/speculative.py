@@ -31,8 +31,8 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-TUTTI = os.environ.get("TUTTI", str(ROOT / "build/release/tutti"))
+from program import ROOT, TUTTI
+
 SETS = ("humaneval", "chat", "summarise", "copy")
 FORWARD_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 

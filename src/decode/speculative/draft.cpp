@@ -19,6 +19,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
 // What both kinds of model drafter share: the options, the order for one run, what was learnt.
 class ModelDrafter : public Drafter {
  public:
@@ -64,7 +68,7 @@ class ModelDrafter : public Drafter {
     return all > 1 ? -1 : experience_.promise.tokens() - (all - row);
   }
   bool worth(const Pace& pace) const {
-    return pace.least_reach(0, experience_.seconds) == 0 || gain(pace) >= 0;
+    return !pace.adaptive() || pace.probing() || gain(pace) >= 0;
   }
 
   DraftOrder order(const Pace& pace, const engine::Context& context, int depth) const {
@@ -86,14 +90,13 @@ class ModelDrafter : public Drafter {
     return order;
   }
 
-  // Counts a run that took from `start` until now.
-  Tree finish(DraftResult result, Clock::time_point start, const Pace& pace) {
+  // Counts a run that took `seconds`.
+  Tree finish(DraftResult result, double seconds, const Pace& pace) {
     if (const double row = pace.price(0); row <= 1 && result.forwards > 0) {
       const bool any = result.tree.drafted() > 0;
       experience_.promise.learn(any ? std::max(result.tree[1].reach - row, 0.0) : 0.0,
                                 pace.probing());
     }
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
     MethodStatistics& s = g_.statistics();
     s.draft_forwards += uint64_t(result.forwards);
     s.draft_seconds += seconds;
@@ -150,9 +153,9 @@ class SecondModel final : public ModelDrafter {
     }
     const auto start = Clock::now();
     DraftResult result = co_await remote_.run(known, std::move(order));
-    if (known == 0)
-      read(std::chrono::duration<double>(Clock::now() - start).count(), pace.probing());
-    co_return finish(std::move(result), start, pace);
+    const double seconds = seconds_since(start);
+    if (known == 0) read(seconds, pace.probing());
+    co_return finish(std::move(result), seconds, pace);
   }
 
  private:
@@ -197,7 +200,7 @@ class FirstLayers final : public ModelDrafter {
     // Drafted slots have keys on the first layers only, so they go to a fork that nobody else sees.
     engine::Context aside = context.fork();
     DraftResult result = co_await run_draft(g_.engine(), aside, std::move(order));
-    co_return finish(std::move(result), start, pace);
+    co_return finish(std::move(result), seconds_since(start), pace);
   }
 
  private:
